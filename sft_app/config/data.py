@@ -1,0 +1,66 @@
+"""Which conversations, and how they become batches."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from omegaconf import MISSING
+
+
+class DataFormat(StrEnum):
+    auto = "auto"
+    sharegpt = "sharegpt"
+    messages = "messages"
+    alpaca = "alpaca"
+    prompt_completion = "prompt_completion"
+    text = "text"
+
+
+class Overlong(StrEnum):
+    """What happens to an example longer than `context_length`."""
+
+    drop = "drop"
+    truncate = "truncate"
+    split = "split"
+
+
+class OnBadRecord(StrEnum):
+    error = "error"
+    skip = "skip"
+
+
+class Packing(StrEnum):
+    none = "none"
+    best_fit = "best_fit"
+
+
+class TrainOn(StrEnum):
+    """Which assistant turns carry labels."""
+
+    all_turns = "all_turns"
+    last_turn = "last_turn"
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    train: Any = MISSING
+    """A file, folder, glob, hub dataset id, `pkg://package/file`, or a list of
+    `{path: ..., weight: ...}`."""
+    eval: Any = None
+    """The same for held-out data; null: `eval_examples` conversations are taken out of `train` by
+    seed."""
+    eval_examples: int = 200
+    """Held-out conversations when `eval` is null; 0: no held-out set."""
+    format: DataFormat = DataFormat.auto
+    overlong: Overlong = Overlong.split
+    on_bad_record: OnBadRecord = OnBadRecord.error
+    packing: Packing = Packing.best_fit
+    train_on: TrainOn = TrainOn.all_turns
+    max_examples: int | None = None
+    """Use at most this many training conversations (chosen by seed)."""
+    num_proc: int | None = None
+    """Tokenising processes; null: one per core."""
+    cache_dir: str | None = None
+    """Where tokenised data is kept; null: the user's cache directory."""
+    preview: int = 0
+    """Examples that `sft-plan` shows label by label."""

@@ -1,0 +1,17 @@
+"""What is measured before and after training."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(kw_only=True)
+class EvaluationConfig:
+    before: bool = True
+    """Evaluate the model as loaded, too: the report then says what training changed."""
+    after: bool = True
+    max_examples: int | None = 200
+    """At most this many held-out conversations; null: all of them."""
+    max_tokens: int | None = None
+    """Stop after about this many held-out tokens; null: no limit."""
+    batch_size: int = 1
+    lengths: list[int] = field(default_factory=list)
+    """Context lengths (tokens) at which perplexity is measured on long documents."""

@@ -1,0 +1,28 @@
+"""Processes for one job."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@dataclass(kw_only=True)
+class LaunchConfig:
+    nproc_per_node: int | str = "auto"
+    """Worker processes on each node; auto: one per visible GPU, or 1."""
+    nnodes: int = 1
+    node_rank: int | None = None
+    """This node's rank when nodes are started by hand; null: from Slurm, or 0."""
+    rdzv_endpoint: str | None = None
+    """host:port of node 0, the same on every node; null: from Slurm, or a free local port."""
+    rdzv_timeout_seconds: int = 900
+    device: Device = Device.auto
+    """auto: CUDA where it works."""
+    cpu_threads: int | None = None
+    """Threads of each CPU worker; null: the cores shared out among the workers."""
+    shutdown_grace_seconds: int = 10
+    """After a signal, how long workers may take to end before they are killed."""

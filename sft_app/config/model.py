@@ -1,0 +1,62 @@
+"""What to load: the checkpoint and its tokenizer."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from omegaconf import MISSING
+
+
+class Dtype(StrEnum):
+    """Parameter dtype. Hydra matches enums by NAME, so names equal values."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    name_or_path: str = MISSING
+    """A local directory, a hub id (`org/name`), a `.gguf` file, or `pkg://package/file` for data
+    that an installed Python package carries."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    cache_dir: str | None = None
+    """Where hub downloads and converted GGUF files are kept (null: the libraries' own caches)."""
+    trust_remote_code: bool = False
+    """Run Python code that a checkpoint carries. Off: a model that needs it is refused."""
+    dtype: Dtype = Dtype.auto
+    """Parameter dtype; auto = what the hardware does well."""
+    attn_implementation: str = "auto"
+    """auto, or a name that transformers knows: eager, sdpa, flash_attention_2, flex_attention..."""
+    gguf_file: str | None = None
+    """The GGUF file inside `name_or_path`, when that is a directory or a hub id."""
+    original_context_length: int | None = None
+    """The model's pre-training context in tokens (null: read from its configuration)."""
+    allow_pickle: bool = False
+    """Accept `pytorch_model.bin` checkpoints: unpickling can run code."""
+
+
+class PaddingSide(StrEnum):
+    right = "right"
+    left = "left"
+
+
+@dataclass(kw_only=True)
+class TokenizerConfig:
+    name_or_path: str | None = None
+    """Null: the model's own."""
+    padding_side: PaddingSide = PaddingSide.right
+    use_fast: bool = True
+    """false: sentencepiece semantics, the library's own segmentation."""
+    legacy: bool | None = None
+    """sentencepiece models: the `legacy` flag of transformers (null: what the checkpoint says)."""
+    pad_token: str = "auto"
+    """auto, unk, eos, reserved, new, or a literal token."""
+    model_max_length: int = MISSING
+    """Tokens; follows `context_length`."""
+    chat_template: str | None = None
+    """Null: the model's own; or a name (vicuna, chatml, llama3, ...), or a Jinja file."""
+    add_tokens: list[str] = field(default_factory=list)
+    """Extra tokens, each one id; their embedding rows start at the mean of the others."""

@@ -1,0 +1,127 @@
+"""result.json: what a run did, what it measured, and how it ended."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from sft_app.records.run_files import RESULT, write_atomically
+
+
+class Status(StrEnum):
+    running = "running"
+    completed = "completed"
+    failed = "failed"
+    out_of_memory = "out_of_memory"
+    interrupted = "interrupted"
+
+
+@dataclass(kw_only=True)
+class RunError:
+    """The root cause: of the rank that failed first, not of those that failed in its wake."""
+
+    type: str
+    message: str
+    rank: int | None = None
+    traceback: str | None = None
+
+
+@dataclass(kw_only=True)
+class LossMeasurement:
+    """Mean cross-entropy in nats over `tokens` supervised tokens, each weighted equally."""
+
+    loss: float
+    perplexity: float
+    tokens: int
+    examples: int
+
+
+@dataclass(kw_only=True)
+class Evaluation:
+    """One evaluation of one model: held-out conversations, and long documents by length."""
+
+    heldout: LossMeasurement | None = None
+    by_length: dict[str, LossMeasurement] = field(default_factory=dict)
+    """Context length in tokens (as text, for JSON) -> measurement on documents at least as long."""
+    passkey: dict[str, float] = field(default_factory=dict)
+    """Context length in tokens -> share of passkeys retrieved, 0 to 1."""
+
+
+@dataclass(kw_only=True)
+class TokenCounts:
+    """Positions that went through the model in training."""
+
+    total: int = 0
+    supervised: int = 0
+    padding: int = 0
+
+
+@dataclass(kw_only=True)
+class RunResult:
+    status: Status
+    started_at: str
+    """ISO 8601 with time zone."""
+    config_hash: str
+    """SHA-256 of the resolved configuration without what cannot change the outcome."""
+    context_length: int
+    model: str
+    seed: int
+    rope_method: str | None = None
+    rope_factor: float | None = None
+    finished_at: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Phase -> wall seconds: load, data, evaluate_before, train, evaluate_after, save, total."""
+    world_size: int = 1
+    device: str | None = None
+    num_parameters: int | None = None
+    num_trainable_parameters: int | None = None
+    steps: int = 0
+    epochs: float = 0.0
+    tokens: TokenCounts = field(default_factory=TokenCounts)
+    tokens_per_second: float | None = None
+    """All tokens of all ranks, padding left out, per wall second of training."""
+    model_flops_utilisation: float | None = None
+    peak_memory_bytes: dict[str, int] = field(default_factory=dict)
+    """host (resident set of the largest rank), device (allocated, largest rank)."""
+    train_loss_first: float | None = None
+    train_loss_last: float | None = None
+    evaluation_before: Evaluation | None = None
+    evaluation_after: Evaluation | None = None
+    resumed_from: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    git_revision: str | None = None
+    error: RunError | None = None
+
+    def write(self, run_dir: Path) -> None:
+        text = json.dumps(dataclasses.asdict(self), indent=2, allow_nan=True)
+        write_atomically(run_dir / RESULT, text + "\n")
+
+
+def read_result(run_dir: Path) -> RunResult:
+    """Read result.json of `run_dir`; raises ValueError when it is missing or not readable."""
+    path = run_dir / RESULT
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        return _from_dict(raw)
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a readable result: {error}") from error
+
+
+def _from_dict(raw: dict[str, Any]) -> RunResult:
+    nested = dict(raw)
+    nested["status"] = Status(raw["status"])
+    nested["tokens"] = TokenCounts(**raw["tokens"])
+    nested["error"] = RunError(**raw["error"]) if raw.get("error") else None
+    for key in ("evaluation_before", "evaluation_after"):
+        nested[key] = _evaluation_from_dict(raw[key]) if raw.get(key) else None
+    return RunResult(**nested)
+
+
+def _evaluation_from_dict(raw: dict[str, Any]) -> Evaluation:
+    return Evaluation(
+        heldout=LossMeasurement(**raw["heldout"]) if raw["heldout"] else None,
+        by_length={length: LossMeasurement(**m) for length, m in raw["by_length"].items()},
+        passkey=dict(raw["passkey"]),
+    )

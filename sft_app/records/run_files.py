@@ -1,0 +1,20 @@
+"""Names of the files in a run's directory: a contract with users and their scripts."""
+
+from pathlib import Path
+
+CONFIG = "config.yaml"
+PLAN = "plan.json"
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+REPORT = "report.html"
+LOG = "train.log"
+MODEL = "model"
+CHECKPOINTS = "checkpoints"
+TENSORBOARD = "tensorboard"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` in one step: a reader, or a crash, sees the old text or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
