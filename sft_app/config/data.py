@@ -1,7 +1,7 @@
 """Which conversations, and how they become batches."""
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Any
 
 from omegaconf import MISSING
@@ -16,8 +16,11 @@ class DataFormat(StrEnum):
     text = "text"
 
 
-class Overlong(StrEnum):
-    """What happens to an example longer than `context_length`."""
+class Overlong(Enum):
+    """What happens to an example longer than `context_length`.
+
+    Not a StrEnum: a member `split` would hide the method of str.
+    """
 
     drop = "drop"
     truncate = "truncate"
