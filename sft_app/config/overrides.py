@@ -140,4 +140,14 @@ def _suggest(key: str) -> str:
 
 def open_dict_overrides(arguments: Sequence[str]) -> list[str]:
     """Let `trainer.extra.NAME=value` add a key, where Hydra would ask for `++trainer.extra...`."""
-    return [f"++{a}" if _is_inside_dict(a.partition("=")[0]) else a for a in arguments]
+    dicts = {
+        name
+        for name, annotation in _settings(AppConfig, "", with_groups=False)
+        if typing.get_origin(annotation) is dict
+    }
+
+    def adds_keys(argument: str) -> bool:
+        key = argument.partition("=")[0]
+        return key in dicts or key.startswith(tuple(f"{name}." for name in dicts))
+
+    return [f"++{a}" if adds_keys(a) else a for a in arguments]

@@ -12,6 +12,7 @@ from sft_app.config.app import AppConfig, save_config
 from sft_app.config.identity import config_hash
 from sft_app.config.launch import Device, LaunchConfig
 from sft_app.launch.gpus import count_visible_gpus
+from sft_app.launch.messages import opening
 from sft_app.launch.supervise import Ended, run_supervised
 from sft_app.records.failure import Failure, clear_failures, first_failure
 from sft_app.records.result import RunError, RunResult, Status, read_result
@@ -38,6 +39,7 @@ def run_job(config: AppConfig, run_dir: Path) -> RunResult:
     save_config(config, run_dir / CONFIG)
     clear_failures(run_dir)
     _initial_result(config).write(run_dir)
+    print(opening(config, run_dir, num_local_processes(config.launch)), flush=True)
     ended = run_supervised(
         worker_command(config.launch, run_dir / CONFIG),
         worker_environment(config.launch),
