@@ -1,4 +1,4 @@
-"""Packing is used where the loaded model proves that documents stay apart, and refused elsewhere."""
+"""Packing is used where the loaded model proves that documents stay apart, else refused."""
 
 import pytest
 import torch
