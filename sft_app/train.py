@@ -13,7 +13,9 @@ from sft_app.config.callback import exit_with_message
 from sft_app.config.errors import ConfigError
 from sft_app.config.overrides import check_overrides, open_dict_overrides
 from sft_app.launch.job import JobFailed, run_job
+from sft_app.launch.messages import closing
 from sft_app.launch.outer import refuse_outer_launcher
+from sft_app.reporting.run_report import write_run_report
 
 
 def main() -> None:
@@ -35,11 +37,14 @@ def train(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
     try:
-        run_job(to_typed(config), run_dir)
+        result = run_job(to_typed(config), run_dir)
     except JobFailed as failure:
         if hydra_config.mode is RunMode.MULTIRUN:
             raise  # Hydra notes it, and goes on with the next job of the sweep.
         sys.exit(failure.exit_code)
+    finally:
+        write_run_report(run_dir)
+    print(closing(result, run_dir))
 
 
 if __name__ == "__main__":
