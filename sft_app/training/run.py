@@ -20,12 +20,15 @@ from sft_app.loader.save import save_for_serving
 from sft_app.loader.tokenizer import load_tokenizer
 from sft_app.records.result import Evaluation
 from sft_app.records.run_files import METRICS, MODEL, PLAN, TENSORBOARD, write_atomically
+from sft_app.training.adapter import merge_adapter
 from sft_app.training.arguments import training_arguments
 from sft_app.training.checkpoints import find_resume_point
 from sft_app.training.console import set_up_logging
 from sft_app.training.metrics_file import MetricsFile
+from sft_app.training.prepare_model import plan_attention, prepare_model
 from sft_app.training.progress import Progress
 from sft_app.training.run_record import RunRecord
+from sft_app.training.throughput import utilisation
 from sft_app.training.trainer import SFTTrainer
 
 log = logging.getLogger(__name__)
@@ -51,6 +54,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
             original_context_length=config.model.original_context_length,
         )
         log.info("%s", rope_plan)
+        attention = plan_attention(config, pretrained, device)
         tokenizer, tokenizer_plan = load_tokenizer(config.tokenizer, config.model, pretrained)
         log.info("%s", tokenizer_plan)
     record.result.rope_method = str(rope_plan.method)
@@ -71,6 +75,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     with record.phase("load"):
         model = load_model(config.model, pretrained, rope_plan, device=device)
         fit_model_to_tokenizer(model, tokenizer, tokenizer_plan)
+        prepared = prepare_model(model, config, attention)
     record.result.num_parameters = model.num_parameters()
     record.result.num_trainable_parameters = model.num_parameters(only_trainable=True)
 
@@ -81,7 +86,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
             log.info("Held-out loss before training: %s", describe(record.result.evaluation_before))
 
     trainer = SFTTrainer(
-        model=model,
+        prepared=prepared,
         args=args,
         train_dataset=data.train,
         data_collator=data.collate,
@@ -92,6 +97,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     with record.phase("train"):
         train(trainer, config, run_dir, record)
     record.note_peak_memory(device)
+    model = merge_adapter(prepared.model)
 
     if config.evaluation.after and heldout:
         with record.phase("evaluate_after"):
@@ -121,6 +127,14 @@ def train(trainer: SFTTrainer, config: AppConfig, run_dir: Path, record: RunReco
     if trainer.training_seconds:
         real = trainer.tokens.total - trainer.tokens.padding
         result.tokens_per_second = round(real / trainer.training_seconds, 2)
+        share = utilisation(
+            trainer.flops / trainer.args.world_size,
+            trainer.training_seconds,
+            datasheet_rate=trainer.datasheet_rate,
+            measured_rate=trainer.measured_rate,
+        )
+        result.model_flops_utilisation = share.of_datasheet
+        result.measured_matmul_utilisation = share.of_measured
     result.train_loss_first = losses[0] if losses else None
     result.train_loss_last = losses[-1] if losses else None
 
