@@ -12,7 +12,7 @@ from sft_app.config.app import register_schema, to_typed
 from sft_app.config.callback import exit_with_message
 from sft_app.config.errors import ConfigError
 from sft_app.config.overrides import check_overrides, open_dict_overrides
-from sft_app.launch.job import JobFailed, run_job
+from sft_app.launch.job import JobFailed, JobInterrupted, run_job
 from sft_app.launch.messages import closing
 from sft_app.launch.outer import refuse_outer_launcher
 from sft_app.reporting.run_report import write_run_report
@@ -28,7 +28,10 @@ def main() -> None:
         exit_with_message(error)
     sys.argv[1:] = open_dict_overrides(sys.argv[1:])
     register_schema()
-    train()
+    try:
+        train()
+    except JobInterrupted as interruption:
+        sys.exit(interruption.exit_code)
 
 
 @hydra.main(version_base="1.3", config_path="pkg://sft_app.conf", config_name="config")

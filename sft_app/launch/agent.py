@@ -11,8 +11,6 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-EXIT_WORKER_FAILED = 1
-
 
 def main() -> None:
     arguments = parse_arguments()
@@ -34,9 +32,8 @@ def main() -> None:
     try:
         elastic_launch(config, sys.executable)("-m", "sft_app.training.worker", arguments.config)
     except ChildFailedError as failure:
-        rank, first = failure.get_first_failure()
-        print(f"worker {rank} ended first, with exit code {first.exitcode}", file=sys.stderr)
-        sys.exit(EXIT_WORKER_FAILED)
+        exit_code = failure.get_first_failure()[1].exitcode
+        sys.exit(exit_code if exit_code > 0 else 128 - exit_code)  # as a shell tells of a signal
     except SignalException as interruption:
         sys.exit(128 + int(interruption.sigval))
 

@@ -30,11 +30,18 @@ class JobFailed(Exception):
         return str(self.args[0])
 
 
+class JobInterrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM ended the job. No Exception, which a sweep would note and pass over."""
+
+    def __init__(self, signum: signal.Signals) -> None:
+        super().__init__(signum.name)
+        self.exit_code = 128 + signum
+
+
 def run_job(config: AppConfig, run_dir: Path) -> RunResult:
     """Run one job in `run_dir` and return its result, which stands in result.json as well.
 
-    Raises JobFailed when the job failed, and KeyboardInterrupt after SIGINT or SIGTERM, so that a
-    sweep ends with it instead of going on to its next job.
+    Raises JobFailed when the job failed, and JobInterrupted after SIGINT or SIGTERM.
     """
     save_config(config, run_dir / CONFIG)
     clear_failures(run_dir)
@@ -46,8 +53,8 @@ def run_job(config: AppConfig, run_dir: Path) -> RunResult:
         grace_seconds=config.launch.shutdown_grace_seconds,
     )
     result = conclude(run_dir, ended)
-    if result.status is Status.interrupted:
-        raise KeyboardInterrupt(_name(ended.interrupted_by))
+    if ended.interrupted_by is not None:
+        raise JobInterrupted(ended.interrupted_by)
     if result.status is not Status.completed:
         assert result.error is not None
         raise JobFailed(f"{result.error.type}: {result.error.message}")

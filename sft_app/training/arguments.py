@@ -1,16 +1,16 @@
 """The typed trainer group as transformers.TrainingArguments."""
 
-import logging
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
 from sft_app.config.app import AppConfig
 from sft_app.config.launch import Device
+from sft_app.config.trainer import TrainerConfig
 from sft_app.records.run_files import CHECKPOINTS
-
-log = logging.getLogger(__name__)
 
 
 def training_arguments(config: AppConfig, run_dir: Path) -> TrainingArguments:
@@ -42,8 +42,7 @@ def training_arguments(config: AppConfig, run_dir: Path) -> TrainingArguments:
         bf16=wants_bf16(config, use_cpu=use_cpu),
         fp16=trainer.fp16,
         tf32=trainer.tf32,
-        gradient_checkpointing=trainer.gradient_checkpointing,
-        gradient_checkpointing_kwargs=dict(trainer.gradient_checkpointing_kwargs) or None,
+        **checkpointing_arguments(config.trainer),
         logging_steps=trainer.logging_steps,
         # A NaN must be seen, and ends the run (see trainer.py); the filter would log it as 0.0.
         logging_nan_inf_filter=False,
@@ -60,6 +59,19 @@ def training_arguments(config: AppConfig, run_dir: Path) -> TrainingArguments:
         average_tokens_across_devices=True,
         **trainer.extra,
     )
+
+
+def checkpointing_arguments(trainer: TrainerConfig) -> dict[str, Any]:
+    """Activation checkpointing under the name that this transformers has for it.
+
+    5.23 calls it activation_checkpointing and warns of the old name; 5.17 knows the old one only.
+    """
+    names = {field.name for field in dataclasses.fields(TrainingArguments)}
+    prefix = "activation" if "activation_checkpointing" in names else "gradient"
+    return {
+        f"{prefix}_checkpointing": trainer.gradient_checkpointing,
+        f"{prefix}_checkpointing_kwargs": dict(trainer.gradient_checkpointing_kwargs) or None,
+    }
 
 
 def uses_cuda(device: Device) -> bool:

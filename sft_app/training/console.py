@@ -9,6 +9,10 @@ import transformers
 
 from sft_app.records.run_files import LOG
 
+FILE_ONLY = ("sft_app.failure", "py.warnings")
+"""Loggers kept off the screen: a failure's traceback (the parent shows its cause, once), and the
+libraries' warnings to programmers."""
+
 
 def set_up_logging(run_dir: Path, rank: int) -> None:
     """Rank 0 shows INFO as plain lines; the others speak up from WARNING on, with their rank."""
@@ -22,8 +26,7 @@ def set_up_logging(run_dir: Path, rank: int) -> None:
         logging.Formatter("%(message)s" if rank == 0 else f"[rank {rank}] %(message)s")
     )
     screen.setLevel(logging.INFO if rank == 0 else logging.WARNING)
-    # A failure's traceback belongs in the file; the parent puts its cause on the screen once.
-    screen.addFilter(lambda record: record.name != "sft_app.failure")
+    screen.addFilter(lambda record: record.name not in FILE_ONLY)
     root = logging.getLogger()
     root.handlers = [file, screen]
     root.setLevel(logging.WARNING)
