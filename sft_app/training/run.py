@@ -18,13 +18,16 @@ from sft_app.loader.model import load_model
 from sft_app.loader.save import save_for_serving
 from sft_app.records.result import Evaluation
 from sft_app.records.run_files import METRICS, MODEL, PLAN, TENSORBOARD, write_atomically
+from sft_app.training.adapter import merge_adapter
 from sft_app.training.arguments import training_arguments
 from sft_app.training.checkpoints import find_resume_point
 from sft_app.training.console import set_up_logging
 from sft_app.training.metrics_file import MetricsFile
 from sft_app.training.plans import plan_as_dict, plan_data, plan_model
+from sft_app.training.prepare_model import plan_attention, prepare_model
 from sft_app.training.progress import Progress
 from sft_app.training.run_record import RunRecord
+from sft_app.training.throughput import utilisation
 from sft_app.training.time_estimate import estimate_time
 from sft_app.training.trainer import SFTTrainer
 
@@ -45,6 +48,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     with record.phase("plan"):
         plans = plan_model(config, device)
         log.info("%s", plans)
+        attention = plan_attention(config, plans.pretrained, device)
     record.result.rope_method = plans.rope.method
     record.result.rope_factor = plans.rope.factor
     with record.phase("data"):
@@ -57,6 +61,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     with record.phase("load"):
         model = load_model(config.model, plans.pretrained, plans.rope, device=device)
         fit_model_to_tokenizer(model, plans.tokenizer, plans.tokenizer_plan)
+        prepared = prepare_model(model, config, attention)
     record.result.num_parameters = model.num_parameters()
     record.result.num_trainable_parameters = model.num_parameters(only_trainable=True)
 
@@ -71,7 +76,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
             )
 
     trainer = SFTTrainer(
-        model=model,
+        prepared=prepared,
         args=args,
         train_dataset=data.train,
         data_collator=data.collate,
@@ -83,6 +88,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
         announce(trainer, data)
         train(trainer, config, run_dir, record)
     record.note_peak_memory(device)
+    model = merge_adapter(prepared.model)
 
     if config.evaluation.after and heldout:
         with record.phase("evaluate_after"):
@@ -115,6 +121,14 @@ def train(trainer: SFTTrainer, config: AppConfig, run_dir: Path, record: RunReco
     if trainer.training_seconds:
         real = trainer.tokens.total - trainer.tokens.padding
         result.tokens_per_second = round(real / trainer.training_seconds, 2)
+        share = utilisation(
+            trainer.flops / trainer.args.world_size,
+            trainer.training_seconds,
+            datasheet_rate=trainer.datasheet_rate,
+            measured_rate=trainer.measured_rate,
+        )
+        result.model_flops_utilisation = share.of_datasheet
+        result.measured_matmul_utilisation = share.of_measured
     if losses:
         quarter = math.ceil(len(losses) / 4)
         result.train_loss_first = sum(losses[:quarter]) / quarter
@@ -127,9 +141,8 @@ def announce(trainer: SFTTrainer, data: PreparedData) -> None:
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
     steps = num_steps(args, data)
     estimate = estimate_time(
-        trainer.model,
-        device=args.device,
-        mixed_precision=args.bf16 or args.fp16,
+        trainer.prepared.shape,
+        matmul_rate=trainer.measured_rate,
         row_lengths=data.train.lengths,
         supervised_share=data.statistics.train.supervised_tokens
         / data.statistics.train.used_tokens,

@@ -1,13 +1,10 @@
 """How long training will take, said before it starts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-import torch
-from transformers import PreTrainedModel
-
-from sft_app.training.flops import flops_of_batch, shape_of
-from sft_app.training.throughput import measure_matmul_rate
+from sft_app.training.flops import ModelShape, flops_of_batch
 
 SHARE_OF_MATMUL_RATE = 0.4
 """What a training step usually reaches of the rate of bare matrix products."""
@@ -27,17 +24,16 @@ class TimeEstimate:
 
 
 def estimate_time(
-    model: PreTrainedModel,
+    shape: ModelShape,
     *,
-    device: torch.device,
-    mixed_precision: bool,
-    row_lengths: list[int],
+    matmul_rate: float,
+    row_lengths: Sequence[int],
     supervised_share: float,
     num_rows: int,
 ) -> TimeEstimate:
     """For `num_rows` rows through one process, of which `row_lengths` (tokens) are typical."""
-    rate = measure_matmul_rate(device, torch.bfloat16 if mixed_precision else model.dtype)
-    tokens = sum(row_lengths)
-    flops_of_sample = flops_of_batch(shape_of(model), row_lengths, int(tokens * supervised_share))
-    flops = flops_of_sample / len(row_lengths) * num_rows
-    return TimeEstimate(seconds=flops / (SHARE_OF_MATMUL_RATE * rate), matmul_rate=rate)
+    supervised = int(sum(row_lengths) * supervised_share)
+    flops = flops_of_batch(shape, row_lengths, supervised) / len(row_lengths) * num_rows
+    return TimeEstimate(
+        seconds=flops / (SHARE_OF_MATMUL_RATE * matmul_rate), matmul_rate=matmul_rate
+    )

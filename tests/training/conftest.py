@@ -62,12 +62,12 @@ BY_FAMILY: dict[str, dict[str, Any]] = {
     },
 }
 
-TinyModel = Callable[..., PreTrainedModel]
+RandomModel = Callable[..., PreTrainedModel]
 
 
 @pytest.fixture
-def tiny_model() -> TinyModel:
-    """tiny_model("llama", attention="sdpa", head_dim=8, ...) -> a float32 model in eval mode."""
+def random_model() -> RandomModel:
+    """random_model("llama", attention="sdpa", head_dim=8, ...) -> a float32 model in eval mode."""
 
     def build(family: str, attention: str | None = None, **overrides: Any) -> PreTrainedModel:
         settings = COMMON | BY_FAMILY.get(family, {}) | overrides
