@@ -65,20 +65,21 @@ BY_FAMILY: dict[str, dict[str, Any]] = {
 RandomModel = Callable[..., PreTrainedModel]
 
 
+def build_random_model(
+    family: str, attention: str | None = None, **overrides: Any
+) -> PreTrainedModel:
+    """build_random_model("llama", attention="sdpa", head_dim=8, ...): float32, in eval mode."""
+    config = AutoConfig.for_model(family, **(COMMON | BY_FAMILY.get(family, {}) | overrides))
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.15)
+    model.config.use_cache = False  # as in training
+    return model.eval()
+
+
 @pytest.fixture
 def random_model() -> RandomModel:
-    """random_model("llama", attention="sdpa", head_dim=8, ...) -> a float32 model in eval mode."""
-
-    def build(family: str, attention: str | None = None, **overrides: Any) -> PreTrainedModel:
-        settings = COMMON | BY_FAMILY.get(family, {}) | overrides
-        config = AutoConfig.for_model(family, **settings)
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.dim() > 1:
-                    parameter.normal_(0, 0.15)
-        model.config.use_cache = False  # as in training
-        return model.eval()
-
-    return build
+    return build_random_model
