@@ -126,7 +126,7 @@ def _read_plan(run_dir: Path, problems: list[str]) -> dict[str, Any]:
     try:
         plan = json.loads((run_dir / PLAN).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        problems.append(f"{PLAN} is missing: the run ended before its plans were made.")
+        problems.append(f"{PLAN} is missing: no plan was written.")
         return {}
     except (OSError, ValueError, RecursionError) as error:
         problems.append(f"{PLAN} cannot be read: {_brief(error)}")

@@ -70,7 +70,7 @@ def rope_of(run: RunRecord) -> str:
         method, factor = at(run.config, "rope.method"), at(run.config, "rope.factor")
     if method is None:
         return format_values.NOT_MEASURED
-    if not isinstance(factor, int | float) or factor == 1:
+    if not isinstance(factor, int | float) or factor == 1 or method == "none":
         return str(method)
     return f"{method} × {factor:g}"
 
