@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from sft_app.config.app import save_config
 from sft_app.config.callback import exit_with_message
 from sft_app.config.errors import ConfigError
 from sft_app.config.sweep import Budget
@@ -19,6 +20,7 @@ from sft_app.launch.job import initial_result
 from sft_app.launch.plan_checks import check_plans
 from sft_app.launch.sweep_cells import Cell, add_task_override, compose_cells
 from sft_app.records.result import Status
+from sft_app.records.run_files import CONFIG
 
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
@@ -123,4 +125,5 @@ def _make_ready(sweep: Sweep) -> None:
             print(f"  {cell.name}: settings changed; the former run is kept in {kept}", flush=True)
         if state is not CellState.done:
             cell.run_dir.mkdir(parents=True, exist_ok=True)
+            save_config(cell.config, cell.run_dir / CONFIG)
             initial_result(cell.config, Status.pending).write(cell.run_dir)

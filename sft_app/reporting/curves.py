@@ -1,6 +1,7 @@
 """Long curves made short enough to draw, and calm enough to read."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 from sft_app.reporting.read_metrics import StepMetrics
@@ -9,14 +10,14 @@ Points = tuple[list[float], list[float]]
 
 
 def series(metrics: Sequence[StepMetrics], key: str) -> Points:
-    """Steps and values of one key, where it was measured."""
+    """Steps and values of one key, where it was measured and is finite."""
     pairs = [(row.step, getattr(row, key)) for row in metrics]
-    known = [(float(step), float(value)) for step, value in pairs if value is not None]
+    known = [(float(x), float(y)) for x, y in pairs if y is not None and math.isfinite(y)]
     return [step for step, _ in known], [value for _, value in known]
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:
-    """The mean over `window` neighbours on each side's half; shorter at the ends."""
+    """The mean of about `window` neighbours around each value; of fewer at the ends."""
     half = window // 2
     totals = [0.0]
     for value in values:

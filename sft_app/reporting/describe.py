@@ -24,6 +24,8 @@ class Entry:
 
 def describe(label: str, value: Any, depth: int = 0) -> Entry:
     title = label.replace("_", " ")
+    if _is_number(value):
+        title = title.removesuffix(" bytes").removesuffix(" seconds") or title
     if depth >= DEEPEST and isinstance(value, dict | list):
         return Entry(label=title, text="…")
     if isinstance(value, dict) and value:
@@ -38,8 +40,12 @@ def describe(label: str, value: Any, depth: int = 0) -> Entry:
             children.append(Entry(label="…", text=f"and {len(value) - MOST_ITEMS:,} more"))
         return Entry(label=title, children=children)
     text = _text(label, value)
-    exact = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
+    exact = str(value) if _is_number(value) else ""
     return Entry(label=title, text=text, hint=exact if exact != text else "")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _text(key: str, value: Any) -> str:
@@ -51,7 +57,7 @@ def _text(key: str, value: Any) -> str:
         return format_values.NOT_MEASURED
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int | float):
+    if _is_number(value):
         return _number(key, value)
     text = str(value)
     return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + "…"

@@ -1,8 +1,11 @@
 """Numbers as people read them, with their units. What was not measured is a dash."""
 
 import math
+from collections.abc import Callable
 
 NOT_MEASURED = "—"
+
+Formatter = Callable[[float | None], str]
 
 
 def loss(value: float | None) -> str:

@@ -1,5 +1,7 @@
 """What the figures of one run show."""
 
+import math
+
 from sft_app.records.result import Evaluation, RunResult
 from sft_app.reporting.curves import series, shorten, smooth
 from sft_app.reporting.read_metrics import StepMetrics
@@ -48,10 +50,13 @@ def _loss(metrics: list[StepMetrics]) -> Chart:
         window = max(5, len(losses) // 25)
         x, y = shorten((steps, smooth(losses, window)), MOST_POINTS)
         lines.append(Line(x=x, y=y, width=2.0))
-        note = f"Bold: the mean over {window} logged steps."
+        note = f"Bold: the mean over {window} logged steps. "
+    broken = [row.step for row in metrics if row.loss is not None and not math.isfinite(row.loss)]
+    if broken:
+        note += f"Not finite at {len(broken)} logged steps, first at step {broken[0]:,}."
     return Chart(
         name="loss", title="Training loss", unit="nats per token", x_label="optimizer step",
-        lines=lines, note=note,
+        lines=lines, note=note.strip(),
     )  # fmt: skip
 
 

@@ -18,6 +18,8 @@ from sft_app.reporting import format_values
 
 NUM_COLOURS = 8
 HIGHEST_ON_LOG = 1e9
+SIZES = {False: (4.9, 2.75), True: (3.7, 2.6)}
+"""Inches. The page scales charts to its columns: a small one's text ends up as large."""
 MARKERS = "os^DvPX*"
 """One for each colour, so that nothing hangs on colour alone."""
 
@@ -72,6 +74,8 @@ class Chart:
     mark_x: float | None = None
     """A vertical line, e.g. at the length that a model was trained for."""
     y_range: tuple[float, float] | None = None
+    is_small: bool = False
+    """One of three in a row, and not of two."""
 
 
 @dataclass(kw_only=True)
@@ -91,10 +95,13 @@ def draw(chart: Chart) -> Figure | None:
 
     settings = {"svg.fonttype": "none", "svg.hashsalt": chart.name, "text.parse_math": False}
     with matplotlib.rc_context(settings):
-        canvas = Canvas(figsize=(4.9, 2.75))
+        width, height = SIZES[chart.is_small]
+        canvas = Canvas(figsize=(width, height))
         FigureCanvasSVG(canvas)
-        # The same margins everywhere, so that the axes of neighbours stand in line.
-        axes = canvas.add_axes((0.105, 0.175, 0.885, 0.795))
+        # The same margins everywhere (in inches), so that the axes of neighbours stand in line.
+        left, bottom, right, top = 0.5, 0.48, 0.06, 0.08
+        inside = (width - left - right) / width, (height - bottom - top) / height
+        axes = canvas.add_axes((left / width, bottom / height, *inside))
         _style(axes, chart, lines)
         for line in lines:
             _plot(axes, line)
@@ -146,7 +153,7 @@ def _style(axes: Any, chart: Chart, lines: list[Line]) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
     axes.yaxis.set_minor_locator(NullLocator())
     if not chart.log_y:
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     else:
         low, high = chart.y_range or _extent(lines)
         axes.yaxis.set_major_locator(FixedLocator(_log_ticks(low, high)))

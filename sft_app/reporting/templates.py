@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from markupsafe import Markup
 from sft_app.reporting import format_values
 from sft_app.reporting.summary import STATUS_LABELS
 from sft_app.reporting.svg_chart import LegendEntry
+from sft_app.reporting.sweep_table import Column
 
 _GLYPHS = "●■▲◆▼✚✖★"
 """The legend's likeness of svg_chart.MARKERS."""
@@ -28,15 +30,21 @@ def render(template: str, script: str | None = None, **values: Any) -> str:
     environment.filters["status_label"] = lambda status: STATUS_LABELS.get(status, status)
     environment.filters["share"] = format_values.share
     environment.filters["line_sample"] = line_sample
+    environment.filters["consecutive_groups"] = consecutive_groups
     source = (Path(__file__).parent / script).read_text(encoding="utf-8") if script else ""
     return environment.get_template(template).render(
-        script=source, script_hash=_policy(source), **values
+        script=Markup(source), script_hash=_policy(source), **values
     )
+
+
+def consecutive_groups(columns: list[Column]) -> list[tuple[str, int]]:
+    """The headings over a table's columns, each with the number of columns it spans."""
+    return [(group, len(list(members))) for group, members in groupby(columns, lambda c: c.group)]
 
 
 def line_sample(entry: LegendEntry) -> str:
     """How the line looks, in characters: solid or dashed, with its marker in the middle."""
-    stroke = "╌╌" if entry.dashed else "──"
+    stroke = "╍╍" if entry.dashed else "━━"
     glyph = _GLYPHS[(entry.colour or 0) % len(_GLYPHS)] if entry.marker else ""
     return f"{stroke[0]}{glyph}{stroke[0]}" if glyph else stroke
 

@@ -101,10 +101,16 @@ def settle_attention(model: PreTrainedModel, choice: AttentionChoice) -> Attenti
     )
 
 
+def use_attention(model: PreTrainedModel, name: str) -> None:
+    """Switch a loaded model to `name`; those with attention code of their own stay as they are."""
+    if type(model)._can_set_attn_implementation():
+        model.set_attn_implementation(name)
+
+
 def _try_implementation(model: PreTrainedModel, name: str) -> str | None:
     """None when documents are isolated under `name`, else what is wrong with it."""
     try:
-        model.set_attn_implementation(name)
+        use_attention(model, name)
         proof = prove_isolation(model)
     except (ValueError, TypeError, AttributeError, NotImplementedError, ImportError) as error:
         return str(error).splitlines()[0]

@@ -83,6 +83,20 @@ def documents_of_mask(
     return documents_of_lengths(lengths, device, window)
 
 
+def lengths_of_batch(batch: dict[str, torch.Tensor]) -> list[int]:
+    """Tokens of each document in a batch as our collators make it.
+
+    Padding at the end of a packed row counts as a document, as it does in the forward.
+    """
+    if "attention_mask" in batch:
+        lengths: list[int] = batch["attention_mask"].sum(1).tolist()
+        return lengths
+    if "position_ids" in batch:
+        return lengths_from_positions(batch["position_ids"])
+    rows, row_length = batch["input_ids"].shape
+    return [row_length] * rows
+
+
 def lengths_from_positions(position_ids: torch.Tensor) -> list[int]:
     """Lengths of the documents in `position_ids` [B, T], which restart at 0 with each document."""
     begins = position_ids.cpu() == 0

@@ -13,8 +13,13 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from sft_app.config.errors import ConfigError
 from sft_app.records.result import TokenCounts
 from sft_app.training.checkpoints import STAGING, publish, rotate
+from sft_app.training.documents import lengths_of_batch
+from sft_app.training.flops import flops_of_batch
+from sft_app.training.prepare_model import PreparedModel
+from sft_app.training.throughput import datasheet_rate, measure_matmul_rate, utilisation
 
 Batch = dict[str, Tensor]
 Collate = Callable[[list[Batch]], Batch]
@@ -40,16 +45,32 @@ class CountingCollate:
 class SFTTrainer(Trainer):
     """Trains on batches of `input_ids`, `labels` [B, T] (and `position_ids` or `attention_mask`).
 
-    `tokens` counts the positions of all ranks; `training_seconds` is the wall time of this
+    `tokens` and `flops` count what all ranks did; `training_seconds` is the wall time of this
     process's training loop.
     """
 
-    def __init__(self, *, args: TrainingArguments, data_collator: Collate, **kwargs: Any) -> None:
-        super().__init__(args=args, data_collator=CountingCollate(data_collator), **kwargs)
+    def __init__(
+        self,
+        *,
+        prepared: PreparedModel,
+        args: TrainingArguments,
+        data_collator: Collate,
+        **kwargs: Any,
+    ) -> None:
+        collate = CountingCollate(data_collator)
+        super().__init__(model=prepared.model, args=args, data_collator=collate, **kwargs)
+        self.prepared = prepared
+        self.flops = 0
+        self.datasheet_rate = None
+        if args.device.type == "cuda":
+            self.datasheet_rate = datasheet_rate(torch.cuda.get_device_name(args.device))
+        parameter = next(prepared.model.parameters())
+        dtype = torch.bfloat16 if args.bf16 else parameter.dtype
+        self.measured_rate = measure_matmul_rate(args.device, dtype)
         # The Trainer switches it off in the model's configuration, and its saves would carry that.
         self.tokens = TokenCounts()
         self.training_seconds = 0.0
-        self._unreduced = [0, 0, 0]  # total, supervised, real: of this rank, since the last log
+        self._unreduced = [0, 0, 0, 0]  # total, supervised, real, FLOPs: this rank's since the log
         self._log_time: float | None = None
         self._saving_in: Path | None = None
 
@@ -63,9 +84,17 @@ class SFTTrainer(Trainer):
             self._log_time = time.perf_counter()
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         for batch in batches:
+            if "loss_weights" in batch and not self.prepared.loss.chunked:
+                raise ConfigError(
+                    "the data weights its tokens, and the model's own loss cannot: leave the "
+                    f"weights out. {self.prepared.loss}"
+                )
+            supervised = int((batch["labels"][:, 1:] != -100).sum())
             self._unreduced[0] += batch["input_ids"].numel()
-            self._unreduced[1] += int((batch["labels"][:, 1:] != -100).sum())
+            self._unreduced[1] += supervised
             self._unreduced[2] += int(batch.pop(REAL_TOKENS))
+            lengths = lengths_of_batch(batch)
+            self._unreduced[3] += flops_of_batch(self.prepared.shape, lengths, supervised)
         return batches, num_items
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -86,14 +115,21 @@ class SFTTrainer(Trainer):
         assert self._log_time is not None, "a step was taken before its loss is logged"
         seconds = now - self._log_time
         counts = torch.tensor(self._unreduced, device=self.args.device)
-        total, supervised, real = self.accelerator.reduce(counts).tolist()
+        total, supervised, real, flops = self.accelerator.reduce(counts).tolist()
         self.tokens.total += total
         self.tokens.supervised += supervised
         self.tokens.padding += total - real
+        self.flops += flops
         self.training_seconds += seconds
-        self._unreduced = [0, 0, 0]
+        self._unreduced = [0, 0, 0, 0]
         self._log_time = now
-        return {
+        share = utilisation(
+            flops / self.args.world_size,
+            seconds,
+            datasheet_rate=self.datasheet_rate,
+            measured_rate=self.measured_rate,
+        )
+        logs = {
             "tokens": self.tokens.total,
             "supervised_tokens": self.tokens.supervised,
             "padding_tokens": self.tokens.padding,
@@ -101,6 +137,11 @@ class SFTTrainer(Trainer):
             "supervised_tokens_per_second": supervised / seconds,
             "seconds": self.training_seconds,
         }
+        if share.of_datasheet is not None:
+            logs["mfu"] = share.of_datasheet
+        if share.of_measured is not None:
+            logs["mfu_of_measured_matmul"] = share.of_measured
+        return logs
 
     # -- checkpoints ---------------------------------------------------------------------------
 

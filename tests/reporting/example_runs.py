@@ -165,3 +165,92 @@ def completed_run_in(directory: Path) -> Path:
         metrics=metrics_of(),
         overrides=["context_length=2048", "rope=linear"],
     )
+
+
+ORIGINAL_LENGTH = 4096
+EVALUATION_LENGTHS = (2048, 4096, 8192, 16384, 32768)
+
+
+def write_sweep(
+    directory: Path,
+    *,
+    lengths: tuple[int, ...] = (8192, 16384, 32768),
+    methods: tuple[str, ...] = ("none", "linear", "yarn"),
+    seeds: tuple[int, ...] = (1,),
+    steps: int = 40,
+    **trainer: Any,
+) -> Path:
+    """A sweep that went well, with the losses one would expect: the further a model is stretched,
+    the worse before training; `none` collapses beyond the original context; yarn is best."""
+    for length in lengths:
+        for method in methods:
+            for seed in seeds:
+                name = f"context_length-{length}_rope-{method}_seed-{seed}"
+                write_cell(
+                    directory / name,
+                    length=length,
+                    method=method,
+                    seed=seed,
+                    steps=steps,
+                    **trainer,
+                )
+    return directory
+
+
+def write_cell(
+    directory: Path,
+    *,
+    length: int = 8192,
+    method: str = "yarn",
+    seed: int = 1,
+    steps: int = 40,
+    bonus: float = 0.0,
+    world_size: int = 8,
+    **trainer: Any,
+) -> Path:
+    """A completed cell; `bonus`: how much lower its losses are."""
+    loss = {"none": 2.30, "linear": 2.10, "yarn": 2.05}.get(method, 2.15) - bonus + 0.004 * seed
+    shock = {"none": 1.5, "linear": 0.5, "yarn": 0.12}.get(method, 0.3)
+    before, after = {}, {}
+    for evaluated in EVALUATION_LENGTHS:
+        beyond = max(0.0, math.log2(evaluated / ORIGINAL_LENGTH))
+        untrained = max(0.0, math.log2(evaluated / length))
+        closer = 0.05 * math.log2(evaluated / 2048)
+        before[evaluated] = loss + 0.25 + shock * (beyond if method == "none" else 1) - closer
+        after[evaluated] = loss - closer + shock * untrained
+    result = result_of(
+        context_length=length, method=method, seed=seed, steps=steps, world_size=world_size,
+        device="NVIDIA H100 80GB HBM3", rope_factor=length / ORIGINAL_LENGTH,
+        before=evaluation(loss + 0.4 + shock / 3, before),
+        after=evaluation(loss - 0.1, after),
+        tokens_per_second=world_size * 24_000 / (1 + length / 30_000) + 150 * seed,
+        peak_memory_bytes={"host": int(9e9), "device": int((22 + length / 800) * 2**30)},
+        seconds={"load": 31.0, "train": 3100 + length / 30, "total": 3400 + length / 25},
+    )  # fmt: skip
+    config = config_of(context_length=length, method=method, seed=seed, **trainer)
+    metrics = metrics_of(steps, start=loss + 0.5 + shock / 2, end=loss - 0.05)
+    overrides = [f"context_length={length}", f"rope={method}", f"seed={seed}"]
+    return write_run(directory, result=result, config=config, metrics=metrics, overrides=overrides)
+
+
+def write_failed_cell(
+    directory: Path,
+    *,
+    length: int = 65536,
+    method: str = "linear",
+    status: Status = Status.out_of_memory,
+    error: RunError | None = None,
+) -> Path:
+    error = error or RunError(
+        type="OutOfMemoryError",
+        message=f"CUDA out of memory. Tried to allocate {length / 4096:.2f} GiB.",
+        rank=3,
+        traceback="Traceback (most recent call last):\n  File worker.py, line 41\nOutOfMemoryError",
+    )
+    result = result_of(
+        status=status, context_length=length, method=method, seed=1, steps=0, error=error,
+        tokens_per_second=None, train_loss_first=None, train_loss_last=None, world_size=8,
+        device="NVIDIA H100 80GB HBM3", seconds={"total": 95.0},
+    )  # fmt: skip
+    config = config_of(context_length=length, method=method, seed=1)
+    return write_run(directory, result=result, config=config)

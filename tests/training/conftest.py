@@ -62,23 +62,24 @@ BY_FAMILY: dict[str, dict[str, Any]] = {
     },
 }
 
-TinyModel = Callable[..., PreTrainedModel]
+RandomModel = Callable[..., PreTrainedModel]
+
+
+def build_random_model(
+    family: str, attention: str | None = None, **overrides: Any
+) -> PreTrainedModel:
+    """build_random_model("llama", attention="sdpa", head_dim=8, ...): float32, in eval mode."""
+    config = AutoConfig.for_model(family, **(COMMON | BY_FAMILY.get(family, {}) | overrides))
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.15)
+    model.config.use_cache = False  # as in training
+    return model.eval()
 
 
 @pytest.fixture
-def tiny_model() -> TinyModel:
-    """tiny_model("llama", attention="sdpa", head_dim=8, ...) -> a float32 model in eval mode."""
-
-    def build(family: str, attention: str | None = None, **overrides: Any) -> PreTrainedModel:
-        settings = COMMON | BY_FAMILY.get(family, {}) | overrides
-        config = AutoConfig.for_model(family, **settings)
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.dim() > 1:
-                    parameter.normal_(0, 0.15)
-        model.config.use_cache = False  # as in training
-        return model.eval()
-
-    return build
+def random_model() -> RandomModel:
+    return build_random_model

@@ -27,8 +27,8 @@ def test_a_window_bounds_attention():
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma"])
-def test_matrix_products_agree_with_pytorchs_own_counter(tiny_model, family):
-    model = tiny_model(family, attention="sdpa")
+def test_matrix_products_agree_with_pytorchs_own_counter(random_model, family):
+    model = random_model(family, attention="sdpa")
     tokens = torch.randint(3, 97, (1, 16))
     with FlopCounterMode(display=False) as counter:
         model(tokens, labels=tokens).loss.backward()
@@ -39,24 +39,24 @@ def test_matrix_products_agree_with_pytorchs_own_counter(tiny_model, family):
     assert shape.body_factor * 16 + shape.head_factor * 16 == products
 
 
-def test_frozen_matrices_need_no_gradient_of_their_own(tiny_model):
-    model = tiny_model("llama")
+def test_frozen_matrices_need_no_gradient_of_their_own(random_model):
+    model = random_model("llama")
     trained = shape_of(model).body_factor
     model.requires_grad_(False)
     assert shape_of(model).body_factor * 6 == trained * 4
 
 
-def test_of_a_mixture_only_the_chosen_experts_count(tiny_model):
-    two = shape_of(tiny_model("mixtral", num_experts_per_tok=2)).body_factor
-    one = shape_of(tiny_model("mixtral", num_experts_per_tok=1)).body_factor
+def test_of_a_mixture_only_the_chosen_experts_count(random_model):
+    two = shape_of(random_model("mixtral", num_experts_per_tok=2)).body_factor
+    one = shape_of(random_model("mixtral", num_experts_per_tok=1)).body_factor
     three_matrices_of_two_layers = 2 * 3 * 32 * 48
     assert two - one == 6 * three_matrices_of_two_layers
 
 
-def test_windows_are_read_layer_by_layer(tiny_model):
-    assert shape_of(tiny_model("gemma3_text")).windows == (6, None)
-    assert shape_of(tiny_model("mistral")).windows == (6, 6)
-    assert shape_of(tiny_model("llama")).windows == (None, None)
+def test_windows_are_read_layer_by_layer(random_model):
+    assert shape_of(random_model("gemma3_text")).windows == (6, None)
+    assert shape_of(random_model("mistral")).windows == (6, 6)
+    assert shape_of(random_model("llama")).windows == (None, None)
 
 
 @pytest.mark.parametrize(

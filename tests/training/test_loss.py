@@ -35,10 +35,10 @@ def gradients_of(model) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("num_items", [None, 100])
-def test_loss_and_gradients_equal_the_models_own(tiny_model, family, num_items):
+def test_loss_and_gradients_equal_the_models_own(random_model, family, num_items):
     results = []
     for chunked in (False, True):
-        model = tiny_model(family, **FAMILIES[family])
+        model = random_model(family, **FAMILIES[family])
         if chunked:
             assert install_chunked_loss(model).chunked
         output = model(**batch_with_ignored_labels(), num_items_in_batch=num_items)
@@ -110,8 +110,8 @@ def test_under_autocast_the_head_matches_the_plain_one():
         torch.testing.assert_close(gradient, wanted, rtol=2e-2, atol=2e-2)
 
 
-def test_a_batch_without_labels_teaches_nothing(tiny_model):
-    model = tiny_model("llama")
+def test_a_batch_without_labels_teaches_nothing(random_model):
+    model = random_model("llama")
     install_chunked_loss(model)
     batch = batch_with_ignored_labels()
     batch["labels"][:] = -100
@@ -121,8 +121,8 @@ def test_a_batch_without_labels_teaches_nothing(tiny_model):
     assert all(not gradient.any() for gradient in gradients_of(model).values())
 
 
-def test_tokens_can_be_weighted(tiny_model):
-    model = tiny_model("llama")
+def test_tokens_can_be_weighted(random_model):
+    model = random_model("llama")
     install_chunked_loss(model)
     batch = batch_with_ignored_labels()
     first_row_only = torch.zeros(3, 20)
@@ -134,16 +134,16 @@ def test_tokens_can_be_weighted(tiny_model):
     torch.testing.assert_close(weighted, 2 * model(**row, num_items_in_batch=10).loss)
 
 
-def test_without_labels_the_logits_are_there(tiny_model):
-    model = tiny_model("llama")
+def test_without_labels_the_logits_are_there(random_model):
+    model = random_model("llama")
     tokens = batch_with_ignored_labels()["input_ids"]
     before = model(tokens).logits
     install_chunked_loss(model)
     torch.testing.assert_close(model(tokens).logits, before)
 
 
-def test_a_model_whose_logits_we_misread_keeps_its_own_loss(tiny_model, monkeypatch):
-    model = tiny_model("gemma2", final_logit_softcapping=2.0)
+def test_a_model_whose_logits_we_misread_keeps_its_own_loss(random_model, monkeypatch):
+    model = random_model("gemma2", final_logit_softcapping=2.0)
     monkeypatch.setattr(loss_module, "logit_transform", lambda model: LogitTransform())
     choice = install_chunked_loss(model)
     assert not choice.chunked
@@ -151,14 +151,14 @@ def test_a_model_whose_logits_we_misread_keeps_its_own_loss(tiny_model, monkeypa
     assert model(**batch_with_ignored_labels()).logits is not None
 
 
-def test_a_router_loss_is_left_to_the_model(tiny_model):
-    choice = install_chunked_loss(tiny_model("mixtral", output_router_logits=True))
+def test_a_router_loss_is_left_to_the_model(random_model):
+    choice = install_chunked_loss(random_model("mixtral", output_router_logits=True))
     assert not choice.chunked
     assert "router loss" in choice.reason
 
 
-def test_a_deep_copy_computes_its_own_loss(tiny_model):
-    model = tiny_model("llama")
+def test_a_deep_copy_computes_its_own_loss(random_model):
+    model = random_model("llama")
     install_chunked_loss(model)
     twin = copy.deepcopy(model)
     with torch.no_grad():
@@ -175,12 +175,12 @@ def test_backward_a_second_time_is_an_error():
         loss.backward()
 
 
-def test_a_model_that_the_chunked_head_cannot_run_keeps_its_own_loss(tiny_model, monkeypatch):
+def test_a_model_that_the_chunked_head_cannot_run_keeps_its_own_loss(random_model, monkeypatch):
     def fail(*args, **kwargs):
         raise TypeError("no such argument")
 
     monkeypatch.setattr(loss_module, "supervised_loss", fail)
-    model = tiny_model("llama")
+    model = random_model("llama")
     choice = install_chunked_loss(model)
     assert str(choice) == "loss: the model's own (the chunked head fails: no such argument)"
     assert model(**batch_with_ignored_labels()).logits is not None

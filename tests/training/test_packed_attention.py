@@ -32,8 +32,8 @@ def some_tokens(*shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_packed_document_has_the_logits_it_has_alone(tiny_model, family):
-    model = tiny_model(family)
+def test_a_packed_document_has_the_logits_it_has_alone(random_model, family):
+    model = random_model(family)
     row = some_tokens(1, sum(LENGTHS))
     alone = torch.cat([model(document).logits for document in row.split(LENGTHS, dim=1)], dim=1)
 
@@ -44,11 +44,11 @@ def test_a_packed_document_has_the_logits_it_has_alone(tiny_model, family):
 
 
 @pytest.mark.parametrize(("family", "dense"), [("llama", "sdpa"), ("gemma2", "eager")])
-def test_gradients_equal_those_of_the_dense_mask(tiny_model, family, dense):
+def test_gradients_equal_those_of_the_dense_mask(random_model, family, dense):
     row, positions = some_tokens(1, sum(LENGTHS)), positions_of(LENGTHS)
     gradients = []
     for implementation in (dense, packed_attention.NAME):
-        model = tiny_model(family, attention=implementation)
+        model = random_model(family, attention=implementation)
         model(row, position_ids=positions, labels=row).loss.backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
 
@@ -56,8 +56,8 @@ def test_gradients_equal_those_of_the_dense_mask(tiny_model, family, dense):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
-def test_rows_of_a_batch_are_packed_independently(tiny_model):
-    model = tiny_model("llama", attention=packed_attention.NAME)
+def test_rows_of_a_batch_are_packed_independently(random_model):
+    model = random_model("llama", attention=packed_attention.NAME)
     rows = some_tokens(2, 12)
     positions = torch.cat([positions_of([4, 8]), positions_of([7, 5])])
 
@@ -70,8 +70,8 @@ def test_rows_of_a_batch_are_packed_independently(tiny_model):
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma2"])
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_padded_rows_are_what_they_are_without_padding(tiny_model, family, side):
-    model = tiny_model(family, attention=packed_attention.NAME)
+def test_padded_rows_are_what_they_are_without_padding(random_model, family, side):
+    model = random_model(family, attention=packed_attention.NAME)
     tokens = some_tokens(1, 9)
     real, pads = torch.ones(1, 9, dtype=torch.long), torch.zeros(1, 4, dtype=torch.long)
     parts = (tokens, pads) if side == "right" else (pads, tokens)
@@ -84,10 +84,10 @@ def test_padded_rows_are_what_they_are_without_padding(tiny_model, family, side)
     torch.testing.assert_close(kept, model(tokens).logits, atol=1e-5, rtol=0)
 
 
-def test_generation_with_a_cache_is_unchanged(tiny_model):
+def test_generation_with_a_cache_is_unchanged(random_model):
     prompt = some_tokens(1, 7)
     generated = [
-        tiny_model("gemma2", attention=name).generate(
+        random_model("gemma2", attention=name).generate(
             prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=6, use_cache=True
         )
         for name in ("eager", packed_attention.NAME)
@@ -95,11 +95,11 @@ def test_generation_with_a_cache_is_unchanged(tiny_model):
     assert generated[0].tolist() == generated[1].tolist()
 
 
-def test_recomputed_activations_give_the_same_gradients(tiny_model):
+def test_recomputed_activations_give_the_same_gradients(random_model):
     row, positions = some_tokens(1, sum(LENGTHS)), positions_of(LENGTHS)
     gradients = []
     for checkpointing in (False, True):
-        model = tiny_model("llama", attention=packed_attention.NAME).train()
+        model = random_model("llama", attention=packed_attention.NAME).train()
         if checkpointing:
             model.gradient_checkpointing_enable()
         model(row, position_ids=positions, labels=row).loss.backward()
@@ -107,13 +107,13 @@ def test_recomputed_activations_give_the_same_gradients(tiny_model):
     torch.testing.assert_close(*gradients)
 
 
-def test_documents_are_found_once_per_forward_not_once_per_layer(tiny_model, monkeypatch):
+def test_documents_are_found_once_per_forward_not_once_per_layer(random_model, monkeypatch):
     calls = []
     original = packed_attention.documents_of_mask
     monkeypatch.setattr(
         packed_attention, "documents_of_mask", lambda *a: calls.append(a) or original(*a)
     )
-    model = tiny_model("llama", attention=packed_attention.NAME)
+    model = random_model("llama", attention=packed_attention.NAME)
     model(some_tokens(1, 12), position_ids=positions_of([4, 8]))
     assert len(calls) == 1
 
