@@ -66,6 +66,8 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     record.result.num_trainable_parameters = model.num_parameters(only_trainable=True)
 
     heldout = heldout_examples(config, data)
+    if not heldout and (config.evaluation.before or config.evaluation.after):
+        log.warning("There are too few conversations to hold any out: nothing is evaluated.")
     if config.evaluation.before and heldout:
         with record.phase("evaluate_before"):
             record.result.evaluation_before = evaluate(
