@@ -39,11 +39,11 @@ class ExampleDataset(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         row, piece = self.documents[index].row, self.documents[index].piece
         ids = self.store.input_ids(row)
-        tokens = np.concatenate([ids[: piece.system], ids[piece.start : piece.stop]])
+        tokens = np.concatenate([ids[: piece.opening], ids[piece.start : piece.stop]])
         tokens = tokens.astype(np.int64)
         labels = np.full(piece.length, IGNORED, dtype=np.int64)
         weights = np.zeros(piece.length, dtype=np.float32)
-        shift = piece.system - piece.start
+        shift = piece.opening - piece.start
         for span in self.store.spans(row):
             start, stop = max(span.start, piece.start) + shift, min(span.stop, piece.stop) + shift
             if start < stop:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_app.config.errors import ConfigError
+from sft_app.data.open_file import data_suffix
 
 READABLE = (".json", ".jsonl", ".ndjson", ".parquet", ".csv", ".tsv", ".txt")
 COMPRESSED = (".gz", ".zst")
@@ -82,10 +83,7 @@ def _files(text: str, key: str) -> tuple[Path, ...]:
 
 def is_readable(path: Path) -> bool:
     """Whether the name says that `read` can open it."""
-    suffixes = [s.lower() for s in path.suffixes]
-    if suffixes and suffixes[-1] in COMPRESSED:
-        suffixes.pop()
-    return bool(suffixes) and suffixes[-1] in READABLE
+    return data_suffix(path) in READABLE
 
 
 def _inside_package(text: str, key: str) -> Path:
