@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sft_app.data.conversations import ConversationReader, Item
 from sft_app.data.errors import DataError
-from sft_app.data.render import Renderer, TemplateRefused
+from sft_app.data.render import Renderer, TemplateRefused, with_valid_unicode
 from sft_app.data.statistics import add_counts
 from sft_app.data.store import to_batch
 from sft_app.data.tokenize import ChatTokenizer
@@ -29,8 +29,10 @@ class _Result:
     rows: pa.RecordBatch
     refused: list[str]
     """Sentences about conversations that the chat template refuses."""
-    rewritten: int
-    """Conversations that became an example for each answer."""
+    odd: dict[str, int]
+    """history_rewritten: conversations that became an example for each answer.
+    special_token_in_text: messages that spell out a special token.
+    broken_unicode_replaced: half a surrogate pair, which no tokenizer takes."""
 
 
 class _Tokenise:
@@ -41,15 +43,19 @@ class _Tokenise:
         self._tokenizer = ChatTokenizer(tokenizer)
 
     def __call__(self, items: list[Item]) -> _Result:
-        texts, owners, refused, rewritten = [], [], [], 0
+        texts, owners, refused = [], [], []
+        odd: Counter[str] = Counter()
         for item in items:
             try:
                 rendered = self._renderer.render(item.content)
             except TemplateRefused as error:
                 refused.append(f"{item.where}: {error}")
                 continue
-            rewritten += len(rendered) > 1
-            texts += rendered
+            odd["history_rewritten"] += len(rendered) > 1
+            odd["special_token_in_text"] += self._renderer.has_reserved_text(item.content)
+            whole = [with_valid_unicode(r) for r in rendered]
+            odd["broken_unicode_replaced"] += whole != rendered
+            texts += whole
             owners += [item] * len(rendered)
         examples, origins = [], []
         for example, owner in zip(self._tokenizer.tokenize(texts), owners, strict=True):
@@ -58,7 +64,7 @@ class _Tokenise:
             else:
                 examples.append(example)
                 origins.append(owner.origin)
-        return _Result(to_batch(examples, origins), refused, rewritten)
+        return _Result(to_batch(examples, origins), refused, dict(+odd))
 
 
 def tokenised_batches(
@@ -76,8 +82,7 @@ def tokenised_batches(
         for result in _results(items, _Tokenise(tokenizer), num_proc or _cores()):
             for sentence in result.refused:
                 reader.bad_record("template_refused", sentence)
-            if result.rewritten:
-                add_counts(reader.statistics.odd, {"history_rewritten": result.rewritten})
+            add_counts(reader.statistics.odd, result.odd)
             yield result.rows
 
 

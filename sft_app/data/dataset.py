@@ -1,25 +1,15 @@
 """Torch datasets over memory-mapped tokens."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sft_app.data.fit import Piece
+from sft_app.data.documents import Document
 from sft_app.data.store import TokenStore
 
 IGNORED = -100
 """The label of a token that carries no loss."""
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A piece of a row of the store."""
-
-    row: int
-    piece: Piece
 
 
 class ExampleDataset(Dataset[dict[str, Tensor]]):

@@ -21,9 +21,9 @@ from sft_app.data.cache import (
 )
 from sft_app.data.collate import CollateDocuments, CollateExamples
 from sft_app.data.conversations import ConversationReader
-from sft_app.data.dataset import Document, ExampleDataset, PackedDataset
+from sft_app.data.dataset import ExampleDataset, PackedDataset
+from sft_app.data.documents import fit_rows
 from sft_app.data.errors import DataError
-from sft_app.data.fit import fit
 from sft_app.data.pack import best_fit_decreasing
 from sft_app.data.read_hub import hub_digest
 from sft_app.data.select import choose, copies, lowest, rank
@@ -33,7 +33,6 @@ from sft_app.data.statistics import (
     FitStatistics,
     PackingStatistics,
     ReadStatistics,
-    add_counts,
     length_statistics,
 )
 from sft_app.data.store import TokenStore, write_store
@@ -128,34 +127,10 @@ def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def _fitted(
     store: TokenStore, rows: np.ndarray, data: DataConfig, context_length: int
 ) -> tuple[ExampleDataset, FitStatistics]:
-    documents: list[Document] = []
-    statistics = FitStatistics(examples=len(rows), tokens=int(store.lengths[rows].sum()))
-    weighted = False
-    for row in rows.tolist():
-        length, spans = int(store.lengths[row]), store.spans(row)
-        fitted = fit(
-            length,
-            spans,
-            store.breaks(row),
-            int(store.opening[row]),
-            bool(store.is_passage[row]),
-            context_length=context_length,
-            overlong=data.overlong,
-        )
-        documents += [Document(row, piece) for piece in fitted.pieces]
-        weighted = weighted or any(span.weight != 1 for span in spans)
-        statistics.overlong += length > context_length
-        statistics.dropped += not fitted.pieces
-        statistics.truncated += bool(fitted.pieces) and bool(fitted.lost)
-        statistics.split += len(fitted.pieces) > 1
-        add_counts(statistics.lost_tokens, fitted.lost)
-        for piece in fitted.pieces:
-            statistics.pieces += 1
-            statistics.used_tokens += piece.length
-            statistics.supervised_tokens += sum(
-                max(0, min(s.stop, piece.stop) - max(s.start, piece.start)) for s in spans
-            )
-    return ExampleDataset(store, documents, weighted), statistics
+    documents, statistics = fit_rows(
+        store, rows, context_length=context_length, overlong=data.overlong
+    )
+    return ExampleDataset(store, documents, statistics.weighted), statistics
 
 
 def _tokenised(

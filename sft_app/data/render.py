@@ -7,7 +7,7 @@ Where this does not hold the template rewrites history, and each answer is rende
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jinja2 import TemplateError
@@ -48,10 +48,20 @@ class Rendered:
     """Made without a template: BOS and EOS are added as token ids, and it splits anywhere."""
 
 
+def with_valid_unicode(rendered: Rendered) -> Rendered:
+    """Half a surrogate pair (an escaped emoji cut in two) becomes U+FFFD; places stay."""
+    try:
+        rendered.text.encode("utf-8")
+    except UnicodeEncodeError:
+        return replace(rendered, text=_LONE_SURROGATE.sub("\ufffd", rendered.text))
+    return rendered
+
+
 class TemplateRefused(ValueError):
     """The chat template raised an error over this conversation, or its answers have no place."""
 
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _MOST_LAYOUTS = 1000
 
@@ -66,7 +76,9 @@ class Renderer:
         self._end_tokens = tuple(
             sorted(t for t in added | set(tokenizer.all_special_tokens) if t.strip())
         )
+        self._reserved = re.compile("|".join(map(re.escape, self._end_tokens)) or "(?!)")
         self._layouts: dict[tuple[str, ...], Layout | None] = {}
+        self._has_generation_prompt = self._writes_generation_prompt()
         self._can_break = self._pieces_are_what_the_template_says()
 
     def render(self, item: Conversation | Passage) -> list[Rendered]:
@@ -87,6 +99,15 @@ class Renderer:
             return [whole]
         answers = [i for i, m in enumerate(item.messages) if m.role == "assistant"]
         return [self._one_answer(item, i) for i in answers if item.messages[i].weight > 0]
+
+    def has_reserved_text(self, item: Conversation | Passage) -> bool:
+        """Whether some message spells out a special token: the tokenizer then reads it as that
+        token, as it does in `apply_chat_template`."""
+        if isinstance(item, Passage):
+            return bool(
+                self._reserved.search(item.prompt) or self._reserved.search(item.completion)
+            )
+        return any(self._reserved.search(message.content) for message in item.messages)
 
     def _by_layout(self, item: Conversation) -> Rendered | None:
         """The quick way: one call of the template, and the places known from another conversation
@@ -139,7 +160,7 @@ class Renderer:
         for index, message in enumerate(messages):
             if message.role != "assistant":
                 continue
-            prefix = self._template(item, messages[:index], generate=True)
+            prefix = self._before_answer(item, index)
             turn = self._template(item, messages[: index + 1])
             if not (text.startswith(turn) and turn.startswith(prefix)):
                 return None
@@ -154,7 +175,7 @@ class Renderer:
     def _one_answer(self, item: Conversation, index: int) -> Rendered:
         """The conversation up to one answer, and labels on that answer only."""
         messages = item.messages[: index + 1]
-        prefix = self._template(item, messages[:-1], generate=True)
+        prefix = self._before_answer(item, index)
         text, marked = self._template_with_marks(item, messages)
         if not text.startswith(prefix):
             raise TemplateRefused(
@@ -194,6 +215,23 @@ class Renderer:
         before = self._template(item, [*item.messages[:index], Message("user", PLACEHOLDER)])
         before = before.partition(PLACEHOLDER)[0]
         return len(before) if text.startswith(before) else None
+
+    def _before_answer(self, item: Conversation, index: int) -> str:
+        """What the model is given when it shall write message `index`."""
+        before = item.messages[:index]
+        if self._has_generation_prompt:
+            return self._template(item, before, generate=True)
+        text = self._template(item, [*before, Message("assistant", PLACEHOLDER)])
+        return text.partition(PLACEHOLDER)[0]
+
+    def _writes_generation_prompt(self) -> bool:
+        """Templates may ignore add_generation_prompt: then a placeholder shows the header."""
+        probe = [Message("user", "Q")]
+        try:
+            prompt = self._template(Conversation(probe), probe, generate=True)
+            return prompt != self._template(Conversation(probe), probe)
+        except TemplateRefused:
+            return True
 
     def _end_of_turn(self, turn: str, start: int) -> int:
         """After the answer's end-of-turn token; whitespace behind that belongs to nobody.
