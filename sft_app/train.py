@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 
 from sft_app.config.app import register_schema, to_typed
 from sft_app.config.callback import exit_with_message
+from sft_app.config.command_line import prepare_arguments
 from sft_app.config.errors import ConfigError
-from sft_app.config.overrides import check_overrides, open_dict_overrides
 from sft_app.launch.job import JobFailed, JobInterrupted, run_job
 from sft_app.launch.messages import closing
 from sft_app.launch.outer import refuse_outer_launcher
@@ -22,11 +22,9 @@ def main() -> None:
     """Console entry point: exit code 0, 1 (a job failed), 2 (bad input), 130 or 143 (a signal)."""
     try:
         refuse_outer_launcher()
-        if "-sc" not in sys.argv and "--shell-completion" not in sys.argv:
-            check_overrides(sys.argv[1:])
     except ConfigError as error:
         exit_with_message(error)
-    sys.argv[1:] = open_dict_overrides(sys.argv[1:])
+    prepare_arguments(sys.argv)
     register_schema()
     try:
         train()

@@ -6,6 +6,7 @@ exception in a callback would only become a warning: SystemExit ends the program
 
 import os
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra.experimental.callback import Callback
@@ -47,5 +48,5 @@ def exit_with_message(error: Exception) -> NoReturn:
     """Print one message, without a traceback unless HYDRA_FULL_ERROR asks for it; exit with 2."""
     if os.environ.get("HYDRA_FULL_ERROR"):
         raise error
-    print(f"sft-train: {error}", file=sys.stderr)
+    print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
     sys.exit(EXIT_BAD_CONFIG)

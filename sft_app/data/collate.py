@@ -13,20 +13,15 @@ class CollateDocuments:
     """For rows that rely on position_ids to keep documents apart (packing=best_fit).
 
     The batch has no attention_mask: transformers isolates documents by their positions only when
-    it is given none. Shorter items are padded to the longest with a document of padding, so that
-    packed rows, which are all of one length, stay as they are.
+    it is given none. Rows are filled up to `length` with a document of padding: one shape for
+    every batch.
     """
 
     pad_token_id: int
+    length: int
 
     def __call__(self, items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        longest = max(len(item["input_ids"]) for item in items)
-        padded = []
-        for item in items:
-            missing = longest - len(item["input_ids"])
-            padding = padding_document(missing, self.pad_token_id, "loss_weights" in item)
-            padded.append({key: torch.cat([item[key], padding[key]]) for key in item})
-        return {key: torch.stack([item[key] for item in padded]) for key in items[0]}
+        return _padded(items, self.length, self.pad_token_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +35,17 @@ class CollateExamples:
     pad_token_id: int
 
     def __call__(self, items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        batch = CollateDocuments(self.pad_token_id)(items)
         lengths = torch.tensor([len(item["input_ids"]) for item in items])
-        longest = batch["input_ids"].shape[1]
+        longest = int(lengths.max())
+        batch = _padded(items, longest, self.pad_token_id)
         batch["attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
         return batch
+
+
+def _padded(items: list[dict[str, Tensor]], length: int, pad_token_id: int) -> dict[str, Tensor]:
+    padded = []
+    for item in items:
+        missing = length - len(item["input_ids"])
+        padding = padding_document(missing, pad_token_id, "loss_weights" in item)
+        padded.append({key: torch.cat([item[key], padding[key]]) for key in item})
+    return {key: torch.stack([item[key] for item in padded]) for key in items[0]}

@@ -60,31 +60,22 @@ class ExampleDataset(Dataset[dict[str, Tensor]]):
 
 
 class PackedDataset(Dataset[dict[str, Tensor]]):
-    """One row of `context_length` tokens per item: documents one after the other, positions
-    restarting at 0 for each, and padding at the end as a document of its own."""
+    """One row per item: documents one after the other, positions restarting at 0 for each.
 
-    def __init__(
-        self,
-        examples: ExampleDataset,
-        rows: list[list[int]],
-        context_length: int,
-        pad_token_id: int,
-    ) -> None:
+    Rows are not padded: CollateDocuments fills them up, so that a batch still knows what is data.
+    """
+
+    def __init__(self, examples: ExampleDataset, rows: list[list[int]]) -> None:
         self.examples = examples
         self.rows = rows
-        self.context_length = context_length
-        self.pad_token_id = pad_token_id
         self.lengths = [sum(examples.lengths[index] for index in row) for row in rows]
-        """Tokens of each row without padding."""
+        """Tokens of each row."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         documents = [self.examples[example] for example in self.rows[index]]
-        padding = self.context_length - self.lengths[index]
-        if padding:
-            documents.append(padding_document(padding, self.pad_token_id, self.examples.weighted))
         return {key: torch.cat([d[key] for d in documents]) for key in documents[0]}
 
 

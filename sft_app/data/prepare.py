@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from torch import Tensor
-from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from sft_app.config.data import DataConfig, DataFormat, OnBadRecord, Packing, TrainOn
@@ -52,12 +51,12 @@ _BATCH = 256
 
 @dataclass
 class PreparedData:
-    train: Dataset[dict[str, Tensor]]
-    """PackedDataset (packing=best_fit) or ExampleDataset (packing=none)."""
-    eval: Dataset[dict[str, Tensor]] | None
-    """ExampleDataset: one document per item, fitted to the context, never packed."""
+    train: PackedDataset | ExampleDataset
+    """Packed with packing=best_fit."""
+    eval: ExampleDataset | None
+    """One document per item, fitted to the context, never packed."""
     collate: Callable[[list[dict[str, Tensor]]], dict[str, Tensor]]
-    """For both datasets."""
+    """For items of `train`."""
     statistics: DataStatistics
 
 
@@ -86,7 +85,7 @@ def prepare_data(
         max_examples=data.max_examples,
     )
     train, train_fit = _fitted(train_store, choice.train, data, context_length)
-    if not len(train):
+    if not train.lengths:
         raise DataError(
             f"data.train={data.train} leaves nothing to train on at context_length={context_length}"
             f" ({train_read.conversations} conversations read): check data.overlong and the counts."
@@ -101,15 +100,15 @@ def prepare_data(
     held, held_fit = _fitted(eval_store, eval_choice, data, context_length)
 
     pad = _pad_token_id(tokenizer)
-    packed: Dataset[dict[str, Tensor]] = train
+    packed: PackedDataset | ExampleDataset = train
     padding = sum(context_length - length for length in train.lengths)
     if data.packing is Packing.best_fit:
         rows = best_fit_decreasing(train.lengths, context_length)
         # Longest first is the order of the algorithm; training wants no order.
         order = np.random.default_rng(seed).permutation(len(rows))
-        packed = PackedDataset(train, [rows[i] for i in order], context_length, pad)
+        packed = PackedDataset(train, [rows[i] for i in order])
         padding = sum(context_length - length for length in packed.lengths)
-    capacity = len(packed) * context_length  # type: ignore[arg-type]
+    capacity = len(packed) * context_length
     statistics = DataStatistics(
         context_length=context_length,
         train_read=train_read,
@@ -118,12 +117,14 @@ def prepare_data(
         train=train_fit,
         eval=held_fit if len(held) else None,
         packing=PackingStatistics(
-            rows=len(packed),  # type: ignore[arg-type]
+            rows=len(packed),
             padding_tokens=padding,
             efficiency=1 - padding / capacity,
         ),
     )
-    collate = CollateDocuments(pad) if data.packing is Packing.best_fit else CollateExamples(pad)
+    collate: CollateDocuments | CollateExamples = CollateExamples(pad)
+    if data.packing is Packing.best_fit:
+        collate = CollateDocuments(pad, context_length)
     return PreparedData(packed, held if len(held) else None, collate, statistics)
 
 

@@ -77,7 +77,8 @@ def _from_pretrained(
         if "safetensors" in text:
             raise ConfigError(
                 f"model.allow_pickle: false, and {model.name_or_path!r} has no safetensors "
-                "weights; unpickling can run code: if you trust its makers, set model.allow_pickle=true."
+                "weights; unpickling can run code: if you trust its makers, set "
+                "model.allow_pickle=true."
             ) from error
         raise ConfigError(
             f"model.name_or_path: the weights of {model.name_or_path!r} cannot be read ({text})."

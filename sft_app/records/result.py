@@ -89,7 +89,9 @@ class RunResult:
     peak_memory_bytes: dict[str, int] = field(default_factory=dict)
     """host (resident set of the largest rank), device (allocated, largest rank)."""
     train_loss_first: float | None = None
+    """Mean over the first quarter of the logged losses: single batches differ too much."""
     train_loss_last: float | None = None
+    """Mean over the last quarter."""
     evaluation_before: Evaluation | None = None
     evaluation_after: Evaluation | None = None
     resumed_from: str | None = None

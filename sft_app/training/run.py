@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,11 @@ import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments, set_seed
 
 from sft_app.config.app import AppConfig
-from sft_app.data.prepare import PreparedData, prepare_data
+from sft_app.data.prepare import PreparedData
 from sft_app.evaluation.perplexity import limit_tokens, measure_loss
 from sft_app.loader.embeddings import fit_model_to_tokenizer
 from sft_app.loader.model import load_model
-from sft_app.loader.pretrained_config import load_pretrained_config
-from sft_app.loader.rope_plan import plan_rope
 from sft_app.loader.save import save_for_serving
-from sft_app.loader.tokenizer import load_tokenizer
 from sft_app.records.result import Evaluation
 from sft_app.records.run_files import METRICS, MODEL, PLAN, TENSORBOARD, write_atomically
 from sft_app.training.adapter import merge_adapter
@@ -25,10 +23,12 @@ from sft_app.training.arguments import training_arguments
 from sft_app.training.checkpoints import find_resume_point
 from sft_app.training.console import set_up_logging
 from sft_app.training.metrics_file import MetricsFile
-from sft_app.training.prepare_model import plan_attention, prepare_model
+from sft_app.training.plans import plan_as_dict, plan_data, plan_model
+from sft_app.training.prepare_model import prepare_model
 from sft_app.training.progress import Progress
 from sft_app.training.run_record import RunRecord
 from sft_app.training.throughput import utilisation
+from sft_app.training.time_estimate import estimate_time
 from sft_app.training.trainer import SFTTrainer
 
 log = logging.getLogger(__name__)
@@ -46,66 +46,60 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     record.result.device = device_name(device)
 
     with record.phase("plan"):
-        pretrained = load_pretrained_config(config.model)
-        rope_plan = plan_rope(
-            pretrained,
-            config.context_length,
-            config.rope,
-            original_context_length=config.model.original_context_length,
-        )
-        log.info("%s", rope_plan)
-        attention = plan_attention(config, pretrained, device)
-        tokenizer, tokenizer_plan = load_tokenizer(config.tokenizer, config.model, pretrained)
-        log.info("%s", tokenizer_plan)
-    record.result.rope_method = str(rope_plan.method)
-    record.result.rope_factor = rope_plan.factor
+        plans = plan_model(config, device)
+        log.info("%s", plans)
+    record.result.rope_method = plans.rope.method
+    record.result.rope_factor = plans.rope.factor
     with record.phase("data"):
-        data = prepare_data(
-            config.data, tokenizer, context_length=config.context_length, seed=config.seed
-        )
+        data = plan_data(config, plans.tokenizer)
         log.info("%s", data.statistics)
     if record.is_main:
-        plan = {
-            "rope": rope_plan.as_dict(),
-            "tokenizer": tokenizer_plan.as_dict(),
-            "data": data.statistics.as_dict(),
-        }
-        write_atomically(run_dir / PLAN, json.dumps(plan, indent=2) + "\n")
+        text = json.dumps(plan_as_dict(plans, data), indent=2)
+        write_atomically(run_dir / PLAN, text + "\n")
 
     with record.phase("load"):
-        model = load_model(config.model, pretrained, rope_plan, device=device)
-        fit_model_to_tokenizer(model, tokenizer, tokenizer_plan)
-        prepared = prepare_model(model, config, attention)
+        model = load_model(config.model, plans.pretrained, plans.rope, device=device)
+        fit_model_to_tokenizer(model, plans.tokenizer, plans.tokenizer_plan)
+        prepared = prepare_model(model, config, plans.attention)
     record.result.num_parameters = model.num_parameters()
     record.result.num_trainable_parameters = model.num_parameters(only_trainable=True)
 
     heldout = heldout_examples(config, data)
     if config.evaluation.before and heldout:
         with record.phase("evaluate_before"):
-            record.result.evaluation_before = evaluate(config, model, heldout, tokenizer, device)
-            log.info("Held-out loss before training: %s", describe(record.result.evaluation_before))
+            record.result.evaluation_before = evaluate(
+                config, model, heldout, plans.tokenizer, device
+            )
+            log.info(
+                "held-out loss   %s before training", describe(record.result.evaluation_before)
+            )
 
     trainer = SFTTrainer(
         prepared=prepared,
         args=args,
         train_dataset=data.train,
         data_collator=data.collate,
-        processing_class=tokenizer,
+        processing_class=plans.tokenizer,
         callbacks=[Progress(), MetricsFile(run_dir / METRICS)],
     )
     trainer.remove_callback(PrinterCallback)
     with record.phase("train"):
+        announce(trainer, data)
         train(trainer, config, run_dir, record)
     record.note_peak_memory(device)
     model = merge_adapter(prepared.model)
 
     if config.evaluation.after and heldout:
         with record.phase("evaluate_after"):
-            record.result.evaluation_after = evaluate(config, model, heldout, tokenizer, device)
-            log.info("Held-out loss after training: %s", describe(record.result.evaluation_after))
+            record.result.evaluation_after = evaluate(
+                config, model, heldout, plans.tokenizer, device
+            )
+            log.info("held-out loss   %s after training", describe(record.result.evaluation_after))
     with record.phase("save"):
         if record.is_main:
-            save_for_serving(model, tokenizer, rope_plan, tokenizer_plan, run_dir / MODEL)
+            save_for_serving(
+                model, plans.tokenizer, plans.rope, plans.tokenizer_plan, run_dir / MODEL
+            )
         trainer.accelerator.wait_for_everyone()
     record.complete()
     trainer.accelerator.end_training()
@@ -116,7 +110,6 @@ def train(trainer: SFTTrainer, config: AppConfig, run_dir: Path, record: RunReco
     resume_point = find_resume_point(config.trainer.resume_from_checkpoint, run_dir)
     if resume_point is not None:
         log.info("Resuming from %s", resume_point)
-    announce(trainer)
     trainer.train(resume_from_checkpoint=str(resume_point) if resume_point else None)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     result = record.result
@@ -135,28 +128,52 @@ def train(trainer: SFTTrainer, config: AppConfig, run_dir: Path, record: RunReco
         )
         result.model_flops_utilisation = share.of_datasheet
         result.measured_matmul_utilisation = share.of_measured
-    result.train_loss_first = losses[0] if losses else None
-    result.train_loss_last = losses[-1] if losses else None
+    if losses:
+        quarter = math.ceil(len(losses) / 4)
+        result.train_loss_first = sum(losses[:quarter]) / quarter
+        result.train_loss_last = sum(losses[-quarter:]) / quarter
 
 
-def announce(trainer: SFTTrainer) -> None:
-    args: TrainingArguments = trainer.args
-    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+def announce(trainer: SFTTrainer, data: PreparedData) -> None:
+    """Say how many steps there are, of what, and about how long they take."""
+    args = trainer.args
+    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    steps = num_steps(args, data)
+    estimate = estimate_time(
+        trainer.prepared.shape,
+        device=args.device,
+        dtype=trainer.matmul_dtype,
+        row_lengths=data.train.lengths,
+        supervised_share=data.statistics.train.supervised_tokens
+        / data.statistics.train.used_tokens,
+        num_rows=steps * rows,
+    )
+    trainer.measured_rate = estimate.matmul_rate
     log.info(
-        "Training: %d rows a step (%d per device x %d accumulated x %d processes), %s.",
-        rows,
+        "training        %d steps of %d rows (%d per device x %d accumulated x %d processes), %s",
+        steps,
+        rows * args.world_size,
         args.per_device_train_batch_size,
         args.gradient_accumulation_steps,
         args.world_size,
-        f"{args.max_steps} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs",
+        estimate,
     )
+
+
+def num_steps(args: TrainingArguments, data: PreparedData) -> int:
+    """Optimizer steps of the whole run, as the Trainer counts them."""
+    if args.max_steps > 0:
+        return args.max_steps
+    batches = math.ceil(len(data.train) / (args.per_device_train_batch_size * args.world_size))
+    per_epoch = max(1, math.ceil(batches / args.gradient_accumulation_steps))
+    return math.ceil(per_epoch * args.num_train_epochs)
 
 
 def heldout_examples(config: AppConfig, data: PreparedData) -> list[dict[str, torch.Tensor]]:
     """The held-out examples that are evaluated: the same ones before and after."""
     if data.eval is None:
         return []
-    count = len(data.eval)
+    count = len(data.eval.lengths)
     if config.evaluation.max_examples is not None:
         count = min(count, config.evaluation.max_examples)
     return limit_tokens([data.eval[i] for i in range(count)], config.evaluation.max_tokens)

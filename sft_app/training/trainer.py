@@ -72,6 +72,13 @@ class SFTTrainer(Trainer):
         self._log_time: float | None = None
         self._saving_in: Path | None = None
 
+    @property
+    def matmul_dtype(self) -> torch.dtype:
+        """In which the model's matrices are multiplied."""
+        if self.args.bf16 or self.args.fp16:
+            return torch.bfloat16 if self.args.bf16 else torch.float16
+        return next(self.prepared.model.parameters()).dtype
+
     # -- counting ------------------------------------------------------------------------------
 
     def get_batch_samples(
@@ -79,9 +86,8 @@ class SFTTrainer(Trainer):
     ) -> tuple[list[Batch], Tensor | int | None]:
         """The micro-batches of one optimizer step, and their number of supervised tokens."""
         if self._log_time is None:
-            parameter = next(self.prepared.model.parameters())
-            dtype = torch.bfloat16 if self.args.bf16 else parameter.dtype
-            self.measured_rate = measure_matmul_rate(self.args.device, dtype)
+            if self.measured_rate is None:
+                self.measured_rate = measure_matmul_rate(self.args.device, self.matmul_dtype)
             self._log_time = time.perf_counter()
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         for batch in batches:
