@@ -1,0 +1,69 @@
+"""GGUF files: converted once into a safetensors directory, because reading one takes minutes."""
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+logger = logging.getLogger(__name__)
+
+_SAMPLE = 1 << 20
+"""Bytes hashed at each end of the file: enough to tell files apart, and quick for large ones."""
+
+
+def convert_gguf(file: Path, cache_dir: str | None) -> Path:
+    """A directory with the model and tokenizer of `file` in transformers' own format.
+
+    The weights are dequantised to float32, which the blocks decode to exactly. Kept under
+    `cache_dir`, else $SFT_CACHE_DIR, else ~/.cache/sft_app. Processes that ask at the same time
+    convert once; a conversion that was interrupted leaves nothing behind that looks complete.
+    """
+    root = Path(cache_dir or os.environ.get("SFT_CACHE_DIR") or "~/.cache/sft_app").expanduser()
+    converted = root / "gguf" / f"{file.stem}-{_fingerprint(file)}"
+    if converted.is_dir():
+        return converted
+    converted.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{converted}.lock"):
+        if not converted.is_dir():
+            logger.info("converting %s to %s (once)", file, converted)
+            partial = Path(tempfile.mkdtemp(prefix=f".{converted.name}-", dir=converted.parent))
+            try:
+                _convert(file, partial)
+                partial.chmod(0o755)
+                partial.replace(converted)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    return converted
+
+
+def _convert(file: Path, directory: Path) -> None:
+    import torch
+    import transformers
+
+    arguments: dict[str, Any] = {"gguf_file": file.name}
+    # Newer versions keep the GGUF blocks, which can be neither trained nor saved, unless told so.
+    if hasattr(transformers, "GgufConfig"):
+        arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        file.parent, dtype=torch.float32, **arguments
+    )
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(directory)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    tokenizer.save_pretrained(directory)
+
+
+def _fingerprint(file: Path) -> str:
+    size = file.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with file.open("rb") as stream:
+        digest.update(stream.read(_SAMPLE))
+        stream.seek(max(size - _SAMPLE, 0))
+        digest.update(stream.read(_SAMPLE))
+    return digest.hexdigest()[:12]

@@ -1,0 +1,51 @@
+"""TokenizerPlan: what was decided about a tokenizer, and why."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerPlan:
+    """Print it, or put `as_dict()` into plan.json."""
+
+    name_or_path: str
+    backend: str
+    """What segments the text, and where its rules came from."""
+    vocab_size: int
+    """Ids that the tokenizer can produce, added tokens included."""
+    model_max_length: int
+    padding_side: str
+    pad_token: str
+    pad_token_id: int
+    pad_reason: str
+    added_tokens: tuple[str, ...]
+    """Tokens that the checkpoint's tokenizer did not have."""
+    bos_token_id: int | None
+    eos_token_id: int | None
+    chat_template: str
+    """Where it came from; `none` when there is none."""
+    adds_bos: bool
+    """Whether plain text is encoded with BOS in front."""
+    warnings: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            **asdict(self),
+            "added_tokens": list(self.added_tokens),
+            "warnings": list(self.warnings),
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            ("tokenizer", f"{self.name_or_path}: {self.backend}"),
+            ("vocabulary", f"{self.vocab_size:,} ids"),
+            ("max length", f"{self.model_max_length:,} tokens, padded on the {self.padding_side}"),
+            ("pad token", f"{self.pad_token!r} ({self.pad_token_id}): {self.pad_reason}"),
+            ("end token", f"id {self.eos_token_id}"),
+            ("begin token", f"id {self.bos_token_id}" + (", added" if self.adds_bos else "")),
+            ("chat template", self.chat_template),
+        ]
+        if self.added_tokens:
+            lines.append(("new tokens", ", ".join(map(repr, self.added_tokens))))
+        lines += [("WARNING", warning) for warning in self.warnings]
+        return "\n".join(f"{name:<16}{value}" for name, value in lines)
