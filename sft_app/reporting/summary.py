@@ -16,7 +16,7 @@ STATUS_LABELS = {
     "out_of_memory": "out of memory",
     "interrupted": "interrupted",
     "unreadable": "unreadable",
-    "missing": "not started",
+    "missing": "no result",
 }
 
 
@@ -31,7 +31,7 @@ def sentence(run: RunRecord) -> str:
     """What came out."""
     result = run.result
     if run.status == "missing":
-        return "Nothing has been written by this run yet."
+        return "This run has written no result and no step."
     if run.status == "running":
         return _progress(run)
     if result is None:
