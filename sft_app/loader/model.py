@@ -60,6 +60,7 @@ def load_model(
         # Parameters without memory; buffers are real, so that inverse frequencies are computed.
         with init_empty_weights(include_buffers=False):
             built = AutoModelForCausalLM.from_config(config, **arguments)
+        built.tie_weights()  # on the meta device every assignment made a parameter of its own
         receive_weights(built, device)
         built.eval()
 
