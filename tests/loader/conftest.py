@@ -1,10 +1,12 @@
 """Tiny random models, one per family, as their published configurations are shaped."""
 
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
@@ -240,3 +242,43 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def real_text() -> list[str]:
+    """Paragraphs of real text with indentation and runs of spaces: Python's own library."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    names = ("argparse", "json/decoder", "textwrap", "inspect", "calendar", "difflib", "this")
+    texts = [(library / f"{name}.py").read_text(encoding="utf-8") for name in names]
+    return [paragraph for text in texts for paragraph in text.split("\n\n") if paragraph.strip()]
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_model(
+    tmp_path_factory: pytest.TempPathFactory, real_text: list[str]
+) -> Callable[..., Path]:
+    """Train a tokenizer.model like Llama's: BPE, byte fallback, spaces kept, no normalisation."""
+
+    def train(directory: Path | None = None, **settings: Any) -> Path:
+        directory = directory or tmp_path_factory.mktemp("sentencepiece")
+        arguments: dict[str, Any] = {
+            "model_type": "bpe",
+            "vocab_size": 1200,
+            "byte_fallback": True,
+            "normalization_rule_name": "identity",
+            "remove_extra_whitespaces": False,
+            "allow_whitespace_only_pieces": True,
+            "split_digits": True,
+            "character_coverage": 0.99995,
+            "minloglevel": 2,
+            "max_sentence_length": 100_000,
+        }
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(real_text),
+            model_prefix=str(directory / "tokenizer"),
+            **{**arguments, **settings},
+        )
+        (directory / "tokenizer.vocab").unlink()
+        return directory / "tokenizer.model"
+
+    return train
