@@ -89,8 +89,8 @@ def _inspect(
         warnings.append(f"the chat template begins with {leading} BOS tokens.")
     if leading == 0 and adds_bos:
         warnings.append("plain text begins with BOS, and this chat template does not.")
-    marked = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    ends = [i for i in ids[leading:] if i in marked or i == tokenizer.eos_token_id]
+    marked = {*tokenizer.added_tokens_decoder, tokenizer.eos_token_id}
+    ends = [i for i in ids[leading:] if i in marked]
     if not ends:
         warnings.append("the chat template ends an answer without an end token: none is learned.")
     stops = (*_end(tokenizer), *(i for i in ends[-1:] if i not in _end(tokenizer)))

@@ -32,7 +32,10 @@ def load_tokenizer(
     loaded.model_max_length = tokenizer.model_max_length
     loaded.add_tokens([token for token in tokenizer.add_tokens if token not in before])
     pad = choose_pad_token(loaded, tokenizer.pad_token)
-    loaded.pad_token = pad.token
+    if pad.token in loaded.get_vocab():
+        loaded.pad_token = pad.token
+    else:  # naming a token as pad does not add it: its id would be the unknown token's
+        loaded.add_special_tokens({"pad_token": pad.token})
 
     adds_bos = _adds_bos(loaded)
     template = set_chat_template(loaded, tokenizer.chat_template, adds_bos=adds_bos)

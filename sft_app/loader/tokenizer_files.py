@@ -86,17 +86,21 @@ def _rebuilt(tokenizer: TokenizerConfig, checkpoint: Checkpoint, file: Path) -> 
 
 
 def _auto(model: ModelConfig, checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    refusal = f"tokenizer.name_or_path: no tokenizer can be read from {checkpoint.location!r}"
+    ways = "; give a directory or hub id that has one with tokenizer.name_or_path=..."
     try:
-        return AutoTokenizer.from_pretrained(
+        loaded = AutoTokenizer.from_pretrained(
             checkpoint.location,
             trust_remote_code=model.trust_remote_code,
             **checkpoint.arguments(),
         )
     except Exception as error:
-        raise ConfigError(
-            f"tokenizer.name_or_path: no tokenizer can be read from {checkpoint.location!r} "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:300]})."
-        ) from error
+        what = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{refusal} ({type(error).__name__}: {what}){ways}") from error
+    # Without any file, transformers v5 makes up a tokenizer that knows nothing but specials.
+    if len(loaded.get_vocab()) <= len(loaded.all_special_tokens):
+        raise ConfigError(f"{refusal} (there are no vocabulary files){ways}")
+    return loaded
 
 
 def _as_written(loaded: PreTrainedTokenizerBase, whole: Path) -> PreTrainedTokenizerBase:

@@ -34,9 +34,7 @@ def _rank(rank: int, port: int, checkpoint: ModelConfig, length: int, answer: Co
         dist.init_process_group("gloo", rank=rank, world_size=2)
         config = load_pretrained_config(checkpoint)
         plan = plan_rope(config, length, RopeConfig())
-        with mock.patch.object(
-            loading, "_from_pretrained", wraps=loading._from_pretrained
-        ) as read:
+        with mock.patch.object(loading, "_from_pretrained", wraps=loading._from_pretrained) as read:
             model = loading.load_model(checkpoint, config, plan)
         weights = {name: t.numpy().copy() for name, t in model.state_dict().items()}
         buffers = {name: t.numpy().copy() for name, t in model.named_buffers()}

@@ -119,9 +119,7 @@ def test_llama3_is_metas_three_zones(make_checkpoint: MakeCheckpoint) -> None:
     inverse, attention, _ = built(make_checkpoint, 8192, RopeConfig(method=RopeMethod.llama3))
     smooth = (L0 / WAVELENGTH - 1) / (4 - 1)
     blended = (1 - smooth) * PLAIN / 4 + smooth * PLAIN
-    expected = np.where(
-        WAVELENGTH < L0 / 4, PLAIN, np.where(WAVELENGTH > L0, PLAIN / 4, blended)
-    )
+    expected = np.where(WAVELENGTH < L0 / 4, PLAIN, np.where(WAVELENGTH > L0, PLAIN / 4, blended))
     close(inverse, expected)
     assert attention == 1.0
 
