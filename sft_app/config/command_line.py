@@ -1,0 +1,20 @@
+"""What every composing command does with its arguments before Hydra sees them."""
+
+from sft_app.config.callback import exit_with_message
+from sft_app.config.errors import ConfigError
+from sft_app.config.overrides import check_overrides, open_dict_overrides
+
+
+def prepare_arguments(argv: list[str]) -> None:
+    """Check the overrides in `argv` (sys.argv), and let them add keys to open dictionaries.
+
+    Exits with 2 and one message when an override names nothing that exists.
+    """
+    arguments = argv[1:]
+    if "-sc" in arguments or "--shell-completion" in arguments:
+        return  # half-typed words are no mistakes
+    try:
+        check_overrides(arguments)
+    except ConfigError as error:
+        exit_with_message(error)
+    argv[1:] = open_dict_overrides(arguments)

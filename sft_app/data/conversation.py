@@ -1,0 +1,54 @@
+"""What every format is normalised to."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Message:
+    role: str
+    """system, user, assistant or tool."""
+    content: str
+    weight: float = 1.0
+    """Loss weight of an assistant message: 0 = no labels, 1 = as usual."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What else the chat template may read: tool_calls, tool_call_id, name, reasoning_content."""
+
+    def as_template_input(self) -> dict[str, Any]:
+        """The mapping that chat templates are written for."""
+        return {"role": self.role, "content": self.content, **self.extra}
+
+
+@dataclass(slots=True)
+class Conversation:
+    messages: list[Message]
+    tools: list[dict[str, Any]] | None = None
+    """Function schemas that the template may describe to the model."""
+
+
+@dataclass(slots=True)
+class Passage:
+    """Text outside any chat template: a document, or a prompt and its completion."""
+
+    prompt: str
+    """Read, never predicted; empty for a document."""
+    completion: str
+    """Predicted, with the end-of-sequence token after it."""
+    weight: float = 1.0
+
+
+def content_key(item: Conversation | Passage) -> int:
+    """64 bits that depend on nothing but the content.
+
+    Choosing examples by this key (see `select`) keeps exact duplicates together, so that none of
+    them is held out while its twin is trained on.
+    """
+    if isinstance(item, Passage):
+        parts: list[Any] = [item.prompt, item.completion]
+    else:
+        parts = [[m.role, m.content, m.extra] for m in item.messages]
+    text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str)
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")

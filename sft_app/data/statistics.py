@@ -1,0 +1,156 @@
+"""What is known about the data before training starts."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+USUAL_LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+PERCENTILES = (1, 10, 25, 50, 75, 90, 95, 99, 100)
+
+
+@dataclass(kw_only=True)
+class ReadStatistics:
+    """What became of the records of `data.train` or `data.eval`."""
+
+    records: int = 0
+    """Records seen, broken ones included."""
+    conversations: int = 0
+    """Records that became conversations."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Records that could not be read, by reason."""
+    odd: dict[str, int] = field(default_factory=dict)
+    """Conversations that a policy of `odd` changed or left out, by policy."""
+    formats: dict[str, int] = field(default_factory=dict)
+    """Records by detected format."""
+    examples_of_skipped: list[str] = field(default_factory=list)
+    """The first few messages about skipped records."""
+
+
+@dataclass(kw_only=True)
+class LengthStatistics:
+    """Lengths in tokens of whole examples, before they are fitted to the context."""
+
+    percentiles: dict[str, int] = field(default_factory=dict)
+    histogram: dict[str, int] = field(default_factory=dict)
+    """Examples by upper bound of their length, powers of two."""
+    share_over: dict[str, float] = field(default_factory=dict)
+    """Share of the examples longer than each usual context length."""
+
+
+@dataclass(kw_only=True)
+class FitStatistics:
+    examples: int = 0
+    """Whole examples before fitting."""
+    tokens: int = 0
+    """Their tokens."""
+    overlong: int = 0
+    """Examples longer than the context."""
+    dropped: int = 0
+    """Examples of which nothing is used."""
+    truncated: int = 0
+    """Examples of which an end is missing."""
+    split: int = 0
+    """Examples used in more than one piece."""
+    pieces: int = 0
+    """Documents that training sees."""
+    used_tokens: int = 0
+    """Tokens of these, with repeated system prompts."""
+    supervised_tokens: int = 0
+    lost_tokens: dict[str, int] = field(default_factory=dict)
+    """Tokens that no document has, by reason: dropped (overlong), truncated (the end of an
+    exchange), no_labels (nothing to learn from: a question that fills the context, ...)."""
+    weighted: bool = False
+    """Some message has a loss weight other than 1."""
+
+
+@dataclass(kw_only=True)
+class PackingStatistics:
+    rows: int = 0
+    """Packed rows, or examples when packing is off."""
+    padding_tokens: int = 0
+    efficiency: float = 0.0
+    """Share of real tokens in the rows; without packing, if each were padded to the context."""
+
+
+@dataclass(kw_only=True)
+class DataStatistics:
+    context_length: int
+    train_read: ReadStatistics
+    eval_read: ReadStatistics | None
+    """None when the held-out conversations are taken out of `data.train`."""
+    lengths: LengthStatistics
+    train: FitStatistics
+    eval: FitStatistics | None
+    packing: PackingStatistics
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> list[str]:
+        lines = [_read_line("train", self.train_read)]
+        if self.eval_read is not None:
+            lines.append(_read_line("eval", self.eval_read))
+        lines.append(_fit_line("train", self.train))
+        if self.eval is not None:
+            lines.append(_fit_line("eval", self.eval))
+        lines.append(
+            "lengths: "
+            + ", ".join(f"p{name} {value:,}" for name, value in self.lengths.percentiles.items())
+        )
+        over = ", ".join(f"{k} {v:.1%}" for k, v in self.lengths.share_over.items())
+        lines.append(f"longer than: {over}")
+        lines.append(
+            f"packing: {self.packing.rows:,} rows of {self.context_length:,}, "
+            f"{self.packing.efficiency:.2%} real tokens"
+        )
+        return lines
+
+
+def add_counts(counts: dict[str, int], more: Mapping[str, int]) -> None:
+    """Plain dicts rather than Counters, which `asdict` cannot copy."""
+    for name, count in more.items():
+        counts[name] = counts.get(name, 0) + count
+
+
+def length_statistics(lengths: np.ndarray) -> LengthStatistics:
+    if not len(lengths):
+        return LengthStatistics()
+    values = np.percentile(lengths, PERCENTILES, method="nearest")
+    bounds = 2 ** np.ceil(np.log2(np.maximum(lengths, 1))).astype(np.int64)
+    bound, count = np.unique(bounds, return_counts=True)
+    return LengthStatistics(
+        percentiles={str(p): int(v) for p, v in zip(PERCENTILES, values, strict=True)},
+        histogram={str(b): int(c) for b, c in zip(bound, count, strict=True)},
+        share_over={str(n): float((lengths > n).mean()) for n in USUAL_LENGTHS},
+    )
+
+
+def _read_line(name: str, read: ReadStatistics) -> str:
+    skipped = _counts(read.skipped)
+    odd = _counts(read.odd)
+    return (
+        f"{name}: {read.records:,} records, {read.conversations:,} conversations"
+        + (f"; skipped: {skipped}" if skipped else "")
+        + (f"; odd: {odd}" if odd else "")
+    )
+
+
+def _fit_line(name: str, fit: FitStatistics) -> str:
+    lost = sum(fit.lost_tokens.values())
+    return (
+        f"{name}: {fit.examples:,} examples of {fit.tokens:,} tokens -> {fit.pieces:,} documents "
+        f"of {fit.used_tokens:,} tokens, {fit.supervised_tokens:,} supervised; "
+        f"{fit.overlong:,} overlong ({fit.split:,} split, {fit.truncated:,} truncated, "
+        f"{fit.dropped:,} dropped), "
+        f"{lost:,} tokens lost" + (f" ({_counts(fit.lost_tokens)})" if lost else "")
+    )
+
+
+def _counts(counter: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counter.items()))

@@ -1,0 +1,102 @@
+"""Perplexity on held-out examples, each supervised token weighted equally."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from sft_app.records.result import LossMeasurement
+
+Batch = dict[str, Tensor]
+
+
+@torch.no_grad()
+def measure_loss(
+    model: nn.Module,
+    examples: Sequence[Batch],
+    *,
+    pad_token_id: int,
+    batch_size: int = 1,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int], None] = lambda done: None,
+) -> LossMeasurement:
+    """Mean cross-entropy over the supervised tokens of `examples`, whatever the batch size.
+
+    `examples` hold `input_ids` and `labels`, LongTensors [T] with -100 where nothing is
+    supervised, unshifted. Ranks share the examples out, and all get the same answer. Sums are
+    kept in float64; the logits of supervised positions only are turned to float32.
+    """
+    rank, world_size = _rank_and_world_size()
+    mine = sorted(range(rank, len(examples), world_size), key=lambda i: len(examples[i]["labels"]))
+    sums = torch.zeros(3, dtype=torch.float64)  # nats, tokens, examples
+    was_training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(mine), batch_size):
+            batch = [examples[i] for i in mine[start : start + batch_size]]
+            sums += _sum_of_losses(model, batch, pad_token_id, torch.device(device))
+            progress(len(batch))
+    finally:
+        model.train(was_training)
+    if world_size > 1:
+        shared = sums.to(device)
+        dist.all_reduce(shared)
+        sums = shared.cpu()
+    nats, tokens, count = sums.tolist()
+    loss = nats / tokens if tokens else math.nan
+    return LossMeasurement(
+        loss=loss, perplexity=_exp(loss), tokens=int(tokens), examples=int(count)
+    )
+
+
+def limit_tokens(examples: Sequence[Batch], max_tokens: int | None) -> list[Batch]:
+    """The first examples with `max_tokens` positions in all; at least one, if there is any."""
+    chosen: list[Batch] = []
+    total = 0
+    for example in examples:
+        total += len(example["input_ids"])
+        if chosen and max_tokens is not None and total > max_tokens:
+            break
+        chosen.append(example)
+    return chosen
+
+
+def _sum_of_losses(
+    model: nn.Module, batch: list[Batch], pad_token_id: int, device: torch.device
+) -> Tensor:
+    """[nats, tokens, examples] of one right-padded batch."""
+    lengths = [len(example["input_ids"]) for example in batch]
+    shape = (len(batch), max(lengths))
+    input_ids = torch.full(shape, pad_token_id)
+    labels = torch.full(shape, -100)
+    attention_mask = torch.zeros(shape, dtype=torch.long)
+    for row, (example, length) in enumerate(zip(batch, lengths, strict=True)):
+        input_ids[row, :length] = torch.as_tensor(example["input_ids"])
+        labels[row, :length] = torch.as_tensor(example["labels"])
+        attention_mask[row, :length] = 1
+    # A full mask is left out: kernels without a mask are faster, and the result is the same.
+    mask = None if len(set(lengths)) == 1 else attention_mask.to(device)
+    logits = model(input_ids=input_ids.to(device), attention_mask=mask, use_cache=False).logits
+    targets = labels[:, 1:].to(device)
+    supervised = targets != -100
+    losses = nn.functional.cross_entropy(
+        logits[:, :-1][supervised].float(), targets[supervised], reduction="none"
+    )
+    return torch.tensor(
+        [losses.double().sum().item(), supervised.sum().item(), len(batch)]
+    ).double()
+
+
+def _rank_and_world_size() -> tuple[int, int]:
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def _exp(loss: float) -> float:
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,35 @@
+"""sft-plan: what sft-train would do with the same arguments, without loading weights."""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from sft_app.config.app import register_schema, to_typed
+from sft_app.config.callback import exit_with_message
+from sft_app.config.command_line import prepare_arguments
+
+WRITES_NOTHING = ["hydra.run.dir=.", "hydra.output_subdir=null"]
+
+
+def main() -> None:
+    """Console entry point: exit code 0, or 1 or 2 when it cannot be done as asked."""
+    prepare_arguments(sys.argv)
+    sys.argv += WRITES_NOTHING
+    register_schema()
+    plan()
+
+
+@hydra.main(version_base="1.3", config_path="pkg://sft_app.conf", config_name="config")
+def plan(config: DictConfig) -> None:
+    # Composing is over, and went well: only now are seconds spent on importing torch.
+    from sft_app.training.plan_report import print_plan
+
+    try:
+        print_plan(to_typed(config))
+    except ValueError as error:  # ConfigError, DataError: sentences for the user
+        exit_with_message(error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""sft-report: what a run, or a sweep, has come to; at any time, from its files alone."""
+
+import argparse
+import sys
+import webbrowser
+from pathlib import Path
+
+from rich.console import Console
+
+from sft_app.reporting.cells import collect_sweep
+from sft_app.reporting.find_runs import Found, find
+from sft_app.reporting.read_run import read_run
+from sft_app.reporting.terminal import plain, print_run, print_sweep
+
+WIDTH_IN_A_FILE = 1000
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    directory: Path = options.directory
+    if not directory.is_dir():
+        return _complain(f"{directory} is not a directory.")
+    found = find(directory)
+    if found is None:
+        return _complain(f"There is no run in {directory}: no config.yaml, result.json or .hydra/.")
+    # Piped into a file, a table keeps its columns.
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDTH_IN_A_FILE)
+    if found.chosen_from > 1:
+        kind = "sweep" if found.is_sweep else "run"
+        message = f"The newest of {found.chosen_from} runs and sweeps is the {kind} "
+        console.print(plain(f"{message}{found.directory}"), soft_wrap=True)
+    try:
+        written = _report(found, options.price_per_gpu_hour, console)
+    except OSError as error:
+        return _complain(f"The report cannot be written: {error}.", code=1)
+    for path in written:
+        console.print(plain(str(path)), soft_wrap=True)
+    if options.open:
+        webbrowser.open(written[-1].absolute().as_uri())
+    return 0
+
+
+def _report(found: Found, price: float | None, console: Console) -> list[Path]:
+    """Print the short form first: figures take a moment, and the numbers are there at once."""
+    if found.is_sweep:
+        cells = collect_sweep(found.directory, price)
+        print_sweep(cells, console)
+        from sft_app.reporting.sweep_csv import write_sweep_csv
+        from sft_app.reporting.sweep_report import write_sweep_report
+
+        return [
+            write_sweep_csv(found.directory, cells),
+            write_sweep_report(found.directory, price, cells),
+        ]
+    print_run(read_run(found.directory), console)
+    from sft_app.reporting.run_report import write_run_report
+
+    return [write_run_report(found.directory)]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sft-report",
+        description="Print the state of a run or a sweep, and write its report.html (and, for a "
+        "sweep, sweep.csv). Works while jobs are running.",
+    )
+    parser.add_argument(
+        "directory",
+        metavar="DIR",
+        type=Path,
+        help="a run, a sweep, or a folder of many such as outputs/: then the newest",
+    )
+    parser.add_argument(
+        "--price-per-gpu-hour",
+        metavar="X",
+        type=_price,
+        help="adds what each cell of a sweep cost, in the currency of X",
+    )
+    parser.add_argument("--open", action="store_true", help="show the report in a browser")
+    return parser
+
+
+def _price(text: str) -> float:
+    price = float(text)
+    if not 0 <= price < float("inf"):
+        raise ValueError
+    return price
+
+
+def _complain(message: str, code: int = 2) -> int:
+    print(f"sft-report: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""LoRA: train small matrices beside the frozen ones, and add them in at the end."""
+
+import importlib.util
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from sft_app.config.adapter import AdapterConfig, AdapterMethod
+from sft_app.config.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, seed: int) -> nn.Module:
+    """The model itself without an adapter; else PEFT's wrapper, only the adapter trainable.
+
+    PEFT puts its layers into `model`, which goes on being the model inside the wrapper.
+
+    Raises ConfigError when peft is missing, or the targets do not name a layer of the model.
+    """
+    if config.method is AdapterMethod.none:
+        return model
+    if importlib.util.find_spec("peft") is None:
+        raise ConfigError(
+            f"adapter.method={config.method} needs the peft package: pip install 'sft-app[lora]'"
+        )
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    targets = config.target_modules
+    lora = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules="all-linear" if targets == ["all-linear"] else targets,
+        use_rslora=config.rank_stabilised,
+    )
+    torch.manual_seed(seed)  # the same first adapter on every rank, whatever was drawn before
+    try:
+        wrapped = get_peft_model(model, lora)
+    except ValueError as error:
+        raise ConfigError(f"adapter.target_modules={targets}: {error}") from error
+    trainable, total = wrapped.get_nb_trainable_parameters()
+    log.info(
+        "adapter         LoRA of rank %d on %s, %s of %s parameters are trained",
+        config.rank, ", ".join(targets), f"{trainable:,}", f"{total:,}",
+    )  # fmt: skip
+    assert isinstance(wrapped, nn.Module)
+    return wrapped
+
+
+def merge_adapter(model: nn.Module) -> PreTrainedModel:
+    """The plain model, the adapter added to its weights; a model without an adapter as it is."""
+    if isinstance(model, PreTrainedModel):
+        return model
+    wrapper: Any = model  # PEFT's
+    merged = wrapper.merge_and_unload(safe_merge=True)  # safe: a NaN in the adapter is an error
+    assert isinstance(merged, PreTrainedModel)
+    return merged

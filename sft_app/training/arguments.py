@@ -1,0 +1,98 @@
+"""The typed trainer group as transformers.TrainingArguments."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from sft_app.config.app import AppConfig
+from sft_app.config.launch import Device
+from sft_app.config.trainer import TrainerConfig
+from sft_app.records.run_files import CHECKPOINTS
+
+
+def training_arguments(config: AppConfig, run_dir: Path) -> TrainingArguments:
+    """TrainingArguments for this run; reading `.device` of the result sets up torch.distributed.
+
+    Raises ValueError, from transformers, for combinations that it refuses.
+    """
+    trainer = config.trainer
+    use_cpu = not uses_cuda(config.launch.device)
+    return TrainingArguments(
+        output_dir=str(run_dir / CHECKPOINTS),
+        seed=config.seed,
+        data_seed=config.seed,
+        use_cpu=use_cpu,
+        num_train_epochs=trainer.num_train_epochs,
+        max_steps=trainer.max_steps,
+        per_device_train_batch_size=trainer.per_device_train_batch_size,
+        gradient_accumulation_steps=trainer.gradient_accumulation_steps,
+        learning_rate=trainer.learning_rate,
+        lr_scheduler_type=trainer.lr_scheduler_type,
+        lr_scheduler_kwargs=dict(trainer.lr_scheduler_kwargs),
+        warmup_steps=trainer.warmup_steps,
+        weight_decay=trainer.weight_decay,
+        adam_beta1=trainer.adam_beta1,
+        adam_beta2=trainer.adam_beta2,
+        adam_epsilon=trainer.adam_epsilon,
+        max_grad_norm=trainer.max_grad_norm,
+        optim=trainer.optim,
+        bf16=wants_bf16(config, use_cpu=use_cpu),
+        fp16=trainer.fp16,
+        tf32=trainer.tf32,
+        **checkpointing_arguments(config.trainer),
+        logging_steps=trainer.logging_steps,
+        # A NaN must be seen, and ends the run (see trainer.py); the filter would log it as 0.0.
+        logging_nan_inf_filter=False,
+        save_strategy=trainer.save_strategy.value,
+        save_steps=trainer.save_steps,
+        save_total_limit=trainer.save_total_limit,
+        eval_strategy="no",
+        dataloader_num_workers=trainer.dataloader_num_workers,
+        torch_compile=trainer.torch_compile,
+        report_to=list(trainer.report_to),
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        # Counted by tokens over accumulation and ranks, whatever the number of processes.
+        average_tokens_across_devices=True,
+        **trainer.extra,
+    )
+
+
+def checkpointing_arguments(trainer: TrainerConfig) -> dict[str, Any]:
+    """Activation checkpointing under the name that this transformers has for it.
+
+    5.23 calls it activation_checkpointing and warns of the old name; 5.17 knows the old one only.
+    """
+    names = {field.name for field in dataclasses.fields(TrainingArguments)}
+    prefix = "activation" if "activation_checkpointing" in names else "gradient"
+    return {
+        f"{prefix}_checkpointing": trainer.gradient_checkpointing,
+        f"{prefix}_checkpointing_kwargs": dict(trainer.gradient_checkpointing_kwargs) or None,
+    }
+
+
+def uses_cuda(device: Device) -> bool:
+    """Whether this worker trains on a GPU; ValueError when one is asked for and there is none."""
+    available = torch.cuda.is_available()
+    if device is Device.cuda and not available:
+        raise ValueError(
+            "launch.device=cuda, and torch sees no CUDA device here: leave it out to train on the "
+            "CPU, or install a torch build for this machine's driver."
+        )
+    return available and device is not Device.cpu
+
+
+def wants_bf16(config: AppConfig, *, use_cpu: bool) -> bool:
+    """trainer.bf16, with null = mixed precision where the GPU computes natively in bfloat16.
+
+    Harmless for parameters that are bfloat16 already. On CPUs without bfloat16 instructions the
+    same matrix product is about a hundred times slower than in float32, so null means off there.
+    """
+    if config.trainer.bf16 is not None:
+        return config.trainer.bf16
+    if use_cpu or config.trainer.fp16:
+        return False
+    return torch.cuda.get_device_capability() >= (8, 0)

@@ -1,0 +1,106 @@
+"""Where the documents of a packed batch begin and end.
+
+Letters in shapes: B rows, T positions in a row, N = B*T positions of the flattened batch,
+H query heads, K key and value heads, D size of a head.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+MayAttend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""transformers' mask function: (row, head, query, key) indices, broadcast together -> bool."""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Consecutive documents that cover the flattened batch of N positions without gaps.
+
+    Computed once per forward and handed to every layer in the place of the attention mask.
+    """
+
+    lengths: tuple[int, ...]
+    """Tokens of each document, on the host; their sum is N."""
+    cumulative: torch.Tensor
+    """int32 [len(lengths) + 1], on the model's device: 0, end of the first, ..., N."""
+    window: int | None = None
+    """Keys that a query may see, itself included; None: all before it in its document."""
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+
+def documents_of_lengths(
+    lengths: list[int], device: torch.device | str, window: int | None = None
+) -> Documents:
+    ends = torch.tensor([0, *lengths]).cumsum(0)
+    return Documents(tuple(lengths), ends.to(device=device, dtype=torch.int32), window)
+
+
+def documents_of_mask(
+    may_attend: MayAttend,
+    batch_size: int,
+    row_length: int,
+    window: int | None,
+    device: torch.device | str,
+    attention_mask: torch.Tensor | None = None,
+) -> Documents | None:
+    """Read the documents off the rule that a dense mask would be filled from.
+
+    A position that may not look at the one before it begins a document. This costs B*T
+    evaluations where the mask costs B*T*T, and sees exactly what the dense path would see, chunked
+    attention included. `attention_mask` [B, T] marks padding on one side of each row, which becomes
+    a document of its own. None when there are no such documents: some position may look ahead, or
+    padding stands between tokens.
+    """
+    row = torch.arange(batch_size, device=device)[:, None]
+    head = torch.zeros(1, 1, dtype=torch.long, device=device)
+    later = torch.arange(1, row_length, device=device)[None, :]
+    shape = (batch_size, row_length - 1)
+    probes = torch.stack(
+        [
+            may_attend(row, head, later, later - 1).expand(shape),
+            may_attend(row, head, later - 1, later).expand(shape),
+        ]
+    )
+    if attention_mask is not None:
+        changes = (attention_mask[:, 1:] != attention_mask[:, :-1]).unsqueeze(0)
+        probes = torch.cat([probes, changes])
+    looks_back, looks_ahead, *pads = probes.cpu()  # the one wait for the device in a forward
+    if bool(looks_ahead.any()) or any(bool((pad.sum(1) > 1).any()) for pad in pads):
+        return None
+    begins = torch.ones(batch_size, row_length, dtype=torch.bool)
+    begins[:, 1:] = ~looks_back
+    for pad in pads:
+        begins[:, 1:] |= pad
+    starts = begins.flatten().nonzero().flatten().tolist()
+    ends = [*starts[1:], batch_size * row_length]
+    lengths = [end - start for start, end in zip(starts, ends, strict=True)]
+    if window is not None and window >= max(lengths):
+        window = None
+    return documents_of_lengths(lengths, device, window)
+
+
+def lengths_of_batch(batch: dict[str, torch.Tensor]) -> list[int]:
+    """Tokens of each document in a batch as our collators make it.
+
+    Padding at the end of a packed row counts as a document, as it does in the forward.
+    """
+    if "attention_mask" in batch:
+        lengths: list[int] = batch["attention_mask"].sum(1).tolist()
+        return lengths
+    if "position_ids" in batch:
+        return lengths_from_positions(batch["position_ids"])
+    rows, row_length = batch["input_ids"].shape
+    return [row_length] * rows
+
+
+def lengths_from_positions(position_ids: torch.Tensor) -> list[int]:
+    """Lengths of the documents in `position_ids` [B, T], which restart at 0 with each document."""
+    begins = position_ids.cpu() == 0
+    begins[:, 0] = True
+    starts = begins.flatten().nonzero().flatten().tolist()
+    ends = [*starts[1:], position_ids.numel()]
+    return [end - start for start, end in zip(starts, ends, strict=True)]

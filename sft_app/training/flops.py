@@ -1,0 +1,85 @@
+"""How many floating-point operations the arithmetic of a batch takes.
+
+For a document of n tokens, forward and backward, with N parameters that matrices multiply by, L
+layers and h = heads * head size (Kaplan et al. 2020, arXiv:2001.08361, plus causal attention):
+
+    6 * N * n + 6 * L * h * n^2
+
+The causal half of attention is counted once; where a window bounds it, only the window. The head
+counts for supervised tokens alone. What is recomputed to save memory is not counted: it is no
+progress. Frozen matrices need no gradient of their own, and count 4 in the place of 6.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    body_factor: int
+    """Sum over the matrices of the body of their size times 6 (trained) or 4 (frozen)."""
+    head_factor: int
+    """The same of the head."""
+    attention_size: int
+    """h: heads * head size."""
+    windows: tuple[int | None, ...]
+    """For each layer, the keys that a query may see; None: all before it."""
+
+
+def flops_of_batch(shape: ModelShape, lengths: Sequence[int], supervised_tokens: int) -> int:
+    """Forward and backward over documents of these lengths (tokens)."""
+    flops = shape.body_factor * sum(lengths) + shape.head_factor * supervised_tokens
+    for window in shape.windows:
+        flops += 6 * shape.attention_size * sum(_twice_the_pairs(n, window) for n in lengths)
+    return flops
+
+
+def _twice_the_pairs(length: int, window: int | None) -> int:
+    """Query-key pairs, times two: n^2 when causal."""
+    if window is None or window >= length:
+        return length**2
+    return 2 * length * window - window**2
+
+
+def shape_of(model: PreTrainedModel) -> ModelShape:
+    """Count the model's matrices; of a mixture, the experts that one token meets."""
+    config = model.config.get_text_config(decoder=True)
+    head = model.get_output_embeddings()
+    head_parameters = set() if head is None else set(head.parameters())
+    embeddings = {
+        parameter
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for parameter in module.parameters()
+    }
+    body = head_factor = 0
+    for parameter in model.parameters():
+        factor = parameter.numel() * (6 if parameter.requires_grad else 4)
+        if parameter.dim() >= 2 and parameter in head_parameters:  # tied or not
+            head_factor += factor
+        elif parameter.dim() == 3:  # stacked experts [E, ., .]
+            body += int(factor * _share_of_experts(config, parameter))
+        elif parameter.dim() >= 2 and parameter not in embeddings:
+            body += factor
+    heads = config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return ModelShape(body, head_factor, heads * head_size, _windows(config))
+
+
+def _share_of_experts(config: PretrainedConfig, stacked: torch.Tensor) -> float:
+    chosen = getattr(config, "num_experts_per_tok", None)
+    return min(1.0, chosen / stacked.shape[0]) if chosen else 1.0
+
+
+def _windows(config: PretrainedConfig) -> tuple[int | None, ...]:
+    window = getattr(config, "sliding_window", None)
+    if not getattr(config, "use_sliding_window", True):
+        window = None
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        return (window,) * config.num_hidden_layers
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)

@@ -1,0 +1,14 @@
+"""Peak memory of this process."""
+
+import resource
+import sys
+
+import torch
+
+
+def peak_memory_bytes() -> tuple[int, int]:
+    """(host, device): the largest resident set so far, and the most CUDA memory allocated."""
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    device = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
+    return host, device

@@ -1,0 +1,16 @@
+"""What sft-plan prints."""
+
+import torch
+
+from sft_app.config.app import AppConfig
+from sft_app.training.arguments import uses_cuda
+from sft_app.training.plans import plan_data, plan_model
+
+
+def print_plan(config: AppConfig) -> None:
+    """Plans, data statistics and, with data.preview=N, the first N training examples by label."""
+    device = torch.device("cuda" if uses_cuda(config.launch.device) else "cpu")
+    plans = plan_model(config, device)
+    print(plans)
+    data = plan_data(config, plans.tokenizer)
+    print(data.statistics)

@@ -1,0 +1,81 @@
+"""Everything that is decided before weights are loaded: each run begins so, sft-plan prints it."""
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from sft_app.config.app import AppConfig
+from sft_app.data.prepare import PreparedData, prepare_data
+from sft_app.loader.hardware_choice import choose_dtype
+from sft_app.loader.pretrained_config import load_pretrained_config
+from sft_app.loader.rope_plan import RopePlan, apply_rope_plan, plan_rope
+from sft_app.loader.tokenizer import load_tokenizer
+from sft_app.loader.tokenizer_plan import TokenizerPlan
+from sft_app.training.attention_choice import AttentionChoice
+from sft_app.training.memory_estimate import MemoryEstimate, estimate_memory
+from sft_app.training.prepare_model import plan_attention
+
+
+@dataclass(kw_only=True)
+class ModelPlans:
+    """What will be loaded, and how."""
+
+    pretrained: PretrainedConfig
+    rope: RopePlan
+    tokenizer: PreTrainedTokenizerBase
+    tokenizer_plan: TokenizerPlan
+    attention: AttentionChoice
+    memory: MemoryEstimate
+
+    def __str__(self) -> str:
+        return f"{self.rope}\n{self.tokenizer_plan}\n{self.attention}\n{self.memory}"
+
+
+def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
+    """Read the model's configuration and tokenizer, and decide; ConfigError when it cannot be."""
+    pretrained = load_pretrained_config(config.model)
+    rope = plan_rope(
+        pretrained,
+        config.context_length,
+        config.rope,
+        original_context_length=config.model.original_context_length,
+    )
+    attention = plan_attention(config, pretrained, device)
+    tokenizer, tokenizer_plan = load_tokenizer(config.tokenizer, config.model, pretrained)
+    planned = copy.deepcopy(pretrained)
+    apply_rope_plan(planned, rope)
+    memory = estimate_memory(
+        planned,
+        config.trainer,
+        context_length=config.context_length,
+        dtype=choose_dtype(config.model, device).value,
+    )
+    return ModelPlans(
+        pretrained=pretrained,
+        rope=rope,
+        tokenizer=tokenizer,
+        tokenizer_plan=tokenizer_plan,
+        attention=attention,
+        memory=memory,
+    )
+
+
+def plan_data(config: AppConfig, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
+    """Read, tokenise, fit and pack; DataError when the data cannot be used."""
+    return prepare_data(
+        config.data, tokenizer, context_length=config.context_length, seed=config.seed
+    )
+
+
+def plan_as_dict(model: ModelPlans, data: PreparedData) -> dict[str, Any]:
+    """What stands in plan.json."""
+    return {
+        "rope": model.rope.as_dict(),
+        "tokenizer": model.tokenizer_plan.as_dict(),
+        "data": data.statistics.as_dict(),
+        "attention": asdict(model.attention),
+        "memory": model.memory.as_dict(),
+    }

@@ -1,0 +1,57 @@
+"""What is done to a loaded model before it trains: its attention, its loss, its adapter."""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from sft_app.config.app import AppConfig
+from sft_app.config.data import Packing
+from sft_app.training.adapter import add_adapter
+from sft_app.training.attention_choice import (
+    AttentionChoice,
+    choose_attention,
+    settle_attention,
+    use_attention,
+)
+from sft_app.training.flops import ModelShape, shape_of
+from sft_app.training.loss import LossChoice, install_chunked_loss
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    model: nn.Module
+    """What is trained: the loaded model, or PEFT's wrapper of it."""
+    attention: AttentionChoice
+    loss: LossChoice
+    shape: ModelShape
+
+
+def plan_attention(
+    config: AppConfig, pretrained: PretrainedConfig, device: torch.device
+) -> AttentionChoice:
+    """Before weights are loaded; raises ConfigError for what is known not to work."""
+    packing = config.data.packing is Packing.best_fit
+    return choose_attention(pretrained, device, packing, config.model.attn_implementation)
+
+
+def prepare_model(
+    model: PreTrainedModel, config: AppConfig, attention: AttentionChoice
+) -> PreparedModel:
+    """Change the loaded model in place, and prove each change on it.
+
+    Raises ConfigError when packed documents would see each other.
+    """
+    if config.data.packing is Packing.best_fit:
+        attention = settle_attention(model, attention)
+    else:
+        use_attention(model, attention.name)
+    log.info("%s", attention)
+    loss = install_chunked_loss(model)
+    log.info("%s", loss)
+    trained = add_adapter(model, config.adapter, seed=config.seed)
+    return PreparedModel(trained, attention, loss, shape_of(model))

@@ -1,0 +1,207 @@
+"""The whole run, top to bottom, as every rank executes it."""
+
+import json
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PrinterCallback, TrainingArguments, set_seed
+
+from sft_app.config.app import AppConfig
+from sft_app.data.prepare import PreparedData
+from sft_app.evaluation.perplexity import limit_tokens, measure_loss
+from sft_app.loader.embeddings import fit_model_to_tokenizer
+from sft_app.loader.model import load_model
+from sft_app.loader.save import save_for_serving
+from sft_app.records.result import Evaluation
+from sft_app.records.run_files import METRICS, MODEL, PLAN, TENSORBOARD, write_atomically
+from sft_app.training.adapter import merge_adapter
+from sft_app.training.arguments import training_arguments
+from sft_app.training.checkpoints import find_resume_point
+from sft_app.training.console import set_up_logging
+from sft_app.training.metrics_file import MetricsFile
+from sft_app.training.plans import plan_as_dict, plan_data, plan_model
+from sft_app.training.prepare_model import prepare_model
+from sft_app.training.progress import Progress
+from sft_app.training.run_record import RunRecord
+from sft_app.training.throughput import utilisation
+from sft_app.training.time_estimate import estimate_time
+from sft_app.training.trainer import SFTTrainer
+
+log = logging.getLogger(__name__)
+
+
+def run_training(config: AppConfig, run_dir: Path) -> None:
+    """Plan, load, evaluate, train, evaluate, save: leaves a completed result.json in `run_dir`."""
+    set_up_logging(run_dir, rank=int(os.environ.get("RANK", "0")))
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(run_dir / TENSORBOARD)
+    args = training_arguments(config, run_dir)
+    device = args.device  # sets up torch.distributed
+    set_seed(config.seed)
+    record = RunRecord(run_dir, is_main=args.process_index == 0)
+    record.result.world_size = args.world_size
+    record.result.device = device_name(device)
+
+    with record.phase("plan"):
+        plans = plan_model(config, device)
+        log.info("%s", plans)
+    record.result.rope_method = plans.rope.method
+    record.result.rope_factor = plans.rope.factor
+    with record.phase("data"):
+        data = plan_data(config, plans.tokenizer)
+        log.info("%s", data.statistics)
+    if record.is_main:
+        text = json.dumps(plan_as_dict(plans, data), indent=2)
+        write_atomically(run_dir / PLAN, text + "\n")
+
+    with record.phase("load"):
+        model = load_model(config.model, plans.pretrained, plans.rope, device=device)
+        fit_model_to_tokenizer(model, plans.tokenizer, plans.tokenizer_plan)
+        prepared = prepare_model(model, config, plans.attention)
+    record.result.num_parameters = model.num_parameters()
+    record.result.num_trainable_parameters = model.num_parameters(only_trainable=True)
+
+    heldout = heldout_examples(config, data)
+    if not heldout and (config.evaluation.before or config.evaluation.after):
+        log.warning("There are too few conversations to hold any out: nothing is evaluated.")
+    if config.evaluation.before and heldout:
+        with record.phase("evaluate_before"):
+            record.result.evaluation_before = evaluate(
+                config, model, heldout, plans.tokenizer, device
+            )
+            log.info(
+                "held-out loss   %s before training", describe(record.result.evaluation_before)
+            )
+
+    trainer = SFTTrainer(
+        prepared=prepared,
+        args=args,
+        train_dataset=data.train,
+        data_collator=data.collate,
+        processing_class=plans.tokenizer,
+        callbacks=[Progress(), MetricsFile(run_dir / METRICS)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    with record.phase("train"):
+        announce(trainer, data)
+        train(trainer, config, run_dir, record)
+    record.note_peak_memory(device)
+    model = merge_adapter(prepared.model)
+
+    if config.evaluation.after and heldout:
+        with record.phase("evaluate_after"):
+            record.result.evaluation_after = evaluate(
+                config, model, heldout, plans.tokenizer, device
+            )
+            log.info("held-out loss   %s after training", describe(record.result.evaluation_after))
+    with record.phase("save"):
+        if record.is_main:
+            save_for_serving(
+                model, plans.tokenizer, plans.rope, plans.tokenizer_plan, run_dir / MODEL
+            )
+        trainer.accelerator.wait_for_everyone()
+    record.complete()
+    trainer.accelerator.end_training()
+
+
+def train(trainer: SFTTrainer, config: AppConfig, run_dir: Path, record: RunRecord) -> None:
+    """Train from the start or from a checkpoint, and note what it took."""
+    resume_point = find_resume_point(config.trainer.resume_from_checkpoint, run_dir)
+    if resume_point is not None:
+        log.info("Resuming from %s", resume_point)
+    trainer.train(resume_from_checkpoint=str(resume_point) if resume_point else None)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    result = record.result
+    result.resumed_from = str(resume_point) if resume_point else None
+    result.steps = trainer.state.global_step
+    result.epochs = round(trainer.state.epoch or 0.0, 4)
+    result.tokens = trainer.tokens
+    if trainer.training_seconds:
+        real = trainer.tokens.total - trainer.tokens.padding
+        result.tokens_per_second = round(real / trainer.training_seconds, 2)
+        share = utilisation(
+            trainer.flops / trainer.args.world_size,
+            trainer.training_seconds,
+            datasheet_rate=trainer.datasheet_rate,
+            measured_rate=trainer.measured_rate,
+        )
+        result.model_flops_utilisation = share.of_datasheet
+        result.measured_matmul_utilisation = share.of_measured
+    if losses:
+        quarter = math.ceil(len(losses) / 4)
+        result.train_loss_first = sum(losses[:quarter]) / quarter
+        result.train_loss_last = sum(losses[-quarter:]) / quarter
+
+
+def announce(trainer: SFTTrainer, data: PreparedData) -> None:
+    """Say how many steps there are, of what, and about how long they take."""
+    args = trainer.args
+    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    steps = num_steps(args, data)
+    estimate = estimate_time(
+        trainer.prepared.shape,
+        matmul_rate=trainer.measured_rate,
+        row_lengths=data.train.lengths,
+        supervised_share=data.statistics.train.supervised_tokens
+        / data.statistics.train.used_tokens,
+        num_rows=steps * rows,
+    )
+    trainer.measured_rate = estimate.matmul_rate
+    log.info(
+        "training        %d steps of %d rows (%d per device x %d accumulated x %d processes), %s",
+        steps,
+        rows * args.world_size,
+        args.per_device_train_batch_size,
+        args.gradient_accumulation_steps,
+        args.world_size,
+        estimate,
+    )
+
+
+def num_steps(args: TrainingArguments, data: PreparedData) -> int:
+    """Optimizer steps of the whole run, as the Trainer counts them."""
+    if args.max_steps > 0:
+        return args.max_steps
+    batches = math.ceil(len(data.train) / (args.per_device_train_batch_size * args.world_size))
+    per_epoch = max(1, math.ceil(batches / args.gradient_accumulation_steps))
+    return math.ceil(per_epoch * args.num_train_epochs)
+
+
+def heldout_examples(config: AppConfig, data: PreparedData) -> list[dict[str, torch.Tensor]]:
+    """The held-out examples that are evaluated: the same ones before and after."""
+    if data.eval is None:
+        return []
+    count = len(data.eval.lengths)
+    if config.evaluation.max_examples is not None:
+        count = min(count, config.evaluation.max_examples)
+    return limit_tokens([data.eval[i] for i in range(count)], config.evaluation.max_tokens)
+
+
+def evaluate(
+    config: AppConfig,
+    model: PreTrainedModel,
+    heldout: list[dict[str, torch.Tensor]],
+    tokenizer: Any,
+    device: torch.device,
+) -> Evaluation:
+    measurement = measure_loss(
+        model,
+        heldout,
+        pad_token_id=tokenizer.pad_token_id,
+        batch_size=config.evaluation.batch_size,
+        device=device,
+    )
+    return Evaluation(heldout=measurement)
+
+
+def describe(evaluation: Evaluation) -> str:
+    assert evaluation.heldout is not None
+    m = evaluation.heldout
+    return f"{m.loss:.4f} (perplexity {m.perplexity:.3f}, {m.tokens:,} tokens)"
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,0 +1,79 @@
+"""Rank 0's record of the run in progress: result.json after each phase, so a crash loses little."""
+
+import importlib.metadata
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+import sft_app
+from sft_app.records.result import RunResult, Status, read_result
+from sft_app.training.memory import peak_memory_bytes
+
+RECORDED_PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "peft", "hydra-core")
+
+
+class RunRecord:
+    """Holds the RunResult that the parent began, times the phases, writes on rank 0 only."""
+
+    def __init__(self, run_dir: Path, *, is_main: bool) -> None:
+        self.run_dir = run_dir
+        self.is_main = is_main
+        self.result: RunResult = read_result(run_dir)
+        self.result.versions = versions()
+        self.result.git_revision = git_revision()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a phase (wall seconds) and bring result.json up to date after it."""
+        started = time.perf_counter()
+        yield
+        self.result.seconds[name] = round(time.perf_counter() - started, 3)
+        self.write()
+
+    def complete(self) -> None:
+        started = datetime.fromisoformat(self.result.started_at).timestamp()
+        self.result.status = Status.completed
+        self.result.finished_at = datetime.now().astimezone().isoformat(timespec="seconds")
+        self.result.seconds["total"] = round(time.time() - started, 3)
+        self.write()
+
+    def note_peak_memory(self, device: torch.device) -> None:
+        """The largest rank's peaks; a collective: every rank calls it."""
+        peaks = torch.tensor(peak_memory_bytes(), device=device)
+        if dist.is_initialized():
+            dist.all_reduce(peaks, op=dist.ReduceOp.MAX)
+        host, allocated = peaks.tolist()
+        self.result.peak_memory_bytes = {"host": host, "device": allocated}
+
+    def write(self) -> None:
+        if self.is_main:
+            self.result.write(self.run_dir)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a run's numbers."""
+    found = {"python": platform.python_version(), "sft_app": sft_app.__version__}
+    for package in RECORDED_PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_revision() -> str | None:
+    """The application's own commit when it runs from a checkout, with a + when it was changed."""
+    source = Path(__file__).parent
+    command = ["git", "-C", str(source), "describe", "--always", "--dirty=+", "--abbrev=12"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,89 @@
+"""Speed against what the hardware can do: by its datasheet, and as measured in this process."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+DATASHEET_TFLOPS: tuple[tuple[str, float], ...] = (
+    # NVIDIA's and AMD's datasheets: dense bfloat16 matrix products with float32 accumulation.
+    # The first name found in torch.cuda.get_device_name() counts, so the special come first.
+    ("B200", 2250.0),
+    ("GH200", 989.4),
+    ("H200", 989.4),
+    ("H100 PCIe", 756.0),
+    ("H100 NVL", 835.5),
+    ("H100", 989.4),
+    ("H800", 989.4),
+    ("H20", 148.0),
+    ("A100", 312.0),
+    ("A800", 312.0),
+    ("L40S", 362.05),
+    ("L40", 181.05),
+    ("L4", 121.0),
+    ("A40", 149.7),
+    ("A30", 165.0),
+    ("A10", 125.0),
+    ("RTX 4090", 165.2),
+    ("RTX 3090", 71.0),
+    ("MI300X", 1307.4),
+)
+
+
+@dataclass(frozen=True)
+class Utilisation:
+    """Share of a peak rate (0 to 1) that was spent on the model's own arithmetic."""
+
+    of_datasheet: float | None
+    """None for hardware without a datasheet figure, CPUs included."""
+    of_measured: float | None
+    """Against the matmul rate measured in this process; None when it was not measured."""
+
+
+def utilisation(
+    flops: float, seconds: float, *, datasheet_rate: float | None, measured_rate: float | None
+) -> Utilisation:
+    """`flops` done by one device in `seconds`; the rates in FLOP/s of that device."""
+    achieved = flops / seconds
+    return Utilisation(
+        of_datasheet=achieved / datasheet_rate if datasheet_rate else None,
+        of_measured=achieved / measured_rate if measured_rate else None,
+    )
+
+
+def datasheet_rate(device_name: str) -> float | None:
+    """Dense bfloat16 FLOP/s by a CUDA device's name; None for an unknown one."""
+    for name, tflops in DATASHEET_TFLOPS:
+        if name in device_name:
+            return tflops * 1e12
+    return None
+
+
+def measure_matmul_rate(
+    device: torch.device | str, dtype: torch.dtype, seconds: float = 0.5
+) -> float:
+    """FLOP/s of square matrix products: the best of those that fit in about `seconds`.
+
+    The best, not the mean: other processes only ever take away from it.
+    """
+    device = torch.device(device)
+    size = 8192 if device.type == "cuda" else 1024
+    left = torch.randn(size, size, device=device, dtype=dtype)
+    right = torch.randn(size, size, device=device, dtype=dtype)
+    product = torch.empty_like(left)
+    torch.matmul(left, right, out=product)  # pages, kernels and clocks are warm after it
+    best = float("inf")
+    deadline = time.perf_counter() + seconds
+    while True:
+        _wait_for(device)
+        started = time.perf_counter()
+        torch.matmul(left, right, out=product)
+        _wait_for(device)
+        best = min(best, time.perf_counter() - started)
+        if time.perf_counter() > deadline:
+            return 2 * size**3 / best
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

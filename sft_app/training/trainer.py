@@ -1,0 +1,180 @@
+"""transformers.Trainer, with what it lacks: counted tokens, atomic checkpoints, no silent NaN."""
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer, TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from sft_app.config.errors import ConfigError
+from sft_app.records.result import TokenCounts
+from sft_app.training.checkpoints import STAGING, publish, rotate
+from sft_app.training.documents import lengths_of_batch
+from sft_app.training.flops import flops_of_batch
+from sft_app.training.prepare_model import PreparedModel
+from sft_app.training.throughput import datasheet_rate, measure_matmul_rate, utilisation
+
+Batch = dict[str, Tensor]
+Collate = Callable[[list[Batch]], Batch]
+
+REAL_TOKENS = "num_real_tokens"
+
+
+class TrainingDiverged(ValueError):
+    """The loss is no number any more: every weight would be NaN after the next step."""
+
+
+@dataclass(frozen=True)
+class CountingCollate:
+    """Adds to each batch how many of its positions are data, which ids alone do not tell."""
+
+    collate: Collate
+
+    def __call__(self, examples: list[Batch]) -> Batch:
+        real = sum(len(example["input_ids"]) for example in examples)
+        return {**self.collate(examples), REAL_TOKENS: torch.tensor(real)}
+
+
+class SFTTrainer(Trainer):
+    """Trains on batches of `input_ids`, `labels` [B, T] (and `position_ids` or `attention_mask`).
+
+    `tokens` and `flops` count what all ranks did; `training_seconds` is the wall time of this
+    process's training loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        prepared: PreparedModel,
+        args: TrainingArguments,
+        data_collator: Collate,
+        **kwargs: Any,
+    ) -> None:
+        collate = CountingCollate(data_collator)
+        super().__init__(model=prepared.model, args=args, data_collator=collate, **kwargs)
+        self.prepared = prepared
+        self.flops = 0
+        self.datasheet_rate = None
+        if args.device.type == "cuda":
+            self.datasheet_rate = datasheet_rate(torch.cuda.get_device_name(args.device))
+        self.measured_rate = measure_matmul_rate(args.device, matmul_dtype(prepared.model, args))
+        # The Trainer switches it off in the model's configuration, and its saves would carry that.
+        self.tokens = TokenCounts()
+        self.training_seconds = 0.0
+        self._unreduced = [0, 0, 0, 0]  # total, supervised, real, FLOPs: this rank's since the log
+        self._log_time: float | None = None
+        self._saving_in: Path | None = None
+
+    # -- counting ------------------------------------------------------------------------------
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Tensor | int | None]:
+        """The micro-batches of one optimizer step, and their number of supervised tokens."""
+        if self._log_time is None:
+            self._log_time = time.perf_counter()
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        for batch in batches:
+            if "loss_weights" in batch and not self.prepared.loss.chunked:
+                raise ConfigError(
+                    "the data weights its tokens, and the model's own loss cannot: leave the "
+                    f"weights out. {self.prepared.loss}"
+                )
+            supervised = int((batch["labels"][:, 1:] != -100).sum())
+            self._unreduced[0] += batch["input_ids"].numel()
+            self._unreduced[1] += supervised
+            self._unreduced[2] += int(batch.pop(REAL_TOKENS))
+            lengths = lengths_of_batch(batch)
+            self._unreduced[3] += flops_of_batch(self.prepared.shape, lengths, supervised)
+        return batches, num_items
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add tokens and speed to what is logged; raise TrainingDiverged on a loss of NaN."""
+        loss = logs.get("loss")
+        if loss is not None:
+            if not math.isfinite(loss):
+                raise TrainingDiverged(
+                    f"the loss became {loss} before step {self.state.global_step}. Lower "
+                    "trainer.learning_rate, lengthen trainer.warmup_steps, or look for broken "
+                    "records; no later checkpoint was written."
+                )
+            logs.update(self._throughput())
+        super().log(logs, start_time)
+
+    def _throughput(self) -> dict[str, float]:
+        now = time.perf_counter()
+        assert self._log_time is not None, "a step was taken before its loss is logged"
+        seconds = now - self._log_time
+        counts = torch.tensor(self._unreduced, device=self.args.device)
+        total, supervised, real, flops = self.accelerator.reduce(counts).tolist()
+        self.tokens.total += total
+        self.tokens.supervised += supervised
+        self.tokens.padding += total - real
+        self.flops += flops
+        self.training_seconds += seconds
+        self._unreduced = [0, 0, 0, 0]
+        self._log_time = now
+        share = utilisation(
+            flops / self.args.world_size,
+            seconds,
+            datasheet_rate=self.datasheet_rate,
+            measured_rate=self.measured_rate,
+        )
+        logs = {
+            "tokens": self.tokens.total,
+            "supervised_tokens": self.tokens.supervised,
+            "padding_tokens": self.tokens.padding,
+            "tokens_per_second": real / seconds,
+            "supervised_tokens_per_second": supervised / seconds,
+            "seconds": self.training_seconds,
+        }
+        if share.of_datasheet is not None:
+            logs["mfu"] = share.of_datasheet
+        if share.of_measured is not None:
+            logs["mfu_of_measured_matmul"] = share.of_measured
+        return logs
+
+    # -- checkpoints ---------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._saving_in) if self._saving_in else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Write a checkpoint aside, and give it its name when every rank has finished."""
+        if not torch.isfinite(self._tr_loss).all():
+            raise TrainingDiverged(
+                f"the loss became NaN before step {self.state.global_step}: no checkpoint written."
+            )
+        checkpoints = Path(self.args.output_dir)
+        staging = checkpoints / STAGING
+        if self.is_world_process_zero():
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        self._saving_in = staging
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._saving_in = None
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            staged = staging / f"checkpoint-{self.state.global_step}"
+            (staged / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing needs
+            publish(staged, checkpoints)
+            rotate(checkpoints, self.args.save_total_limit)
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+
+def matmul_dtype(model: torch.nn.Module, args: TrainingArguments) -> torch.dtype:
+    """In which the model's matrices are multiplied."""
+    if args.bf16:
+        return torch.bfloat16
+    return torch.float16 if args.fp16 else next(model.parameters()).dtype

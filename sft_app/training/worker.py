@@ -1,0 +1,51 @@
+"""One worker process (rank) of a job: `python -m sft_app.training.worker RUN_DIR/config.yaml`.
+
+The same command works below torchrun by hand. The heavy imports come after the process has tied
+its life to its parent's.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from sft_app.config.app import load_config
+from sft_app.config.errors import ConfigError
+from sft_app.parent_death import die_with_parent
+from sft_app.records.failure import record_failure
+
+EXIT_FAILED = 1
+
+
+def main(config_path: Path) -> None:
+    run_dir = config_path.parent
+    rank = int(os.environ.get("RANK", "0"))
+    try:
+        from sft_app.training.run import run_training
+
+        run_training(load_config(config_path), run_dir)
+    except Exception as error:
+        record_failure(run_dir, error, rank=rank, out_of_memory=is_out_of_memory(error))
+        if not isinstance(error, ConfigError):
+            import logging
+
+            logging.getLogger("sft_app.failure").exception("rank %d failed", rank)
+        # Not sys.exit: other ranks may never answer the collectives that a clean exit waits for.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(EXIT_FAILED)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """CUDA's and the CPU allocator's own words for it; torch has a type for CUDA only."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m sft_app.training.worker RUN_DIR/config.yaml")
+    die_with_parent()
+    main(Path(sys.argv[1]))

@@ -1,0 +1,83 @@
+"""Every option of every group, and every recipe, composes into the typed configuration."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sft_app.config.app import AppConfig, load_config, save_config
+from sft_app.config.errors import ConfigError
+from sft_app.config.overrides import conf_dir, group_options
+from sft_app.config.validate import validate
+
+Compose = Callable[..., AppConfig]
+
+GROUPS = sorted(d.name for d in conf_dir().iterdir() if d.is_dir() and any(d.glob("*.yaml")))
+
+NEEDED = {
+    ("rope", "abf"): ["rope.theta=1000000"],
+    ("rope", "longrope"): ["rope.short_factor=[1.0]", "rope.long_factor=[2.0]"],
+    ("model", "custom"): ["model.name_or_path=org/model"],
+    ("data", "custom"): ["data.train=org/data"],
+    ("experiment", "vicuna_7b"): ["data.train=org/data"],
+}
+"""What an option cannot know by itself."""
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in group_options(g)])
+def test_every_option_composes_and_validates(compose: Compose, group: str, option: str) -> None:
+    validate(compose(f"{group}={option}", *NEEDED.get((group, option), [])))
+
+
+def test_the_context_length_is_the_one_knob(compose: Compose) -> None:
+    config = compose("context_length=8192")
+    assert config.tokenizer.model_max_length == 8192
+
+
+def test_an_experiment_overrides_the_root_values(compose: Compose) -> None:
+    assert compose("experiment=demo").context_length == 512
+
+
+def test_the_command_line_overrides_an_experiment(compose: Compose) -> None:
+    assert compose("experiment=demo", "context_length=96").context_length == 96
+
+
+def test_a_saved_configuration_reads_back_equal(compose: Compose, tmp_path: Path) -> None:
+    config = compose("experiment=demo", "rope=yarn", "+trainer.extra.debug=x")
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["context_length=4"], "context_length"),
+        (["tokenizer.model_max_length=16"], "tokenizer.model_max_length"),
+        (["model.name_or_path=/no/such/dir"], "model.name_or_path"),
+        (["model.name_or_path=pkg://no_such_package/x.gguf"], "no_such_package"),
+        (["data.train=missing.json"], "data.train"),
+        (["data.train=missing/*.jsonl"], "data.train"),
+        (["data.train=[1]"], "data.train"),
+        (["data.eval_examples=0"], "data.eval"),
+        (["rope=abf"], "rope.theta"),
+        (["rope=linear", "rope.beta_fast=3"], "rope.beta_fast"),
+        (["rope=linear", "rope.factor=0.5"], "rope.factor"),
+        (["trainer.optim=adamw_torchh"], "adamw_torch"),
+        (["trainer.lr_scheduler_type=cosin"], "cosine"),
+        (["trainer.max_steps=0"], "trainer.max_steps"),
+        (["trainer.bf16=true", "trainer.fp16=true"], "trainer.fp16"),
+        (["+trainer.extra.label_smoothing=0.1"], "label_smoothing_factor"),
+        (["+trainer.extra.learning_rate=0.1"], "trainer.learning_rate"),
+        (["+trainer.extra.output_dir=x"], "hydra.run.dir"),
+        (["trainer.resume_from_checkpoint=/nowhere"], "trainer.resume_from_checkpoint"),
+        (["launch.nproc_per_node=many"], "launch.nproc_per_node"),
+        (["launch.nnodes=2"], "launch.rdzv_endpoint"),
+        (["tokenizer.padding_side=left"], "data.packing"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(
+    compose: Compose, overrides: list[str], named: str
+) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        validate(compose(*overrides))
+    assert named in str(refusal.value)

@@ -1,0 +1,38 @@
+"""The configuration's hash changes exactly when the outcome of the run can."""
+
+from collections.abc import Callable
+
+import pytest
+
+from sft_app.config.app import AppConfig
+from sft_app.config.identity import config_hash
+
+Compose = Callable[..., AppConfig]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=1",
+        "context_length=99",
+        "rope=yarn",
+        "trainer.learning_rate=1",
+        "data.eval_examples=3",
+    ],
+)
+def test_what_changes_the_outcome_changes_the_hash(compose: Compose, override: str) -> None:
+    assert config_hash(compose(override)) != config_hash(compose())
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "sweep.name=a",
+        "data.num_proc=3",
+        "model.cache_dir=/x",
+        "launch.cpu_threads=1",
+        "trainer.save_total_limit=9",
+    ],
+)
+def test_what_cannot_change_it_does_not(compose: Compose, override: str) -> None:
+    assert config_hash(compose(override)) == config_hash(compose())

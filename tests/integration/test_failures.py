@@ -1,0 +1,129 @@
+"""How runs end that do not end well: the true cause, the exit code, and nobody left running."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sft_app.records.result import Status, read_result
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(tiny_model: Path, chat_file: Path, tmp_path: Path) -> Start:
+    """start("a=b", ..., env=...) starts the real command, with endless training."""
+
+    def run(*overrides: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        command = [
+            str(Path(sys.executable).with_name("sft-train")),
+            f"model.name_or_path={tiny_model}",
+            f"data.train={chat_file}",
+            "context_length=64",
+            "trainer.max_steps=1000000",
+            "evaluation=none",
+            "data.eval_examples=0",
+            "launch.device=cpu",
+            "hydra.run.dir=run",
+            *overrides,
+        ]
+        return subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "SFT_CACHE_DIR": str(tmp_path / "cache"), **(env or {})},
+        )
+
+    return run
+
+
+def wait_until_training(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Read the output up to the first step; returns all processes below the command."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("step "):
+            return psutil.Process(process.pid).children(recursive=True)
+    raise AssertionError("it ended before its first step:\n" + "".join(lines))
+
+
+def assert_all_ended(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize(
+    ("signum", "exit_code", "nproc"), [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 1)]
+)
+def test_a_signal_ends_everything(
+    start: Start, tmp_path: Path, signum: signal.Signals, exit_code: int, nproc: int
+) -> None:
+    process = start(f"launch.nproc_per_node={nproc}")
+    below = wait_until_training(process)
+    assert len(below) >= nproc
+    process.send_signal(signum)
+    rest = process.communicate(timeout=60)[0]
+    assert process.returncode == exit_code, rest
+    assert "Traceback" not in rest
+    result = read_result(tmp_path / "run")
+    assert result.status is Status.interrupted
+    assert result.error is not None and signum.name in result.error.message
+    assert_all_ended(below)
+
+
+def test_workers_do_not_survive_a_killed_parent(start: Start) -> None:
+    process = start("launch.nproc_per_node=2")
+    below = wait_until_training(process)
+    process.kill()
+    process.wait()
+    assert_all_ended(below)
+
+
+def test_a_failing_rank_is_named_with_its_true_cause(start: Start, tmp_path: Path) -> None:
+    """Rank 1 is sabotaged from outside, through Python's own start-up hook."""
+    (tmp_path / "sitecustomize.py").write_text(
+        textwrap.dedent("""
+            import os
+            if os.environ.get("RANK") == "1":
+                import sft_app.training.run as run
+                def broken(*args):
+                    raise OSError("the disk is on fire")
+                run.heldout_examples = broken
+        """)
+    )
+    process = start("launch.nproc_per_node=2", env={"PYTHONPATH": str(tmp_path)})
+    output = process.communicate(timeout=180)[0]
+    assert process.returncode == 1
+    assert "OSError (rank 1): the disk is on fire" in output
+    result = read_result(tmp_path / "run")
+    assert result.status is Status.failed
+    assert result.error is not None
+    assert (result.error.type, result.error.rank) == ("OSError", 1)
+    assert "in broken" in (result.error.traceback or "")
+
+
+def test_a_loss_of_nan_fails_the_run(start: Start, tmp_path: Path) -> None:
+    process = start("trainer.learning_rate=1e30", "trainer.warmup_steps=0", "trainer.max_steps=20")
+    output = process.communicate(timeout=180)[0]
+    assert process.returncode == 1, output
+    assert "Lower trainer.learning_rate" in output
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_killed_worker_is_explained(start: Start, tmp_path: Path) -> None:
+    process = start()
+    below = wait_until_training(process)
+    below[0].kill()
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 1
+    assert "SIGKILL" in output and "memory" in output
+    assert read_result(tmp_path / "run").status is Status.failed

@@ -1,0 +1,129 @@
+"""sft-train from end to end on a tiny model: what is left behind, and that it is right."""
+
+import json
+import math
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from sft_app.records.result import RunResult, Status, read_result
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@dataclass
+class Trained:
+    directory: Path
+    result: RunResult
+    output: str
+
+    @property
+    def losses(self) -> list[float]:
+        lines = (self.directory / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["loss"] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def train(
+    run_command: Run, tiny_model: Path, chat_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Trained]:
+    """train("a=b", ...) runs the real command on the tiny model and returns what it left."""
+    cache = tmp_path_factory.mktemp("cache")
+
+    def run(*overrides: str) -> Trained:
+        work = tmp_path_factory.mktemp("run")
+        answer = run_command(
+            "sft-train",
+            f"model.name_or_path={tiny_model}",
+            f"data.train={chat_file}",
+            "data.eval_examples=8",
+            "context_length=128",
+            "trainer.max_steps=6",
+            "trainer.gradient_accumulation_steps=2",
+            "trainer.learning_rate=3e-3",
+            "trainer.warmup_steps=0",
+            "launch.device=cpu",
+            "hydra.run.dir=run",
+            *overrides,
+            cwd=work,
+            env={"SFT_CACHE_DIR": str(cache)},
+        )
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        return Trained(work / "run", read_result(work / "run"), answer.stdout)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(train: Callable[..., Trained]) -> Trained:
+    return train("trainer.save_steps=3")
+
+
+def test_every_file_of_a_run_is_there(trained: Trained) -> None:
+    for name in (".hydra/config.yaml", "config.yaml", "plan.json", "train.log", "metrics.jsonl",
+                 "tensorboard", "checkpoints/checkpoint-3", "model", "result.json",
+                 "report.html"):  # fmt: skip
+        assert (trained.directory / name).exists(), name
+    assert not list(trained.directory.rglob("*.bin")), "no pickles"
+    assert not (trained.directory / "checkpoints" / ".partial").exists()
+
+
+def test_the_result_says_what_happened(trained: Trained) -> None:
+    result = trained.result
+    assert result.status is Status.completed
+    assert (result.steps, result.world_size, result.rope_method) == (6, 1, "linear")
+    assert result.rope_factor == 2.0
+    assert result.tokens.total == 6 * 2 * 128
+    assert 0 < result.tokens.supervised < result.tokens.total - result.tokens.padding
+    assert set(result.seconds) >= {"plan", "data", "load", "evaluate_before", "train", "total"}
+
+
+def test_training_lowers_both_losses(trained: Trained) -> None:
+    before, after = trained.result.evaluation_before, trained.result.evaluation_after
+    assert before and after and before.heldout and after.heldout
+    assert trained.losses[-1] < trained.losses[0]
+    assert after.heldout.loss < before.heldout.loss
+    assert math.isclose(before.heldout.loss, math.log(before.heldout.perplexity))
+
+
+def test_the_screen_says_what_and_what_next(trained: Trained) -> None:
+    for words in ("Fine-tuning", "run directory", "step 6/6", "held-out loss", "Next:"):
+        assert words in trained.output
+
+
+def test_the_saved_model_loads_with_plain_transformers(trained: Trained) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(trained.directory / "model")
+    tokenizer = AutoTokenizer.from_pretrained(trained.directory / "model")
+    assert model.config.use_cache is True
+    assert model.config.rope_parameters["factor"] == 2.0
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "spell ab"}], add_generation_prompt=True, return_tensors="pt"
+    )["input_ids"]
+    with torch.no_grad():
+        assert torch.isfinite(model(ids).logits).all()
+
+
+def test_a_resumed_run_ends_with_the_same_weights(
+    train: Callable[..., Trained], trained: Trained
+) -> None:
+    checkpoint = trained.directory / "checkpoints" / "checkpoint-3"
+    resumed = train("trainer.save_steps=3", f"trainer.resume_from_checkpoint={checkpoint}")
+    assert resumed.result.resumed_from == str(checkpoint)
+    assert resumed.losses == trained.losses[3:]
+    weights = "model/model.safetensors"
+    assert (resumed.directory / weights).read_bytes() == (trained.directory / weights).read_bytes()
+
+
+def test_two_ranks_give_the_losses_of_one(train: Callable[..., Trained], trained: Trained) -> None:
+    two = train("launch.nproc_per_node=2", "trainer.gradient_accumulation_steps=1")
+    assert two.result.world_size == 2
+    assert two.losses == pytest.approx(trained.losses, rel=1e-4)
+    assert two.result.tokens == trained.result.tokens
+    assert two.result.evaluation_before and trained.result.evaluation_before
+    assert two.result.evaluation_before.heldout == trained.result.evaluation_before.heldout

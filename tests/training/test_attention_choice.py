@@ -1,0 +1,84 @@
+"""Packing is used where the loaded model proves that documents stay apart, else refused."""
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+from sft_app.config.errors import ConfigError
+from sft_app.training import packed_attention
+from sft_app.training.attention_choice import (
+    LEAKING_FAMILIES,
+    AttentionChoice,
+    choose_attention,
+    settle_attention,
+)
+from sft_app.training.isolation import prove_isolation
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral", "gemma2", "mixtral", "gptj"])
+def test_families_that_isolate_are_proved_to(random_model, family):
+    model = random_model(family)
+    choice = choose_attention(model.config, "cpu", packing=True, requested="auto")
+    assert settle_attention(model, choice) == choice
+    assert prove_isolation(model).isolated
+
+
+@pytest.mark.parametrize("family", sorted(LEAKING_FAMILIES - {"mamba"}))
+def test_families_known_to_leak_do_leak(random_model, family):
+    model = random_model(family)
+    with pytest.raises(ConfigError, match=r"does not keep packed documents apart.*packing=none"):
+        settle_attention(model, AttentionChoice("eager", "test"))
+
+
+@pytest.mark.parametrize("family", sorted(LEAKING_FAMILIES))
+def test_they_are_refused_before_weights_are_loaded(family):
+    with pytest.raises(ConfigError, match=f"{family} models do not keep packed documents apart"):
+        choose_attention(AutoConfig.for_model(family), "cpu", packing=True, requested="auto")
+
+
+def test_a_cache_in_training_breaks_packing_and_is_named(random_model):
+    model = random_model("llama")
+    model.config.use_cache = True
+    with pytest.raises(ConfigError, match="use_cache is on"):
+        settle_attention(model, AttentionChoice(packed_attention.NAME, "test"))
+
+
+def test_what_the_packed_kernel_cannot_do_falls_back_and_says_so(random_model, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise NotImplementedError("attention with s_aux has no packed kernel")
+
+    packed_attention.register()
+    monkeypatch.setattr(packed_attention, "_attend_inside_documents", refuse)
+    choice = settle_attention(random_model("llama"), AttentionChoice(packed_attention.NAME, "auto"))
+    assert choice.name == "sdpa"
+    assert "s_aux has no packed kernel" in str(choice)
+
+
+def test_an_implementation_that_was_asked_for_is_never_replaced(random_model):
+    model = random_model("llama")
+    choice = choose_attention(model.config, "cpu", packing=True, requested="eager")
+    assert settle_attention(model, choice).name == "eager"
+
+
+@pytest.mark.parametrize("requested", ["flex_attention", "flash_attention_2"])
+def test_kernels_without_a_backward_on_cpu_are_refused(requested):
+    with pytest.raises(ConfigError, match="trains on CUDA only"):
+        choose_attention(AutoConfig.for_model("llama"), "cpu", packing=False, requested=requested)
+
+
+def test_soft_capped_models_use_flex_attention_on_cuda_without_flash_attn():
+    choice = choose_attention(AutoConfig.for_model("gemma2"), "cuda", True, "auto")
+    assert choice.name == "flex_attention"
+
+
+def test_the_proof_leaves_the_model_in_the_mode_it_was_in(random_model):
+    model = random_model("llama").train()
+    prove_isolation(model)
+    assert model.training
+
+
+def test_the_proof_holds_in_bfloat16(random_model):
+    model = random_model("llama", attention="sdpa").to(torch.bfloat16)
+    assert prove_isolation(model).isolated
+    model.config.use_cache = True
+    assert not prove_isolation(model).isolated

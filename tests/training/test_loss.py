@@ -1,0 +1,188 @@
+"""The chunked head is the model's own loss, without its logits."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sft_app.training import loss as loss_module
+from sft_app.training.loss import install_chunked_loss
+from sft_app.training.loss_head import LogitTransform, chunked_cross_entropy
+
+# Gemma2 soft-caps its logits, Cohere and Granite scale them, GPT-2 ties its head, Phi's has a bias.
+FAMILIES = {
+    "llama": {},
+    "gpt2": {},
+    "phi": {},
+    "gemma2": {"final_logit_softcapping": 2.0},
+    "cohere": {"logit_scale": 0.25},
+    "granite": {"logits_scaling": 3.0},
+}
+
+
+def batch_with_ignored_labels() -> dict[str, torch.Tensor]:
+    tokens = torch.randint(3, 97, (3, 20), generator=torch.Generator().manual_seed(1))
+    labels = tokens.clone()
+    labels[:, :6] = -100
+    labels[1] = -100  # a row without a label
+    return {"input_ids": tokens, "labels": labels}
+
+
+def gradients_of(model) -> dict[str, torch.Tensor]:
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("num_items", [None, 100])
+def test_loss_and_gradients_equal_the_models_own(random_model, family, num_items):
+    results = []
+    for chunked in (False, True):
+        model = random_model(family, **FAMILIES[family])
+        if chunked:
+            assert install_chunked_loss(model).chunked
+        output = model(**batch_with_ignored_labels(), num_items_in_batch=num_items)
+        output.loss.backward()
+        results.append((output, gradients_of(model)))
+
+    (own, own_gradients), (ours, our_gradients) = results
+    assert ours.logits is None
+    torch.testing.assert_close(ours.loss, own.loss, atol=1e-5, rtol=1e-5)
+    assert own_gradients.keys() == our_gradients.keys()
+    for name, gradient in own_gradients.items():
+        torch.testing.assert_close(our_gradients[name], gradient, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 7, 64])
+@pytest.mark.parametrize(
+    "transform",
+    [LogitTransform(), LogitTransform(scale=0.5), LogitTransform(scale=2.0, softcap=3.0)],
+)
+def test_the_head_equals_plain_cross_entropy_for_any_chunk(chunk_rows, transform):
+    torch.manual_seed(0)
+    hidden = torch.randn(20, 8, requires_grad=True)
+    weight, bias = torch.randn(31, 8, requires_grad=True), torch.randn(31, requires_grad=True)
+    targets, token_weights = torch.randint(31, (20,)), torch.rand(20)
+
+    logits = transform.scale * F.linear(hidden, weight, bias)
+    if transform.softcap is not None:
+        logits = transform.softcap * torch.tanh(logits / transform.softcap)
+    plain = (F.cross_entropy(logits, targets, reduction="none") * token_weights).sum() / 7
+    expected = torch.autograd.grad(plain, (hidden, weight, bias))
+
+    ours = chunked_cross_entropy(
+        hidden,
+        weight,
+        targets,
+        bias=bias,
+        token_weights=token_weights,
+        transform=transform,
+        chunk_rows=chunk_rows,
+    )
+    gradients = torch.autograd.grad(ours / 7, (hidden, weight, bias))
+
+    torch.testing.assert_close(ours / 7, plain)
+    for gradient, wanted in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_a_frozen_head_costs_no_weight_gradient():
+    hidden, weight = torch.randn(5, 8, requires_grad=True), torch.randn(31, 8)
+    chunked_cross_entropy(hidden, weight, torch.randint(31, (5,))).backward()
+    assert hidden.grad is not None
+    assert weight.grad is None
+
+
+def test_under_autocast_the_head_matches_the_plain_one():
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(40, 16, requires_grad=True), torch.randn(50, 16)
+    weight.requires_grad_()
+    targets = torch.randint(50, (40,))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        plain = F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="sum")
+        ours = chunked_cross_entropy(hidden, weight, targets, chunk_rows=16)
+    expected = torch.autograd.grad(plain, (hidden, weight))
+    gradients = torch.autograd.grad(ours, (hidden, weight))
+
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=0)
+    for gradient, wanted in zip(gradients, expected, strict=True):
+        assert gradient.dtype == wanted.dtype == torch.float32
+        torch.testing.assert_close(gradient, wanted, rtol=2e-2, atol=2e-2)
+
+
+def test_a_batch_without_labels_teaches_nothing(random_model):
+    model = random_model("llama")
+    install_chunked_loss(model)
+    batch = batch_with_ignored_labels()
+    batch["labels"][:] = -100
+    loss = model(**batch).loss
+    loss.backward()
+    assert loss.item() == 0.0
+    assert all(not gradient.any() for gradient in gradients_of(model).values())
+
+
+def test_tokens_can_be_weighted(random_model):
+    model = random_model("llama")
+    install_chunked_loss(model)
+    batch = batch_with_ignored_labels()
+    first_row_only = torch.zeros(3, 20)
+    first_row_only[0] = 2.0
+
+    weighted = model(**batch, loss_weights=first_row_only, num_items_in_batch=10).loss
+
+    row = {name: tensor[[0]] for name, tensor in batch.items()}
+    torch.testing.assert_close(weighted, 2 * model(**row, num_items_in_batch=10).loss)
+
+
+def test_without_labels_the_logits_are_there(random_model):
+    model = random_model("llama")
+    tokens = batch_with_ignored_labels()["input_ids"]
+    before = model(tokens).logits
+    install_chunked_loss(model)
+    torch.testing.assert_close(model(tokens).logits, before)
+
+
+def test_a_model_whose_logits_we_misread_keeps_its_own_loss(random_model, monkeypatch):
+    model = random_model("gemma2", final_logit_softcapping=2.0)
+    monkeypatch.setattr(loss_module, "logit_transform", lambda model: LogitTransform())
+    choice = install_chunked_loss(model)
+    assert not choice.chunked
+    assert "differs by" in str(choice)
+    assert model(**batch_with_ignored_labels()).logits is not None
+
+
+def test_a_router_loss_is_left_to_the_model(random_model):
+    choice = install_chunked_loss(random_model("mixtral", output_router_logits=True))
+    assert not choice.chunked
+    assert "router loss" in choice.reason
+
+
+def test_a_deep_copy_computes_its_own_loss(random_model):
+    model = random_model("llama")
+    install_chunked_loss(model)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin.lm_head.weight.zero_()
+    uniform = torch.tensor(97.0).log()
+    torch.testing.assert_close(twin(**batch_with_ignored_labels()).loss, uniform)
+
+
+def test_backward_a_second_time_is_an_error():
+    hidden, weight = torch.randn(5, 8, requires_grad=True), torch.randn(31, 8)
+    loss = chunked_cross_entropy(hidden, weight, torch.randint(31, (5,)))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="only once"):
+        loss.backward()
+
+
+def test_a_model_that_the_chunked_head_cannot_run_keeps_its_own_loss(random_model, monkeypatch):
+    def fail(*args, **kwargs):
+        raise TypeError("no such argument")
+
+    monkeypatch.setattr(loss_module, "supervised_loss", fail)
+    model = random_model("llama")
+    choice = install_chunked_loss(model)
+    assert (
+        str(choice) == "loss            the model's own (the chunked head fails: no such argument)"
+    )
+    assert model(**batch_with_ignored_labels()).logits is not None

@@ -1,0 +1,159 @@
+"""One optimizer step of SFTTrainer: the same whatever the batch is cut into; counted; adapted."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel, TrainingArguments
+
+from sft_app.config.adapter import AdapterConfig, AdapterMethod
+from sft_app.config.errors import ConfigError
+from sft_app.training import packed_attention
+from sft_app.training.adapter import add_adapter, merge_adapter
+from sft_app.training.attention_choice import AttentionChoice
+from sft_app.training.flops import shape_of
+from sft_app.training.loss import install_chunked_loss
+from sft_app.training.prepare_model import PreparedModel
+from sft_app.training.trainer import SFTTrainer
+
+Batch = dict[str, torch.Tensor]
+
+
+def packed_rows(count: int) -> list[Batch]:
+    """Rows of 24 tokens in documents of 9, 11 and 4, with uneven numbers of labels."""
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for index in range(count):
+        tokens = torch.randint(3, 97, (24,), generator=generator)
+        labels = torch.full((24,), -100)
+        labels[2 : 4 + 2 * index] = tokens[2 : 4 + 2 * index]
+        positions = torch.cat([torch.arange(n) for n in (9, 11, 4)])
+        rows.append({"input_ids": tokens, "labels": labels, "position_ids": positions})
+    return rows
+
+
+def collate(items: list[Batch]) -> Batch:
+    return {key: torch.stack([item[key] for item in items]) for key in items[0]}
+
+
+def prepared(model: PreTrainedModel, adapter: AdapterConfig | None = None) -> PreparedModel:
+    packed_attention.register()
+    model.set_attn_implementation(packed_attention.NAME)
+    loss = install_chunked_loss(model)
+    trained = add_adapter(model, adapter or AdapterConfig(), seed=0)
+    attention = AttentionChoice(packed_attention.NAME, "test")
+    return PreparedModel(trained, attention, loss, shape_of(model))
+
+
+def trainer_of(model: PreparedModel, directory: Path, rows: list[Batch], **args: Any) -> SFTTrainer:
+    arguments = TrainingArguments(
+        output_dir=str(directory),
+        use_cpu=True,
+        max_steps=args.pop("max_steps", 1),
+        learning_rate=args.pop("learning_rate", 1e-2),
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        average_tokens_across_devices=True,
+        **args,
+    )
+    return SFTTrainer(prepared=model, args=arguments, data_collator=collate, train_dataset=rows)
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(8, 1), (4, 2), (2, 4), (1, 8)])
+def test_a_step_is_the_same_however_its_rows_are_cut(
+    random_model, tmp_path, batch_size, accumulation
+):
+    model = random_model("llama")
+    rows = packed_rows(8)
+    num_items = sum(int((row["labels"] != -100).sum()) for row in rows)
+    own = random_model("llama")
+    own.set_attn_implementation("sdpa")
+    expected = own(**collate(rows), num_items_in_batch=num_items).loss
+    expected.backward()
+
+    trainer = trainer_of(
+        prepared(model),
+        tmp_path,
+        rows,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
+        optim="sgd",
+        max_grad_norm=0.0,
+    )
+    trainer.train()
+
+    logged = trainer.state.log_history[0]
+    assert logged["loss"] == pytest.approx(expected.item(), abs=1e-5)
+    for ours, theirs in zip(model.parameters(), own.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs - 1e-2 * theirs.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_what_is_logged_counts_tokens_and_flops(random_model, tmp_path):
+    rows = packed_rows(4)
+    trainer = trainer_of(
+        prepared(random_model("llama")), tmp_path, rows, per_device_train_batch_size=4
+    )
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert logged["tokens"] == 4 * 24
+    assert logged["supervised_tokens"] == 2 + 4 + 6 + 8
+    assert 0 < logged["mfu_of_measured_matmul"] < 1
+    assert "mfu" not in logged  # a CPU has no datasheet figure
+    shape = trainer.prepared.shape
+    attention = 6 * 2 * 32 * 4 * (9**2 + 11**2 + 4**2)
+    assert trainer.flops == shape.body_factor * 96 + shape.head_factor * 20 + attention
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_lora_trains_the_adapter_alone_and_merges_into_the_plain_model(
+    random_model, tmp_path, checkpointing
+):
+    model = random_model("llama")
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    rows = packed_rows(4)
+    lora = prepared(model, AdapterConfig(method=AdapterMethod.lora, rank=4))
+    trainer_of(
+        lora,
+        tmp_path,
+        rows,
+        max_steps=3,
+        per_device_train_batch_size=4,
+        gradient_checkpointing=checkpointing,
+    ).train()
+    model.eval()
+    with torch.no_grad():
+        adapted = model(rows[0]["input_ids"][None]).logits
+
+    merged = merge_adapter(lora.model)
+
+    assert type(merged).__name__ == "LlamaForCausalLM"
+    assert merged.state_dict().keys() == before.keys()
+    assert torch.equal(merged.lm_head.weight, before["lm_head.weight"])
+    changed = merged.model.layers[0].mlp.up_proj.weight
+    assert not torch.equal(changed, before["model.layers.0.mlp.up_proj.weight"])
+    torch.testing.assert_close(
+        merged(rows[0]["input_ids"][None]).logits, adapted, atol=1e-4, rtol=1e-4
+    )
+
+
+def test_an_adapter_for_layers_that_are_not_there_is_a_config_error(random_model):
+    adapter = AdapterConfig(method=AdapterMethod.lora, target_modules=["no_such_layer"])
+    with pytest.raises(ConfigError, match=r"adapter.target_modules=\['no_such_layer'\]"):
+        add_adapter(random_model("llama"), adapter, seed=0)
+
+
+def test_what_is_saved_names_no_attention_of_ours(random_model, tmp_path):
+    model = prepared(random_model("llama")).model
+    model.save_pretrained(tmp_path)
+    assert packed_attention.NAME not in (tmp_path / "config.json").read_text()
+
+
+def test_weighted_tokens_need_the_chunked_loss(random_model, tmp_path):
+    model = prepared(random_model("mixtral", output_router_logits=True))
+    rows = [{**row, "loss_weights": torch.ones(24)} for row in packed_rows(2)]
+    with pytest.raises(ConfigError, match="the data weights its tokens"):
+        trainer_of(model, tmp_path, rows, per_device_train_batch_size=2).train()

@@ -1,0 +1,74 @@
+"""Run by test_two_ranks.py on two gloo ranks; prints one line per thing that holds."""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from conftest import build_random_model
+from test_training_step import collate, packed_rows, prepared, trainer_of
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+ROWS = packed_rows(8)
+NUM_ITEMS = sum(int((row["labels"] != -100).sum()) for row in ROWS)
+
+
+def single_process_reference() -> tuple[float, dict[str, torch.Tensor]]:
+    model = build_random_model("llama", attention="sdpa")
+    loss = model(**collate(ROWS), num_items_in_batch=NUM_ITEMS).loss
+    loss.backward()
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return loss.item(), gradients
+
+
+def check_ddp(directory: Path) -> None:
+    expected, gradients = single_process_reference()
+    start = dict(build_random_model("llama").named_parameters())
+    trainer = trainer_of(
+        prepared(build_random_model("llama")),
+        directory,
+        ROWS,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        optim="sgd",
+        max_grad_norm=0.0,
+    )
+    trainer.train()
+    assert abs(trainer.state.log_history[0]["loss"] - expected) < 1e-5
+    assert trainer.tokens.total == 8 * 24
+    for name, parameter in trainer.model.named_parameters():
+        step = start[name] - 1e-2 * gradients[name]
+        torch.testing.assert_close(parameter, step, atol=1e-5, rtol=1e-4)
+    print(f"rank {dist.get_rank()}: DDP equals one process", flush=True)
+
+
+def check_fsdp(*, shard_head: bool) -> None:
+    """With the head in a group of its own its weight is a shard, and the model's own loss runs."""
+    expected, gradients = single_process_reference()
+    model = prepared(build_random_model("llama")).model.train()
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh)
+    if shard_head:
+        fully_shard(model.lm_head, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    mine = ROWS[4 * dist.get_rank() :][:4]
+
+    loss = model(**collate(mine), num_items_in_batch=NUM_ITEMS).loss
+    (loss * 2).backward()  # FSDP averages over the ranks what is to be summed
+
+    total = loss.detach().clone()
+    dist.all_reduce(total)
+    assert abs(total.item() - expected) < 1e-5
+    for name, parameter in model.named_parameters():
+        ours = parameter.grad.full_tensor()
+        torch.testing.assert_close(ours, gradients[name], atol=1e-5, rtol=1e-4)
+    print(f"rank {dist.get_rank()}: FSDP2 equals one process, {shard_head=}", flush=True)
+
+
+if __name__ == "__main__":
+    check_ddp(Path(sys.argv[1]))
+    check_fsdp(shard_head=False)
+    check_fsdp(shard_head=True)
+    dist.destroy_process_group()
