@@ -17,7 +17,7 @@ STATUS_LABELS = {
     "interrupted": "interrupted",
     "skipped": "skipped",
     "unreadable": "unreadable",
-    "missing": "not started",
+    "missing": "no result",
 }
 
 
@@ -32,7 +32,7 @@ def sentence(run: RunRecord) -> str:
     """What came out."""
     result = run.result
     if run.status == "missing":
-        return "Nothing has been written by this run yet."
+        return "This run has written no result and no step."
     if run.status == "running":
         return _progress(run)
     if result is None:

@@ -128,21 +128,21 @@ def _drawable(line: Line, log_y: bool) -> Line:
 
 def _plot(axes: Any, line: Line) -> None:
     colour = _QUIET if line.colour is None else _SERIES[line.colour % NUM_COLOURS]
-    marker = MARKERS[(line.colour or 0) % len(MARKERS)] if line.marker else None
-    axes.errorbar(
+    axes.plot(
         line.x,
         line.y,
-        yerr=line.spread,
         color=colour,
         linewidth=line.width,
         linestyle=(0, (3, 2)) if line.dashed else "-",
-        marker=marker,
+        marker=MARKERS[(line.colour or 0) % len(MARKERS)] if line.marker else None,
         markersize=5,
         markerfacecolor=_PAPER if line.dashed else colour,
         alpha=line.opacity,
-        elinewidth=1.0,
-        capsize=2.5,
     )
+    if line.spread is not None:
+        low = [y - half for y, half in zip(line.y, line.spread, strict=True)]
+        high = [y + half for y, half in zip(line.y, line.spread, strict=True)]
+        axes.vlines(line.x, low, high, color=colour, linewidth=1.0, alpha=line.opacity)
 
 
 def _style(axes: Any, chart: Chart, lines: list[Line]) -> None:

@@ -161,18 +161,20 @@ def _perplexity_line(setting: Setting, when: str, colours: Colours) -> list[Line
         if value is not None:
             points[length] = value
     colour = colours.of.get(setting.variant)
-    return [] if not points else [
+    if not points or (colour is None and when == "before"):
+        return []
+    return [
         Line(
             x=list(points),
             y=[value.mean for value in points.values()],
-            spread=_spreads(points.values()),
+            spread=None if colour is None else _spreads(points.values()),
             colour=colour,
             dashed=when == "before",
             marker=colour is not None,
             width=1.2 if when == "before" or colour is None else 1.8,
             opacity=0.5 if colour is None else 1.0,
         )
-    ]  # fmt: skip
+    ]
 
 
 def _against_context(

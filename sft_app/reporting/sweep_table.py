@@ -61,13 +61,14 @@ def build_table(
     shown_keys = keys[:MOST_SETTING_COLUMNS]
     lengths = spread_out(evaluation_lengths(cells), most_lengths)
     passkeys = spread_out(passkey_lengths(cells), most_lengths)
+    has_seeds = any(d.key == "seed" for d in differing)
     has_cost = any(cell.cost is not None for cell in cells)
     columns = [
         Column(title="status", is_number=False),
         Column(title="context"),
         Column(title="RoPE", is_number=False),
         *(Column(title=short_key(key), is_number=False) for key in shown_keys),
-        Column(title="seed"),
+        *([Column(title="seed")] if has_seeds else []),
         Column(title="held-out loss"),
         *(Column(title=format_values.length(n), group="perplexity at") for n in lengths),
         *(Column(title=format_values.length(n), group="passkey at") for n in passkeys),
@@ -82,7 +83,7 @@ def build_table(
             name=cell.name,
             link=_link(cell),
             is_best=any(cell is other for other in best),
-            values=_values(cell, shown_keys, lengths, passkeys, has_cost),
+            values=_values(cell, shown_keys, lengths, passkeys, has_seeds, has_cost),
         )
         for cell in cells
     ]
@@ -115,7 +116,12 @@ def money(value: float | None) -> str:
 
 
 def _values(
-    cell: CellRecord, keys: list[str], lengths: list[int], passkeys: list[int], has_cost: bool
+    cell: CellRecord,
+    keys: list[str],
+    lengths: list[int],
+    passkeys: list[int],
+    has_seeds: bool,
+    has_cost: bool,
 ) -> list[Value]:
     result = cell.result
     memory = peak_memory_gib(cell)
@@ -126,7 +132,7 @@ def _values(
         number(cell.context_length, format_values.count),
         Value(text=cell.rope, sort=cell.rope, is_number=False),
         *(_setting(cell, key) for key in keys),
-        number(cell.seed, lambda seed: "—" if seed is None else f"{seed:.0f}"),
+        *([_seed(cell)] if has_seeds else []),
         number(losses[1], format_values.loss, losses[0]),
     ]
     for length in lengths:
@@ -152,6 +158,11 @@ def _status_text(cell: CellRecord) -> str:
     if cell.status == "running" and cell.run.metrics:
         return f"{label}, step {cell.run.metrics[-1].step:,}"
     return label
+
+
+def _seed(cell: CellRecord) -> Value:
+    text = format_values.NOT_MEASURED if cell.seed is None else str(cell.seed)
+    return Value(text=text, sort="" if cell.seed is None else text)
 
 
 def _setting(cell: CellRecord, key: str) -> Value:

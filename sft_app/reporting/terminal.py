@@ -1,14 +1,16 @@
 """The same in brief, for a terminal. File contents are printed as text, never as markup."""
 
+import time
+
 from rich.console import Console, JustifyMethod
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from sft_app.reporting import summary
+from sft_app.reporting import format_values, summary
 from sft_app.reporting.best_cell import Choice, choose_best
 from sft_app.reporting.cells import CellRecord
 from sft_app.reporting.failures import collect_failures
-from sft_app.reporting.read_run import RunRecord
+from sft_app.reporting.read_run import RunRecord, last_written
 from sft_app.reporting.seed_groups import group_seeds
 from sft_app.reporting.settings_diff import differences
 from sft_app.reporting.sweep_report import answer, status_sentence
@@ -17,6 +19,7 @@ from sft_app.reporting.sweep_table import Table, build_table
 MOST_ROWS = 60
 MOST_ROWS_OF_MANY = 20
 MOST_LENGTHS = 3
+MOST_RUNNING = 16
 LEFT_OUT = ("GPU-hours", "CPU process-hours")
 SHORT_GROUPS = {"perplexity at": "ppl", "passkey at": "passkey"}
 COLOURS = {
@@ -38,6 +41,8 @@ def print_run(run: RunRecord, console: Console) -> None:
     for item in summary.key_numbers(run):
         table.add_row(plain(item.label), plain(f"{item.value} {item.detail}"))
     console.print(table)
+    if run.status == "running":
+        console.print(plain(_progress(run)), style=COLOURS["running"])
     for problem in run.problems:
         console.print(plain(problem), style="dim")
 
@@ -51,6 +56,8 @@ def print_sweep(cells: list[CellRecord], console: Console) -> None:
     if len(shown) < len(cells):
         console.print(f"... and {len(cells) - len(shown)} more cells in the report.")
     console.print(plain(status_sentence(cells)))
+    for cell in [cell for cell in cells if cell.status == "running"][:MOST_RUNNING]:
+        console.print(plain(f"{cell.name}: {_progress(cell.run)}"), style=COLOURS["running"])
     for failure in collect_failures(cells):
         lengths = ", ".join(f"{length:,}" for length in failure.lengths)
         head = f"{len(failure.cells)} × {summary.STATUS_LABELS[failure.status]} at {lengths or '?'}"
@@ -67,6 +74,13 @@ def print_sweep(cells: list[CellRecord], console: Console) -> None:
 def plain(text: str) -> Text:
     """Text without control characters: a file must not be able to move the cursor."""
     return Text("".join(letter if letter.isprintable() else " " for letter in text))
+
+
+def _progress(run: RunRecord) -> str:
+    """A run that was killed still says `running`: how long it has been silent tells."""
+    silence = format_values.duration(max(0.0, time.time() - last_written(run.directory)))
+    step = f"step {run.metrics[-1].step:,}" if run.metrics else "no step yet"
+    return f"{step}, last written {silence} ago"
 
 
 def _most_telling(cells: list[CellRecord], choice: Choice | None) -> list[CellRecord]:

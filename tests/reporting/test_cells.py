@@ -1,0 +1,76 @@
+"""The jobs of a sweep, found and read while they run, fail, or have not begun."""
+
+from pathlib import Path
+
+from example_runs import (
+    config_of,
+    metrics_of,
+    result_of,
+    write_cell,
+    write_failed_cell,
+    write_run,
+    write_sweep,
+)
+
+from sft_app.records.result import Status
+from sft_app.records.run_files import RESULT
+from sft_app.reporting.cells import collect_sweep
+
+
+def test_every_directory_with_a_file_of_a_run_is_a_cell_at_any_depth(tmp_path: Path) -> None:
+    write_run(tmp_path / "result", result=result_of())
+    write_run(tmp_path / "rope" / "yarn" / "configured", config=config_of())
+    write_run(tmp_path / "deep" / "overridden", overrides=["context_length=4096", "rope=yarn"])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / ".submitit" / "1").mkdir(parents=True)
+    (tmp_path / ".submitit" / "1" / "config.yaml").write_text("no: job")
+    names = {cell.name for cell in collect_sweep(tmp_path)}
+    assert names == {"result", "rope/yarn/configured", "deep/overridden"}
+
+
+def test_what_lies_inside_a_run_is_not_another_cell(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", result=result_of())
+    write_run(run / "checkpoints" / "checkpoint-5", config=config_of())
+    assert [cell.name for cell in collect_sweep(tmp_path)] == ["run"]
+
+
+def test_a_job_that_wrote_only_its_overrides_still_has_its_settings(tmp_path: Path) -> None:
+    overrides = ["context_length=4096", "rope=yarn", "+trainer.learning_rate=1e-5", "seed=3"]
+    write_run(tmp_path / "job", overrides=overrides)
+    (cell,) = collect_sweep(tmp_path)
+    assert (cell.status, cell.context_length, cell.method, cell.seed) == (
+        "missing",
+        4096,
+        "yarn",
+        3,
+    )
+    assert cell.gpu_hours is None
+
+
+def test_the_status_is_read_from_the_files(tmp_path: Path) -> None:
+    write_cell(tmp_path / "a")
+    write_failed_cell(tmp_path / "b")
+    write_failed_cell(tmp_path / "c", status=Status.failed)
+    write_run(tmp_path / "d", config=config_of(), metrics=metrics_of(3))
+    write_cell(tmp_path / "e")
+    (tmp_path / "e" / RESULT).write_text('{"status": "comp')
+    statuses = {cell.name: cell.status for cell in collect_sweep(tmp_path)}
+    assert statuses == {
+        "a": "completed", "b": "out_of_memory", "c": "failed", "d": "running", "e": "unreadable",
+    }  # fmt: skip
+
+
+def test_cells_come_shortest_context_first(tmp_path: Path) -> None:
+    cells = collect_sweep(write_sweep(tmp_path, lengths=(16384, 8192), methods=("yarn", "linear")))
+    assert [(cell.context_length, cell.method) for cell in cells] == [
+        (8192, "linear"), (8192, "yarn"), (16384, "linear"), (16384, "yarn"),
+    ]  # fmt: skip
+
+
+def test_gpu_hours_are_processes_times_wall_time_and_cost_is_their_price(tmp_path: Path) -> None:
+    result = result_of(world_size=8, seconds={"train": 1800.0, "total": 3600.0})
+    write_run(tmp_path / "run", result=result)
+    (free,) = collect_sweep(tmp_path)
+    (priced,) = collect_sweep(tmp_path, price_per_gpu_hour=2.5)
+    assert (free.gpu_hours, free.cost) == (8.0, None)
+    assert priced.cost == 20.0
