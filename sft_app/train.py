@@ -45,8 +45,8 @@ def _train_and_conclude() -> int | str | None:
     except SystemExit as end:
         exit_code = end.code
     if PrepareSweep.sweep is not None:
-        any_failed = end_sweep(PrepareSweep.sweep)
-        return exit_code or int(any_failed)
+        complete = end_sweep(PrepareSweep.sweep, interrupted=exit_code not in (0, 1, None))
+        return exit_code or int(not complete)
     return exit_code
 
 
@@ -71,11 +71,10 @@ def train(config: DictConfig) -> None:
 def train_cell(config: DictConfig, run_dir: Path) -> None:
     """One job of a sweep. A failure is told, stands in its result.json, and lets the others run."""
     overrides = [str(override) for override in HydraConfig.get().overrides.task]
-    try:
-        result = run_cell(to_typed(config), run_dir, overrides)
-    finally:
+    result = run_cell(to_typed(config), run_dir, overrides)
+    if result is not None:
         write_run_report(run_dir)
-    print(cell_closing(result, run_dir), flush=True)
+        print(cell_closing(result, run_dir), flush=True)
 
 
 if __name__ == "__main__":
