@@ -391,7 +391,7 @@ def test_markers_that_would_be_spelled_out_are_told(tmp_path: Path) -> None:
 def test_a_template_may_be_a_file_and_its_faults_are_told(tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
     file.write_text("{{ bos_token }}{{ bos_token }}{{ messages[0]['content'] }}")
-    tokenizer, plan = load(tmp_path, "llama2", chat_template=str(file))
+    _, plan = load(tmp_path, "llama2", chat_template=str(file))
     assert plan.chat_template == str(file)
     assert "2 BOS" in plan.warnings[0] and "without an end token" in plan.warnings[1]
 
