@@ -12,7 +12,7 @@ from sft_app.reporting.cells import CellRecord
 from sft_app.reporting.curves import series, shorten, smooth
 from sft_app.reporting.seed_groups import Measure, Setting, Spread, spread
 from sft_app.reporting.svg_chart import (
-    HIGHEST_ON_LOG,
+    HIGHEST,
     NUM_COLOURS,
     Chart,
     Figure,
@@ -254,7 +254,7 @@ def _readable_range(groups: Iterable[list[Setting]]) -> tuple[float, float] | No
             for cell in cells
             if (evaluation := cell.evaluation(when)) is not None
             for measurement in evaluation.by_length.values()
-            if 0 < measurement.perplexity < HIGHEST_ON_LOG
+            if 1 / HIGHEST < measurement.perplexity < HIGHEST
         ]
         for when in ("before", "after")
     )

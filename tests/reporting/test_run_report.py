@@ -93,7 +93,7 @@ def test_a_failed_run_shows_its_error_its_rank_and_its_traceback(tmp_path: Path)
     [
         (Status.out_of_memory, "Ran out of memory at 32,768 tokens, before the first step."),
         (Status.interrupted, "Interrupted before the first step."),
-        (Status.running, "Running: step 7, loss"),
+        (Status.running, "Step 7, loss"),
     ],
 )
 def test_other_endings_are_said_in_a_sentence(tmp_path: Path, status: Status, words: str) -> None:
@@ -146,6 +146,19 @@ def test_plans_of_any_shape_are_shown(tmp_path: Path) -> None:
     text = text_of(write_run_report(run).read_text())
     assert "and 4,976 more" in text
     assert text.index("rope") < text.index("tokenizer") < text.index("later")
+
+
+def test_reasons_and_warnings_of_the_plans_stand_first(tmp_path: Path) -> None:
+    plan = {
+        "rope": {"method": "yarn", "reason": "8192 exceeds 4096", "warnings": ["beta is low"]},
+        "tokenizer": {"pad": {"pad_reason": "unk is free"}},
+        "memory": {"weights": 2**30, "num_parameters": 135},
+    }
+    text = text_of(write_run_report(write_run(tmp_path / "run", plan=plan)).read_text())
+    decisions = text.split("Decisions")[1]
+    listed = "rope: 8192 exceeds 4096 rope: beta is low tokenizer: pad: unk is free"
+    assert listed in decisions.split("method")[0]
+    assert "weights 1 GiB num parameters 135" in decisions
 
 
 def test_a_long_run_stays_a_small_page(tmp_path: Path) -> None:
