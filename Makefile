@@ -30,6 +30,8 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Ready."
 
 train: $(READY) ## the demo: SmolLM2-135M on real conversations, about 5 minutes on 2 CPU cores
+	@echo "Fine-tuning SmolLM2-135M-Instruct on a few real conversations, with an evaluation before"
+	@echo "and after: about 5 minutes on 2 CPU cores (the first time one more, to convert the model)."
 	@$(BIN)/sft-train experiment=demo $(ARGS)
 
 report: $(READY) ## status and report of the newest run or sweep (or ARGS=DIR)

@@ -53,7 +53,8 @@ class DataConfig:
     """The same for held-out data; null: `eval_examples` conversations are taken out of `train` by
     seed."""
     eval_examples: int = 200
-    """Held-out conversations when `eval` is null; 0: no held-out set."""
+    """Held-out conversations when `eval` is null, but no more than a tenth of all; 0: no held-out
+    set."""
     format: DataFormat = DataFormat.auto
     overlong: Overlong = Overlong.split
     on_bad_record: OnBadRecord = OnBadRecord.error

@@ -1,25 +1,15 @@
 """Torch datasets over memory-mapped tokens."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sft_app.data.fit import Piece
+from sft_app.data.documents import Document
 from sft_app.data.store import TokenStore
 
 IGNORED = -100
 """The label of a token that carries no loss."""
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A piece of a row of the store."""
-
-    row: int
-    piece: Piece
 
 
 class ExampleDataset(Dataset[dict[str, Tensor]]):
@@ -39,11 +29,11 @@ class ExampleDataset(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         row, piece = self.documents[index].row, self.documents[index].piece
         ids = self.store.input_ids(row)
-        tokens = np.concatenate([ids[: piece.system], ids[piece.start : piece.stop]])
+        tokens = np.concatenate([ids[: piece.opening], ids[piece.start : piece.stop]])
         tokens = tokens.astype(np.int64)
         labels = np.full(piece.length, IGNORED, dtype=np.int64)
         weights = np.zeros(piece.length, dtype=np.float32)
-        shift = piece.system - piece.start
+        shift = piece.opening - piece.start
         for span in self.store.spans(row):
             start, stop = max(span.start, piece.start) + shift, min(span.stop, piece.stop) + shift
             if start < stop:

@@ -4,20 +4,21 @@ from collections import Counter
 from dataclasses import dataclass
 
 from sft_app.config.data import Overlong
+from sft_app.data.render import Break
 from sft_app.data.tokenize import TokenSpan
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Tokens [start, stop) of an example, after a copy of its first `system` tokens."""
+    """Tokens [start, stop) of an example, after a copy of its first `opening` tokens."""
 
     start: int
     stop: int
-    system: int = 0
+    opening: int = 0
 
     @property
     def length(self) -> int:
-        return self.system + self.stop - self.start
+        return self.opening + self.stop - self.start
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,8 @@ class Fitted:
 def fit(
     length: int,
     spans: list[TokenSpan],
-    exchanges: list[int],
-    system: int,
+    breaks: list[Break],
+    opening: int,
     is_passage: bool,
     *,
     context_length: int,
@@ -50,28 +51,25 @@ def fit(
     if overlong is Overlong.drop:
         return Fitted([], Counter(dropped=length))
     if overlong is Overlong.truncate:
-        return _truncate(0, length, 0, spans, context_length)
+        return _truncate(Piece(0, length), spans, context_length)
     if is_passage:
         return _split_anywhere(length, spans, context_length)
-    return _split_at_exchanges(length, spans, exchanges, system, context_length)
+    return _split_at_breaks(length, spans, breaks, opening, context_length)
 
 
 def _learnable(piece: Piece, spans: list[TokenSpan]) -> bool:
-    first = piece.start + (0 if piece.system else 1)
+    first = piece.start + (0 if piece.opening else 1)
     return any(span.start < piece.stop and span.stop > first for span in spans)
 
 
-def _truncate(
-    start: int, stop: int, system: int, spans: list[TokenSpan], context_length: int
-) -> Fitted:
+def _truncate(piece: Piece, spans: list[TokenSpan], context_length: int) -> Fitted:
     """Keep the beginning, up to the last label in it: tokens after that would teach nothing."""
-    room = start + context_length - system
-    cut = min(room, stop)
-    ends = [min(span.stop, cut) for span in spans if start <= span.start < cut]
-    piece = Piece(start, ends[-1] if ends else start, system)
-    if not ends or not _learnable(piece, spans):
-        return Fitted([], Counter(no_labels=stop - start))
-    return Fitted([piece], Counter(truncated=stop - piece.stop))
+    cut = piece.stop - max(0, piece.length - context_length)
+    ends = [min(span.stop, cut) for span in spans if piece.start <= span.start < cut]
+    kept = Piece(piece.start, ends[-1] if ends else piece.start, piece.opening)
+    if not _learnable(kept, spans):
+        return Fitted([], Counter(no_labels=piece.stop - piece.start))
+    return Fitted([kept], Counter(truncated=piece.stop - kept.stop))
 
 
 def _split_anywhere(length: int, spans: list[TokenSpan], context_length: int) -> Fitted:
@@ -86,28 +84,31 @@ def _split_anywhere(length: int, spans: list[TokenSpan], context_length: int) ->
     return Fitted(pieces, lost)
 
 
-def _split_at_exchanges(
-    length: int, spans: list[TokenSpan], exchanges: list[int], system: int, context_length: int
+def _split_at_breaks(
+    length: int, spans: list[TokenSpan], breaks: list[Break], opening: int, context_length: int
 ) -> Fitted:
-    """Fill each piece with as many whole exchanges as fit; one that fits in none is truncated."""
-    bounds = [0, *exchanges, length]
+    """Fill each piece with as many whole exchanges as fit; one that fits in none is truncated.
+
+    The header of a question at which a piece restarts is not lost: the opening ends with it.
+    """
+    starts = [0, *(b.restart for b in breaks)]
+    stops = [*(b.stop for b in breaks), length]
     pieces: list[Piece] = []
     lost: Counter[str] = Counter()
     first = 0
-    while first < len(bounds) - 1:
-        start = bounds[first]
-        prefix = system if start else 0
-        last = first + 1
-        while last + 1 < len(bounds) and prefix + bounds[last + 1] - start <= context_length:
+    while first < len(starts):
+        start, copied = starts[first], opening if first else 0
+        last = first
+        while last + 1 < len(stops) and copied + stops[last + 1] - start <= context_length:
             last += 1
-        piece = Piece(start, bounds[last], prefix)
+        piece = Piece(start, stops[last], copied)
         if piece.length > context_length:
-            cut = _truncate(start, bounds[last], prefix, spans, context_length)
+            cut = _truncate(piece, spans, context_length)
             pieces += cut.pieces
             lost += cut.lost
         elif _learnable(piece, spans):
             pieces.append(piece)
         else:
-            lost["no_labels"] += bounds[last] - start
-        first = last
+            lost["no_labels"] += piece.stop - piece.start
+        first = last + 1
     return Fitted(pieces, lost)

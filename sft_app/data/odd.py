@@ -97,7 +97,11 @@ def _join_same_role(messages: list[Message]) -> list[Message]:
             and not previous.extra.get("tool_calls")
             and not message.extra.get("tool_calls")
         ):
-            result[-1] = replace(previous, content=f"{previous.content}\n\n{message.content}")
+            result[-1] = replace(
+                previous,
+                content=f"{previous.content}\n\n{message.content}",
+                weight=min(previous.weight, message.weight),
+            )
         else:
             result.append(message)
     return result

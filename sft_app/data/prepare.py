@@ -1,17 +1,16 @@
 """The whole chain, from `data.*` settings to batches."""
 
 import json
-import logging
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from sft_app.config.data import DataConfig, DataFormat, OnBadRecord, Packing, TrainOn
+from sft_app.config.data import DataConfig, Packing
+from sft_app.data.build import tokenised_batches
 from sft_app.data.cache import (
     cache_directory,
     cache_key,
@@ -21,15 +20,12 @@ from sft_app.data.cache import (
     tokenizer_digest,
 )
 from sft_app.data.collate import CollateDocuments, CollateExamples
-from sft_app.data.conversation import Conversation, Passage, content_key
-from sft_app.data.dataset import Document, ExampleDataset, PackedDataset
+from sft_app.data.conversations import ConversationReader
+from sft_app.data.dataset import ExampleDataset, PackedDataset
+from sft_app.data.documents import fit_rows
 from sft_app.data.errors import DataError
-from sft_app.data.fit import fit
-from sft_app.data.formats import NotThisFormat, detect, normalise
-from sft_app.data.odd import repair
 from sft_app.data.pack import best_fit_decreasing
-from sft_app.data.read import BadRecord, read_file
-from sft_app.data.render import Renderer, TemplateRefused
+from sft_app.data.read_hub import hub_digest
 from sft_app.data.select import choose, copies, lowest, rank
 from sft_app.data.sources import Source, resolve_sources
 from sft_app.data.statistics import (
@@ -37,16 +33,12 @@ from sft_app.data.statistics import (
     FitStatistics,
     PackingStatistics,
     ReadStatistics,
-    add_counts,
     length_statistics,
 )
-from sft_app.data.store import TokenStore, to_batch, write_store
-from sft_app.data.tokenize import ChatTokenizer
+from sft_app.data.store import TokenStore, write_store
 
-log = logging.getLogger(__name__)
-
-_BATCH = 256
-"""Conversations that are tokenised, and stored, together."""
+CONVERSATIONS_PER_HELD_OUT = 10
+"""At most one conversation in this many is held out."""
 
 
 @dataclass
@@ -73,9 +65,12 @@ def prepare_data(
     (data.on_bad_record=error) or when nothing is left to train on.
     """
     held_out = data.eval_examples if data.eval is None else 0
+    wanted = None if data.max_examples is None else held_out + data.max_examples
     train_store, train_read, weights = _tokenised(
-        data, data.train, "data.train", tokenizer, seed, held_out, data.max_examples
+        data, data.train, "data.train", tokenizer, seed, wanted
     )
+    # A small file keeps most of its conversations for training.
+    held_out = min(held_out, train_read.conversations // CONVERSATIONS_PER_HELD_OUT)
     choice = choose(
         train_store.conversation,
         train_store.key,
@@ -91,9 +86,7 @@ def prepare_data(
             f" ({train_read.conversations} conversations read): check data.overlong and the counts."
         )
     if data.eval is not None:
-        eval_store, eval_read, _ = _tokenised(
-            data, data.eval, "data.eval", tokenizer, seed, 0, None
-        )
+        eval_store, eval_read, _ = _tokenised(data, data.eval, "data.eval", tokenizer, seed, None)
         eval_choice = np.arange(len(eval_store))
     else:
         eval_store, eval_read, eval_choice = train_store, None, choice.eval
@@ -139,34 +132,10 @@ def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def _fitted(
     store: TokenStore, rows: np.ndarray, data: DataConfig, context_length: int
 ) -> tuple[ExampleDataset, FitStatistics]:
-    documents: list[Document] = []
-    statistics = FitStatistics(examples=len(rows), tokens=int(store.lengths[rows].sum()))
-    weighted = False
-    for row in rows.tolist():
-        length, spans = int(store.lengths[row]), store.spans(row)
-        fitted = fit(
-            length,
-            spans,
-            store.exchanges(row),
-            int(store.system[row]),
-            bool(store.is_passage[row]),
-            context_length=context_length,
-            overlong=data.overlong,
-        )
-        documents += [Document(row, piece) for piece in fitted.pieces]
-        weighted = weighted or any(span.weight != 1 for span in spans)
-        statistics.overlong += length > context_length
-        statistics.dropped += not fitted.pieces
-        statistics.truncated += bool(fitted.pieces) and bool(fitted.lost)
-        statistics.split += len(fitted.pieces) > 1
-        add_counts(statistics.lost_tokens, fitted.lost)
-        for piece in fitted.pieces:
-            statistics.pieces += 1
-            statistics.used_tokens += piece.length
-            statistics.supervised_tokens += sum(
-                max(0, min(s.stop, piece.stop) - max(s.start, piece.start)) for s in spans
-            )
-    return ExampleDataset(store, documents, weighted), statistics
+    documents, statistics = fit_rows(
+        store, rows, context_length=context_length, overlong=data.overlong
+    )
+    return ExampleDataset(store, documents, statistics.weighted), statistics
 
 
 def _tokenised(
@@ -175,139 +144,42 @@ def _tokenised(
     key: str,
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
-    held_out: int,
-    max_examples: int | None,
+    wanted: int | None,
 ) -> tuple[TokenStore, ReadStatistics, np.ndarray]:
-    """The store for one setting, from the cache or made now; how it was read; source weights."""
+    """The store for one setting, from the cache or made now; how it was read; source weights.
+
+    With `wanted`, only that many conversations, the first by this seed, are tokenised.
+    """
     sources = resolve_sources(value, key)
     weights = np.array([source.weight for source in sources])
     directory = cache_directory(data.cache_dir)
-    digests = [[file_digest(f, directory / "files") for f in s.files] for s in sources]
     parts: dict[str, object] = {
-        "files": digests,
+        "sources": [_digests(source, directory) for source in sources],
         "format": data.format.value,
         "on_bad_record": data.on_bad_record.value,
         "train_on": data.train_on.value,
         "tokenizer": tokenizer_digest(tokenizer),
         "code": code_digest(),
     }
-    wanted = None if max_examples is None else held_out + max_examples
     if wanted is not None:
-        # Only the conversations that this seed chooses are worth tokenising.
         parts |= {"seed": seed, "wanted": wanted, "weights": weights.tolist()}
 
     def build(folder: Path) -> None:
-        read = ReadStatistics()
-        items = _conversations(sources, data, read)
+        reader = ConversationReader(data)
+        items = reader.read(sources)
         if wanted is not None:
-            ranked = (
-                (rank(item.key, seed), item)
-                for item in items
-                if copies(item.key, seed, sources[item.source].weight)
-            )
-            items = lowest(ranked, wanted)
-        write_store(folder / "tokens.arrow", _batches(items, tokenizer, data, read))
-        (folder / "read.json").write_text(json.dumps(asdict(read)))
+            used = (i for i in items if copies(i.origin.key, seed, weights[i.origin.source]))
+            items = lowest(((rank(i.origin.key, seed), i) for i in used), wanted)
+        batches = tokenised_batches(items, tokenizer, reader, data.num_proc)
+        write_store(folder / "tokens.arrow", batches)
+        (folder / "read.json").write_text(json.dumps(asdict(reader.statistics)))
 
     folder = cached(directory, cache_key(parts), build)
-    read = _load_read(folder / "read.json")
+    read = ReadStatistics(**json.loads((folder / "read.json").read_text()))
     return TokenStore(folder / "tokens.arrow"), read, weights
 
 
-def _load_read(path: Path) -> ReadStatistics:
-    return ReadStatistics(**json.loads(path.read_text()))
-
-
-@dataclass(slots=True)
-class _Item:
-    content: Conversation | Passage
-    where: str
-    number: int
-    key: int
-    source: int
-
-
-def _conversations(
-    sources: list[Source], data: DataConfig, read: ReadStatistics
-) -> Iterator[_Item]:
-    """Every usable conversation of the sources; what is not usable is counted in `read`."""
-    for source_number, source in enumerate(sources):
-        for file in source.files:
-            for record in read_file(file):
-                read.records += 1
-                if isinstance(record, BadRecord):
-                    _bad(record.reason, record.message, data, read)
-                    continue
-                format = data.format
-                if format is DataFormat.auto:
-                    found = detect(record.value)
-                    if found is None:
-                        _bad("unknown_format", f"{record.where}: no known format", data, read)
-                        continue
-                    format = found
-                try:
-                    content = normalise(record.value, format)
-                except NotThisFormat as error:
-                    _bad("not_this_format", f"{record.where}: {error}", data, read)
-                    continue
-                add_counts(read.formats, {format.value: 1})
-                if isinstance(content, Conversation):
-                    repaired, applied = repair(content)
-                    add_counts(read.odd, applied)
-                    if repaired is None:
-                        continue
-                    content = repaired
-                    if data.train_on is TrainOn.last_turn:
-                        content = _last_turn_only(content)
-                read.conversations += 1
-                yield _Item(
-                    content, record.where, read.conversations, content_key(content), source_number
-                )
-
-
-def _last_turn_only(conversation: Conversation) -> Conversation:
-    messages = [replace(m, weight=0.0) for m in conversation.messages[:-1]]
-    return replace(conversation, messages=[*messages, conversation.messages[-1]])
-
-
-def _bad(reason: str, message: str, data: DataConfig, read: ReadStatistics) -> None:
-    if data.on_bad_record is OnBadRecord.error:
-        raise DataError(f"{message}; data.on_bad_record=skip leaves it out and counts it")
-    add_counts(read.skipped, {reason: 1})
-    if len(read.examples_of_skipped) < 5:
-        read.examples_of_skipped.append(message)
-
-
-def _batches(
-    items: Iterator[_Item],
-    tokenizer: PreTrainedTokenizerBase,
-    data: DataConfig,
-    read: ReadStatistics,
-) -> Iterator[pa.RecordBatch]:
-    renderer, chat_tokenizer = Renderer(tokenizer), ChatTokenizer(tokenizer)
-    batch: list[_Item] = []
-
-    def tokenise() -> pa.RecordBatch:
-        rendered, owners = [], []
-        for item in batch:
-            try:
-                pieces = renderer.render(item.content)
-            except TemplateRefused as error:
-                _bad("template_refused", f"{item.where}: {error}", data, read)
-                continue
-            rendered += pieces
-            owners += [item] * len(pieces)
-        return to_batch(
-            chat_tokenizer.tokenize(rendered),
-            [o.number for o in owners],
-            [o.key for o in owners],
-            [o.source for o in owners],
-        )
-
-    for item in items:
-        batch.append(item)
-        if len(batch) == _BATCH:
-            yield tokenise()
-            batch = []
-    if batch:
-        yield tokenise()
+def _digests(source: Source, directory: Path) -> list[str]:
+    if not source.files:
+        return [hub_digest(source.name)]
+    return [file_digest(file, directory / "files") for file in source.files]

@@ -1,13 +1,14 @@
 """What `data.train` and `data.eval` may say, resolved to files and hub datasets."""
 
 import glob
-import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sft_app.config.errors import ConfigError
+from sft_app.config.sources import PACKAGE_PREFIX, package_file
+from sft_app.data.open_file import data_suffix
 
 READABLE = (".json", ".jsonl", ".ndjson", ".parquet", ".csv", ".tsv", ".txt")
 COMPRESSED = (".gz", ".zst")
@@ -61,7 +62,8 @@ def _weight(value: Any, key: str) -> float:
 
 
 def _files(text: str, key: str) -> tuple[Path, ...]:
-    path = _inside_package(text, key) if text.startswith("pkg://") else Path(text).expanduser()
+    is_package = text.startswith(PACKAGE_PREFIX)
+    path = package_file(text) if is_package else Path(text).expanduser()
     if path.is_file():
         return (path,)
     if path.is_dir():
@@ -82,22 +84,4 @@ def _files(text: str, key: str) -> tuple[Path, ...]:
 
 def is_readable(path: Path) -> bool:
     """Whether the name says that `read` can open it."""
-    suffixes = [s.lower() for s in path.suffixes]
-    if suffixes and suffixes[-1] in COMPRESSED:
-        suffixes.pop()
-    return bool(suffixes) and suffixes[-1] in READABLE
-
-
-def _inside_package(text: str, key: str) -> Path:
-    """The file in an installed package, found without importing the package."""
-    package, _, inner = text.removeprefix("pkg://").partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(
-            f"{key}={text} needs the Python package {package}: "
-            f"pip install {package.replace('_', '-')}"
-        )
-    path = Path(next(iter(spec.submodule_search_locations)), inner)
-    if not path.exists():
-        raise ConfigError(f"{key}={text}: the package {package} has no file {inner}.")
-    return path
+    return data_suffix(path) in READABLE

@@ -59,7 +59,10 @@ class FitStatistics:
     """Tokens of these, with repeated system prompts."""
     supervised_tokens: int = 0
     lost_tokens: dict[str, int] = field(default_factory=dict)
-    """Tokens that no document has, by reason."""
+    """Tokens that no document has, by reason: dropped (overlong), truncated (the end of an
+    exchange), no_labels (nothing to learn from: a question that fills the context, ...)."""
+    weighted: bool = False
+    """Some message has a loss weight other than 1."""
 
 
 @dataclass(kw_only=True)

@@ -1,10 +1,12 @@
 """Rendered text to token ids, with the labelled places as token positions."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from sft_app.data.render import Rendered
+from sft_app.data.render import Break, Rendered, TemplateRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,91 +24,162 @@ class TokenizedExample:
 
     input_ids: list[int]
     spans: list[TokenSpan]
-    exchanges: list[int] = field(default_factory=list)
+    breaks: list[Break] = field(default_factory=list)
     """Where the example may be split (token positions, increasing, never inside a span)."""
-    system: int = 0
+    opening: int = 0
     """Tokens that every later piece of a split begins with."""
     is_passage: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Positions:
+    """Answers for one text: which token a character belongs to."""
+
+    from_character: Callable[[int], int]
+    """The first token with a character at or after this one."""
+    after_character: Callable[[int], int]
+    """The first token without any character before this one."""
+    shared_before: Callable[[int], int]
+    """Characters before this one in the token that has this one (without offsets: 0 or 1)."""
 
 
 class ChatTokenizer:
     """Tokenises as `apply_chat_template(tokenize=True)` does, and knows each token's characters.
 
-    Exact because the whole text is tokenised at once, and a token is labelled when at least one of
-    its characters stands in a labelled place: a word piece that takes the space after
-    "ASSISTANT:" with it is learned, a piece of only that space is not.
+    The whole text is tokenised at once, and a token is labelled when at least one of its characters
+    stands in a labelled place: a word piece that takes the space after "ASSISTANT:" with it is
+    learned, a piece of only that space is not.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
-        self._backend = _backend_with_exact_offsets(tokenizer)
-        self._bos = _added_bos(tokenizer)
-        self._eos = tokenizer.eos_token_id
+        rust = getattr(tokenizer, "backend_tokenizer", None)
+        self._backend = None if rust is None else _with_exact_offsets(rust)
+        plain = tokenizer("a")["input_ids"]
+        self._bos = plain[:1] if plain and plain[0] == tokenizer.bos_token_id else []
+        self._eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
-    def tokenize(self, batch: list[Rendered]) -> list[TokenizedExample]:
+    def tokenize(self, batch: list[Rendered]) -> list[TokenizedExample | TemplateRefused]:
+        """One result for each text; an error object where its places cannot be known."""
+        if self._backend is None:
+            return [self._by_prefixes(rendered) for rendered in batch]
         encodings = self._backend.encode_batch([r.text for r in batch], add_special_tokens=False)
-        return [self._example(*pair) for pair in zip(batch, encodings, strict=True)]
+        return [
+            self._example(rendered, encoding.ids, _positions_by_offset(encoding, rendered.text))
+            for rendered, encoding in zip(batch, encodings, strict=True)
+        ]
 
-    def _example(self, rendered: Rendered, encoding) -> TokenizedExample:  # type: ignore[no-untyped-def]
-        ids: list[int] = encoding.ids
-        length = len(rendered.text)
+    def _by_prefixes(self, rendered: Rendered) -> TokenizedExample | TemplateRefused:
+        """For tokenizers written in Python, which do not tell the characters of a token."""
+        encode = self._tokenizer.encode
+        ids = encode(rendered.text, add_special_tokens=False)
+        try:
+            positions = _positions_by_prefix(
+                ids, lambda end: encode(rendered.text[:end], add_special_tokens=False)
+            )
+            return self._example(rendered, ids, positions)
+        except TemplateRefused as error:
+            return error
 
-        def first_token_from(character: int) -> int:
-            """The first token with a character at or after this one."""
-            for at in range(character, length):
-                token = encoding.char_to_token(at)
-                if token is not None:
-                    return int(token)
-            return len(ids)
-
-        def first_token_after(character: int) -> int:
-            """The first token without any character before this one."""
-            token = first_token_from(character)
-            while token < len(ids) and encoding.token_to_chars(token)[0] < character:
-                token += 1
-            return token
-
+    def _example(
+        self, rendered: Rendered, ids: list[int], positions: _Positions
+    ) -> TokenizedExample:
         spans = []
         for span in rendered.spans:
-            start, stop = first_token_from(span.start), first_token_after(span.stop)
+            start = positions.from_character(span.start)
+            stop = positions.after_character(span.stop)
             if start < stop:
                 spans.append(TokenSpan(start, stop, span.weight))
-        exchanges = [first_token_after(at) for at in rendered.exchanges]
-        # A token with characters of both the system prompt and the question stays with the latter.
-        system = first_token_from(rendered.system) if rendered.system else 0
         if rendered.is_passage:
             return self._passage(ids, spans)
-        return TokenizedExample(ids, spans, exchanges, system)
+        opening = positions.from_character(rendered.opening) if rendered.breaks else 0
+        breaks = [
+            Break(stop, restart)
+            for stop, restart in (
+                (positions.after_character(b.stop), positions.from_character(b.restart))
+                for b in rendered.breaks
+                if _fits_the_opening(positions, rendered.opening, b.restart)
+            )
+            if stop <= restart
+        ]
+        return TokenizedExample(ids, spans, breaks, opening)
 
     def _passage(self, ids: list[int], spans: list[TokenSpan]) -> TokenizedExample:
         """BOS where the tokenizer adds one by itself; EOS behind, as the last thing to learn."""
+        whole = [*self._bos, *ids, *self._eos]
         shift = len(self._bos)
-        weight = spans[-1].weight if spans else 1.0
-        start = spans[-1].start + shift if spans else shift + len(ids)
-        ids = self._bos + ids
-        if self._eos is not None:
-            ids = [*ids, self._eos]
-        labelled = [TokenSpan(start, len(ids), weight)] if start < len(ids) else []
-        return TokenizedExample(ids, labelled, is_passage=True)
+        labels = [TokenSpan(s.start + shift, len(whole), s.weight) for s in spans]
+        return TokenizedExample(whole, labels, is_passage=True)
 
 
-def _backend_with_exact_offsets(tokenizer: PreTrainedTokenizerBase):  # type: ignore[no-untyped-def]
-    """A copy of the Rust tokenizer without padding, truncation and post-processing.
+def _fits_the_opening(positions: _Positions, opening: int, restart: int) -> bool:
+    """Whether the first tokens of both questions take the same part of the header before them.
 
-    Without special tokens to add, a post-processor changes no id, but ByteLevel's may trim
-    whitespace from the offsets.
+    Where they do not, a copy of the opening and the rest would have a character too many or too
+    few, and the text is not broken there.
     """
-    from tokenizers import Tokenizer
-
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_padding()
-    backend.no_truncation()
-    backend.post_processor = None
-    backend.encode_special_tokens = tokenizer.backend_tokenizer.encode_special_tokens
-    return backend
+    return positions.shared_before(opening) == positions.shared_before(restart)
 
 
-def _added_bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """[bos] when the tokenizer puts it before plain text by itself, else []."""
-    ids = tokenizer("a")["input_ids"]
-    return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []
+def _with_exact_offsets(rust: Tokenizer) -> Tokenizer:
+    """A copy without padding, truncation and post-processing.
+
+    Where no special tokens are to be added, a post-processor changes no id, but ByteLevel's may
+    leave whitespace out of the offsets.
+    """
+    copy = Tokenizer.from_str(rust.to_str())
+    copy.no_padding()
+    copy.no_truncation()
+    copy.post_processor = None
+    copy.encode_special_tokens = rust.encode_special_tokens
+    return copy
+
+
+def _positions_by_offset(encoding, text: str) -> _Positions:  # type: ignore[no-untyped-def]
+    size, length = len(encoding), len(text)
+
+    def from_character(character: int) -> int:
+        for at in range(character, length):
+            token = encoding.char_to_token(at)
+            if token is not None:
+                return int(token)
+        return size
+
+    def shared_before(character: int) -> int:
+        token = from_character(character)
+        return 0 if token >= size else max(0, character - int(encoding.token_to_chars(token)[0]))
+
+    def after_character(character: int) -> int:
+        token = from_character(character)
+        while token < size and encoding.token_to_chars(token)[0] < character:
+            token += 1
+        return token
+
+    return _Positions(from_character, after_character, shared_before)
+
+
+def _positions_by_prefix(ids: list[int], encode_until: Callable[[int], list[int]]) -> _Positions:
+    """Tokens that the text up to a character and the whole text have in common.
+
+    At most one more token may differ, the one with characters on both sides; otherwise the
+    tokenizer looks further ahead than this can prove, and TemplateRefused is raised.
+    """
+
+    def common(character: int) -> tuple[int, bool]:
+        prefix = encode_until(character)
+        same = next(
+            (n for n, pair in enumerate(zip(prefix, ids, strict=False)) if pair[0] != pair[1]),
+            min(len(prefix), len(ids)),
+        )
+        if same < len(prefix) - 1:
+            raise TemplateRefused(
+                f"the tokenizer does not keep the tokens before character {character} when text "
+                "follows, so the answer's tokens cannot be known"
+            )
+        return same, same < len(prefix)
+
+    def after_character(character: int) -> int:
+        same, straddles = common(character)
+        return min(len(ids), same + straddles)
+
+    return _Positions(lambda c: common(c)[0], after_character, lambda c: int(common(c)[1]))

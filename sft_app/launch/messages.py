@@ -4,7 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from sft_app.config.app import AppConfig
-from sft_app.records.result import RunResult
+from sft_app.records.result import RunResult, Status
 from sft_app.records.run_files import METRICS, MODEL, REPORT, TENSORBOARD
 
 
@@ -17,6 +17,19 @@ def opening(config: AppConfig, run_dir: Path, num_processes: int) -> str:
         f"  run directory: {run_dir}\n"
         "Loading the libraries takes some seconds; the plans come first, then the time needed."
     )
+
+
+def cell_closing(result: RunResult, run_dir: Path) -> str:
+    """One line for a job of a sweep."""
+    if result.status is not Status.completed:
+        return f"{run_dir.name}: {result.status}"
+    line = f"{run_dir.name}: completed in {timedelta(seconds=round(result.seconds['total']))}"
+    after = result.evaluation_after
+    if after and after.heldout:
+        line += f", held-out loss {after.heldout.loss:.4f}"
+    for length, measured in (after.by_length if after else {}).items():
+        line += f", perplexity {measured.perplexity:.3f} at {int(length):,}"
+    return line
 
 
 def closing(result: RunResult, run_dir: Path) -> str:

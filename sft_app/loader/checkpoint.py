@@ -52,7 +52,11 @@ def find_checkpoint(model: ModelConfig, *, name_or_path: str | None = None) -> C
             "such as org/name, or a .gguf file."
         )
     return Checkpoint(
-        location=name, is_local=False, revision=model.revision, cache_dir=model.cache_dir
+        location=name,
+        is_local=False,
+        # A revision belongs to its repository, and says nothing about another one.
+        revision=model.revision if name == model.name_or_path else None,
+        cache_dir=model.cache_dir,
     )
 
 

@@ -14,38 +14,44 @@ def fit_model_to_tokenizer(
 ) -> None:
     """Add rows for added tokens, and let configuration and generation agree on the special ids.
 
-    A vocabulary that is padded beyond the tokenizer is never made smaller.
+    Rows of added tokens start at the mean of the tokens that the checkpoint knew. A vocabulary that
+    is padded beyond the tokenizer is never made smaller.
     """
-    embedding = model.get_input_embeddings()
-    if len(tokenizer) > embedding.weight.shape[0]:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if plan.vocab_size > rows:
         model.resize_token_embeddings(
-            len(tokenizer), pad_to_multiple_of=ROW_MULTIPLE, mean_resizing=False
+            plan.vocab_size, pad_to_multiple_of=ROW_MULTIPLE, mean_resizing=False
         )
-        embedding = model.get_input_embeddings()
-    _mean_rows(model, [tokenizer.convert_tokens_to_ids(t) for t in plan.added_tokens])
+    new = {tokenizer.convert_tokens_to_ids(token) for token in plan.added_tokens}
+    new |= set(range(rows, model.get_input_embeddings().weight.shape[0]))
+    if new:
+        _set_mean_rows(model, sorted(new))
     # A padding index keeps a row's gradient at zero; where pad is the end token, the end token
     # would never be learned. Labels and attention masks keep padding out, not the embedding.
-    embedding.padding_idx = None
-    model.config.pad_token_id = plan.pad_token_id
+    model.get_input_embeddings().padding_idx = None
+
     text = model.config.get_text_config(decoder=True)
-    text.pad_token_id = plan.pad_token_id
     for holder in (model.config, text, model.generation_config):
         if holder is None:
             continue
         holder.pad_token_id = plan.pad_token_id
-        if holder.eos_token_id is None:
-            holder.eos_token_id = plan.eos_token_id
-        if holder.bos_token_id is None:
+        if plan.bos_token_id is not None:
             holder.bos_token_id = plan.bos_token_id
+        if plan.eos_token_id is not None:
+            holder.eos_token_id = plan.eos_token_id
+    if model.generation_config is not None and len(plan.stop_token_ids) > 1:
+        model.generation_config.eos_token_id = list(plan.stop_token_ids)
 
 
-def _mean_rows(model: PreTrainedModel, ids: list[int]) -> None:
-    """Start new tokens at the mean of the others: predicted about as often as any, and no more."""
-    if not ids:
-        return
-    first = min(ids)
+def _set_mean_rows(model: PreTrainedModel, new: list[int]) -> None:
+    """New rows become the mean of the rows before them: as likely as any token, and no more."""
     with torch.no_grad():
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-            if layer is not None:  # tied layers share a weight: the second time changes nothing
-                weight: torch.Tensor = layer.weight
-                weight[first:] = weight[:first].float().mean(dim=0).to(weight.dtype)
+            if layer is None:
+                continue
+            # Tied layers share the weight: the second time changes nothing.
+            weight: torch.Tensor = layer.weight
+            weight[new] = weight[: new[0]].float().mean(dim=0).to(weight.dtype)
+            bias: torch.Tensor | None = getattr(layer, "bias", None)
+            if bias is not None:
+                bias[new] = bias[: new[0]].float().mean().to(bias.dtype)

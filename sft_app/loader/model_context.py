@@ -8,6 +8,13 @@ from transformers import PretrainedConfig
 
 from sft_app.loader.positions import ALL_LAYERS
 
+_RECURRENT = ("linear", "recurrent", "mamba", "conv")
+"""In the names of layers that have no attention."""
+
+_ROTATE_ONLY_IN_WINDOWS = frozenset({"afmoe", "cohere2", "exaone4", "exaone_moe"})
+"""Families whose layers without a window have no positions at all (read in their attention code;
+their configurations do not say it)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelContext:
@@ -27,6 +34,9 @@ class AttentionWindows:
     """Tokens that a windowed layer sees; None: no layer has a window."""
     windowed_layers: int
     layers: int
+    """Layers with attention; recurrent ones are not counted."""
+    bound_all_rotation: bool
+    """Whether every rotated layer has a window, so that no rotation ever exceeds it."""
 
     @property
     def everywhere(self) -> bool:
@@ -81,7 +91,7 @@ def read_context(text: PretrainedConfig, *, original: int | None = None) -> Mode
         base, source = stated, stated_as
 
     effective: int | None
-    if rope_type in ("linear", "dynamic", "yarn") and base and factor:
+    if rope_type in ("linear", "dynamic", "yarn", "proportional") and base and factor:
         effective = round(base * factor)
     elif rope_type in ("llama3", "longrope") or original is None:
         effective = stated
@@ -106,15 +116,29 @@ def attention_windows(text: PretrainedConfig) -> AttentionWindows:
     """How many layers see only a window, and of what size."""
     layers = int(getattr(text, "num_hidden_layers", 0) or 0)
     window = getattr(text, "sliding_window", None)
-    layer_types = list(getattr(text, "layer_types", None) or [])
+    layer_types = [str(t) for t in getattr(text, "layer_types", None) or []]
+    layer_types = [t for t in layer_types if not any(word in t for word in _RECURRENT)]
+    if layer_types:
+        layers = len(layer_types)
     if any("chunked" in t for t in layer_types) and not window:
         window = getattr(text, "attention_chunk_size", None)
-    if not isinstance(window, int) or window <= 0:
-        return AttentionWindows(size=None, windowed_layers=0, layers=layers)
     windowed = sum(is_local(t) for t in layer_types) if layer_types else layers
-    if not windowed:
-        return AttentionWindows(size=None, windowed_layers=0, layers=layers)
-    return AttentionWindows(size=window, windowed_layers=windowed, layers=layers)
+    if not isinstance(window, int) or window <= 0 or not windowed:
+        return AttentionWindows(
+            size=None, windowed_layers=0, layers=layers, bound_all_rotation=False
+        )
+    rotated = rope_parameter_sets(text)
+    only_local_sets = ALL_LAYERS not in rotated and all(is_local(t) for t in rotated)
+    return AttentionWindows(
+        size=window,
+        windowed_layers=windowed,
+        layers=layers,
+        bound_all_rotation=(
+            windowed == layers
+            or text.model_type in _ROTATE_ONLY_IN_WINDOWS
+            or (bool(rotated) and only_local_sets)
+        ),
+    )
 
 
 def _stated_length(text: PretrainedConfig) -> tuple[int | None, str]:

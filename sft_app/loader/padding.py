@@ -16,7 +16,7 @@ _RESERVED = re.compile(r"(reserved|unused|extra|fim_pad|finetune_right_pad)", re
 class PadChoice:
     token: str
     reason: str
-    is_new: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 def choose_pad_token(tokenizer: PreTrainedTokenizerBase, wanted: str) -> PadChoice:
@@ -30,11 +30,11 @@ def choose_pad_token(tokenizer: PreTrainedTokenizerBase, wanted: str) -> PadChoi
         case "unk":
             if tokenizer.unk_token is None:
                 raise _missing(wanted, "unknown token")
-            return PadChoice(tokenizer.unk_token, "the unknown token, as asked")
+            return _checked(tokenizer, tokenizer.unk_token, "the unknown token, as asked")
         case "eos":
             if tokenizer.eos_token is None:
                 raise _missing(wanted, "end token")
-            return PadChoice(tokenizer.eos_token, "the end token, as asked")
+            return _checked(tokenizer, tokenizer.eos_token, "the end token, as asked")
         case "reserved":
             token = _reserved(tokenizer)
             if token is None:
@@ -49,7 +49,21 @@ def choose_pad_token(tokenizer: PreTrainedTokenizerBase, wanted: str) -> PadChoi
                     f"tokenizer.pad_token: {literal!r} is not in the vocabulary; give auto, unk, "
                     "eos, reserved, new, or a token of the vocabulary (tokenizer.add_tokens adds)."
                 )
-            return PadChoice(literal, "as asked")
+            return _checked(tokenizer, literal, "as asked")
+
+
+def _checked(tokenizer: PreTrainedTokenizerBase, token: str, reason: str) -> PadChoice:
+    """Labels are made from spans and not from ids, so that EOS is learned even if it is the pad."""
+    if token == tokenizer.eos_token:
+        return PadChoice(
+            token,
+            reason,
+            warnings=(
+                f"pad token {token!r} is the end token: it is learned here, but other tools that "
+                "mask padding by its id will not see ends; tokenizer.pad_token=auto avoids it.",
+            ),
+        )
+    return PadChoice(token, reason)
 
 
 def _auto(tokenizer: PreTrainedTokenizerBase) -> PadChoice:
@@ -79,7 +93,7 @@ def _reserved(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def _new(tokenizer: PreTrainedTokenizerBase, reason: str) -> PadChoice:
-    return PadChoice(NEW_PAD_TOKEN, reason, is_new=NEW_PAD_TOKEN not in tokenizer.get_vocab())
+    return PadChoice(NEW_PAD_TOKEN, reason)
 
 
 def _missing(wanted: str, what: str) -> ConfigError:

@@ -93,18 +93,17 @@ def rotary_modules(
     Vision and audio towers have rotary modules too; theirs carry another configuration.
     """
     for name, module in model.named_modules():
-        buffers = {
-            buffer.removesuffix("inv_freq").removesuffix("_") or ALL_LAYERS: buffer
-            for buffer, _ in module.named_buffers(recurse=False)
-            if buffer.endswith("inv_freq") and "original" not in buffer
-        }
-        if not buffers:
-            continue
-        its_config = getattr(module, "config", None)
-        if its_config is text or (
-            its_config is None and not any(word in name.lower() for word in _NOT_TEXT)
-        ):
+        buffers = _frequency_buffers(module)
+        if buffers and getattr(module, "config", None) is text:
             yield name, module, buffers
+
+
+def _frequency_buffers(module: nn.Module) -> dict[str, str]:
+    return {
+        buffer.removesuffix("inv_freq").removesuffix("_") or ALL_LAYERS: buffer
+        for buffer, _ in module.named_buffers(recurse=False)
+        if buffer.endswith("inv_freq") and "original" not in buffer
+    }
 
 
 def _uses_alibi(model: nn.Module, text: PretrainedConfig) -> bool:
@@ -118,16 +117,17 @@ def _uses_alibi(model: nn.Module, text: PretrainedConfig) -> bool:
 
 
 def _rotary_positions(model: nn.Module, text: PretrainedConfig) -> Positions | None:
-    dims: dict[str, int] = {}
-    rotary_class: type[nn.Module] | None = None
     for _, module, buffers in rotary_modules(model, text):
-        for layer_type, buffer in buffers.items():
-            dims[layer_type] = 2 * module.get_buffer(buffer).shape[-1]
-        if getattr(module, "config", None) is text:
-            rotary_class = type(module)
-    if not dims:
-        return None
-    return Positions(kind=PositionKind.rotary, rotary_dims=dims, rotary_class=rotary_class)
+        return Positions(
+            kind=PositionKind.rotary,
+            rotary_dims={t: 2 * module.get_buffer(b).shape[-1] for t, b in buffers.items()},
+            rotary_class=type(module),
+        )
+    for name, module in model.named_modules():
+        # Frequencies that do not come from the text's configuration cannot be changed through it.
+        if _frequency_buffers(module) and not any(word in name.lower() for word in _NOT_TEXT):
+            return Positions(kind=PositionKind.rotary)
+    return None
 
 
 def _table_positions(model: nn.Module) -> Positions | None:
@@ -136,7 +136,9 @@ def _table_positions(model: nn.Module) -> Positions | None:
         if "pos" not in own_name and own_name != "wpe":
             continue
         if isinstance(module, nn.Embedding) and "Sinusoidal" not in type(module).__name__:
-            offset = int(getattr(module, "offset", 0))
+            # RoBERTa's descendants count from the row after the padding row.
+            reserved = 0 if module.padding_idx is None else module.padding_idx + 1
+            offset = int(getattr(module, "offset", reserved))
             return Positions(
                 kind=PositionKind.learned,
                 table=name,

@@ -27,8 +27,8 @@ def check_honoured(
         return
     text = config.get_text_config(decoder=True)
     refusal = (
-        f"rope.method: {method} does not work with {text.model_type} ({{}}); choose another "
-        "method, or a context_length that fits the model."
+        f"rope.method: {method} does not work with {text.model_type} ({{}}); rope=ntk and rope=abf "
+        "ask least of a model, or choose a context_length that fits it."
     )
     if positions.rotary_class is None:
         raise ConfigError(refusal.format("its rotary module does not read the configuration"))

@@ -8,6 +8,7 @@ from transformers import PretrainedConfig
 
 from sft_app.config.errors import ConfigError
 from sft_app.config.rope import RopeConfig
+from sft_app.loader.decision import Decision
 from sft_app.loader.model_context import AttentionWindows, attention_windows, read_context
 from sft_app.loader.positions import PositionKind, detect_positions
 from sft_app.loader.rope_check import check_honoured
@@ -133,7 +134,7 @@ def plan_rope(
         reason=decision.reason,
         rope_parameters=decision.rope_parameters,
         max_position_embeddings=decision.max_position_embeddings,
-        other_updates=decision.other_updates,
+        other_updates={**_other_lengths(text, decision), **decision.other_updates},
         rotary_dims=positions.rotary_dims,
         table=positions.table,
         table_offset=positions.table_offset,
@@ -153,6 +154,21 @@ def apply_rope_plan(config: PretrainedConfig, plan: RopePlan) -> None:
         text.max_position_embeddings = plan.max_position_embeddings
     for name, value in plan.other_updates.items():
         setattr(text, name, value)
+
+
+def _other_lengths(text: PretrainedConfig, decision: Decision) -> dict[str, Any]:
+    """Notes of the length under other names (Vicuna-16k has max_sequence_length) agree, too: vLLM
+    takes the smallest, SGLang the first, and both multiply it. Only names that the architecture
+    itself does not know are touched."""
+    length = decision.max_position_embeddings
+    if decision.rope_parameters is None or length is None:
+        return {}
+    names = ("max_sequence_length", "max_seq_len", "model_max_length", "seq_length")
+    return {
+        name: length
+        for name in names
+        if isinstance(vars(text).get(name), int) and not hasattr(type(text), name)
+    }
 
 
 def _window_warnings(windows: AttentionWindows, length: int) -> tuple[str, ...]:

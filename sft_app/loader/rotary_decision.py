@@ -41,20 +41,22 @@ def decide_rotary(
             f"rope.method: extend_positions is for learned position tables, and {text.model_type} "
             "has rotary positions; use rope=linear, rope=yarn or rope=auto."
         )
+    asked = None if rope.method in (RopeMethod.auto, RopeMethod.none) else rope.method
+    if not rotary_dims:
+        return _unchangeable(text, context, length)
+    if windows.bound_all_rotation and asked is None and not _fits(context, length):
+        return _kept_by_windows(text, context, windows, length)
     if context.original is None or context.effective is None:
         raise ConfigError(
             f"model.original_context_length: null, and the {text.model_type} configuration does "
             "not say how long its context is; set model.original_context_length=<tokens>."
         )
-    asked = None if rope.method in (RopeMethod.auto, RopeMethod.none) else rope.method
-    fits = length <= context.effective
+    fits = _fits(context, length)
     if rope.method == RopeMethod.none:
         return _left_alone(text, context, length)
     if fits and (rope.factor is None or asked is None or _has_already(context, asked, rope.factor)):
         _refuse_dynamic_training(context.rope_type, length, context.original, rope)
         return _kept(text, context, length, asked)
-    if windows.everywhere and asked is None:
-        return _kept_by_windows(text, context, windows, length)
     method = asked or _own_method(context)
     _refuse_stacking(context, method, rope)
     _refuse_dynamic_training(method.value, length, context.original, rope)
@@ -91,12 +93,26 @@ def _kept_by_windows(
 ) -> Decision:
     # No query ever meets a key further away than the window: there is nothing to extend.
     reason = (
-        f"every layer attends within a window of {windows.size} tokens, so no distance exceeds "
-        "what the model knows: its rope is kept and only max_position_embeddings is raised"
+        f"every layer that rotates attends within a window of {windows.size} tokens, so no "
+        "distance exceeds what the model knows: its rope is kept, max_position_embeddings raised"
     )
-    if context.rope_type != "default":
+    if context.rope_type != "default" or context.effective is None:
         return _unchanged(text, context, reason)
     return _unchanged(text, context, reason, raised_to=length)
+
+
+def _unchangeable(text: PretrainedConfig, context: ModelContext, length: int) -> Decision:
+    if _fits(context, length):
+        return _unchanged(text, context, f"{length} tokens fit the model's {context.effective}")
+    raise ConfigError(
+        f"context_length: {length} exceeds the {context.effective} tokens of {text.model_type}, "
+        "whose rotary module does not read its frequencies from the configuration; choose "
+        f"context_length={context.effective} or less."
+    )
+
+
+def _fits(context: ModelContext, length: int) -> bool:
+    return context.effective is not None and length <= context.effective
 
 
 def _unchanged(
@@ -134,7 +150,7 @@ def _extended(
 ) -> Decision:
     assert context.original is not None
     sets = rope_parameter_sets(text)
-    if not sets:
+    if not sets or any("rope_theta" not in p for p in sets.values()):
         raise ConfigError(
             f"rope.method: {method.value} cannot be set on {text.model_type}, which computes its "
             f"rope without parameters; choose context_length={context.effective} or less."

@@ -1,13 +1,16 @@
 """Save a model so that whoever serves it gets the context and the rope that it was trained with."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sft_app.loader.legacy_config import add_legacy_rope_keys
 from sft_app.loader.rope_plan import RopePlan
 from sft_app.loader.tokenizer_plan import TokenizerPlan
+from sft_app.records.run_files import write_atomically
 
 
 def save_for_serving(
@@ -22,8 +25,8 @@ def save_for_serving(
     """Write model, configuration and tokenizer to `directory`.
 
     `state_dict` holds the full weights when the model itself is sharded. The key-value cache is on
-    in what is saved, and the tokenizer's model_max_length is the effective context, so that it does
-    not cap serving at the training length. `model` and `tokenizer` are left as they were.
+    in what is saved, and the tokenizer's model_max_length is the effective context: serving engines
+    take the smaller of the two numbers. `model` and `tokenizer` are left as they were.
     """
     text = model.config.get_text_config(decoder=True)
     holders = [h for h in (model.config, text, model.generation_config) if h is not None]
@@ -33,9 +36,30 @@ def save_for_serving(
         for holder in holders:
             holder.use_cache = True
         model.save_pretrained(directory, state_dict=dict(state_dict) if state_dict else None)
-        tokenizer.model_max_length = rope_plan.serving_length
+        tokenizer.model_max_length = serving_length(rope_plan, tokenizer_plan)
         tokenizer.save_pretrained(directory)
     finally:
         tokenizer.model_max_length = max_length
         for holder, use_cache in zip(holders, before, strict=True):
             holder.use_cache = use_cache
+    add_legacy_rope_keys(directory)
+    _name_portable_tokenizer_class(directory)
+
+
+def serving_length(rope_plan: RopePlan, tokenizer_plan: TokenizerPlan) -> int:
+    """Tokens that the saved model can be served with: its effective context, where it has one."""
+    if rope_plan.effective_context_length is not None:
+        return rope_plan.effective_context_length
+    return max(rope_plan.context_length, tokenizer_plan.own_max_length)
+
+
+def _name_portable_tokenizer_class(directory: Path) -> None:
+    """With a tokenizer.json, name the class that every version of transformers has and that takes
+    the file as it is: v4 does not know v5's names, and v5's Llama class builds its own rules."""
+    path = directory / "tokenizer_config.json"
+    if not (directory / "tokenizer.json").is_file():
+        return
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if "auto_map" not in settings:
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        write_atomically(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")

@@ -13,7 +13,11 @@ class TokenizerPlan:
     """What segments the text, and where its rules came from."""
     vocab_size: int
     """Ids that the tokenizer can produce, added tokens included."""
+    model_vocab_size: int | None
+    """Rows of the model's embedding before anything is done."""
     model_max_length: int
+    own_max_length: int
+    """What the checkpoint's tokenizer said before."""
     padding_side: str
     pad_token: str
     pad_token_id: int
@@ -22,6 +26,8 @@ class TokenizerPlan:
     """Tokens that the checkpoint's tokenizer did not have."""
     bos_token_id: int | None
     eos_token_id: int | None
+    stop_token_ids: tuple[int, ...]
+    """Ids that end an answer: EOS, and the chat template's end of a turn."""
     chat_template: str
     """Where it came from; `none` when there is none."""
     adds_bos: bool
@@ -32,16 +38,22 @@ class TokenizerPlan:
         return {
             **asdict(self),
             "added_tokens": list(self.added_tokens),
+            "stop_token_ids": list(self.stop_token_ids),
             "warnings": list(self.warnings),
         }
 
     def __str__(self) -> str:
         lines = [
             ("tokenizer", f"{self.name_or_path}: {self.backend}"),
-            ("vocabulary", f"{self.vocab_size:,} ids"),
+            (
+                "vocabulary",
+                f"{self.vocab_size:,} ids, model has {self.model_vocab_size:,} rows"
+                if self.model_vocab_size
+                else f"{self.vocab_size:,} ids",
+            ),
             ("max length", f"{self.model_max_length:,} tokens, padded on the {self.padding_side}"),
             ("pad token", f"{self.pad_token!r} ({self.pad_token_id}): {self.pad_reason}"),
-            ("end token", f"id {self.eos_token_id}"),
+            ("end token", f"id {self.eos_token_id}, answers end with {list(self.stop_token_ids)}"),
             ("begin token", f"id {self.bos_token_id}" + (", added" if self.adds_bos else "")),
             ("chat template", self.chat_template),
         ]

@@ -11,11 +11,15 @@ from sft_app.records.run_files import RESULT, write_atomically
 
 
 class Status(StrEnum):
+    pending = "pending"
+    """A job of a sweep that has not begun."""
     running = "running"
     completed = "completed"
     failed = "failed"
     out_of_memory = "out_of_memory"
     interrupted = "interrupted"
+    skipped = "skipped"
+    """Never begun: a shorter context of the same settings ran out of memory."""
 
 
 @dataclass(kw_only=True)

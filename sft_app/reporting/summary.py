@@ -15,6 +15,7 @@ STATUS_LABELS = {
     "failed": "failed",
     "out_of_memory": "out of memory",
     "interrupted": "interrupted",
+    "skipped": "skipped",
     "unreadable": "unreadable",
     "missing": "no result",
 }
@@ -38,6 +39,8 @@ def sentence(run: RunRecord) -> str:
         return "The result of this run cannot be read."
     if run.status == "out_of_memory":
         return f"Ran out of memory at {result.context_length:,} tokens, {_after_steps(result)}."
+    if run.status == "skipped":
+        return f"Never begun: {result.error.message}." if result.error else "Never begun."
     if run.status == "interrupted":
         return f"Interrupted {_after_steps(result)}."
     if run.status == "failed":

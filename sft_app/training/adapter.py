@@ -45,7 +45,7 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, seed: int) -> 
         raise ConfigError(f"adapter.target_modules={targets}: {error}") from error
     trainable, total = wrapped.get_nb_trainable_parameters()
     log.info(
-        "adapter: LoRA of rank %d on %s, %s of %s parameters are trained",
+        "adapter         LoRA of rank %d on %s, %s of %s parameters are trained",
         config.rank, ", ".join(targets), f"{trainable:,}", f"{total:,}",
     )  # fmt: skip
     assert isinstance(wrapped, nn.Module)

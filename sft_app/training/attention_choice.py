@@ -27,7 +27,7 @@ class AttentionChoice:
     """The user named it: it is used or refused, never replaced."""
 
     def __str__(self) -> str:
-        return f"attention: {self.name} ({self.reason})"
+        return f"attention       {self.name} ({self.reason})"
 
 
 def choose_attention(

@@ -35,7 +35,7 @@ class LossChoice:
 
     def __str__(self) -> str:
         name = "chunked head" if self.chunked else "the model's own"
-        return f"loss: {name} ({self.reason})"
+        return f"loss            {name} ({self.reason})"
 
 
 def install_chunked_loss(model: PreTrainedModel) -> LossChoice:

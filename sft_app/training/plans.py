@@ -1,7 +1,7 @@
 """Everything that is decided before weights are loaded: each run begins so, sft-plan prints it."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -14,7 +14,9 @@ from sft_app.loader.pretrained_config import load_pretrained_config
 from sft_app.loader.rope_plan import RopePlan, apply_rope_plan, plan_rope
 from sft_app.loader.tokenizer import load_tokenizer
 from sft_app.loader.tokenizer_plan import TokenizerPlan
+from sft_app.training.attention_choice import AttentionChoice
 from sft_app.training.memory_estimate import MemoryEstimate, estimate_memory
+from sft_app.training.prepare_model import plan_attention
 
 
 @dataclass(kw_only=True)
@@ -25,10 +27,11 @@ class ModelPlans:
     rope: RopePlan
     tokenizer: PreTrainedTokenizerBase
     tokenizer_plan: TokenizerPlan
+    attention: AttentionChoice
     memory: MemoryEstimate
 
     def __str__(self) -> str:
-        return f"{self.rope}\n{self.tokenizer_plan}\n{self.memory}"
+        return f"{self.rope}\n{self.tokenizer_plan}\n{self.attention}\n{self.memory}"
 
 
 def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
@@ -40,6 +43,7 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
         config.rope,
         original_context_length=config.model.original_context_length,
     )
+    attention = plan_attention(config, pretrained, device)
     tokenizer, tokenizer_plan = load_tokenizer(config.tokenizer, config.model, pretrained)
     planned = copy.deepcopy(pretrained)
     apply_rope_plan(planned, rope)
@@ -54,6 +58,7 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
         rope=rope,
         tokenizer=tokenizer,
         tokenizer_plan=tokenizer_plan,
+        attention=attention,
         memory=memory,
     )
 
@@ -71,5 +76,6 @@ def plan_as_dict(model: ModelPlans, data: PreparedData) -> dict[str, Any]:
         "rope": model.rope.as_dict(),
         "tokenizer": model.tokenizer_plan.as_dict(),
         "data": data.statistics.as_dict(),
+        "attention": asdict(model.attention),
         "memory": model.memory.as_dict(),
     }

@@ -24,7 +24,7 @@ from sft_app.training.checkpoints import find_resume_point
 from sft_app.training.console import set_up_logging
 from sft_app.training.metrics_file import MetricsFile
 from sft_app.training.plans import plan_as_dict, plan_data, plan_model
-from sft_app.training.prepare_model import plan_attention, prepare_model
+from sft_app.training.prepare_model import prepare_model
 from sft_app.training.progress import Progress
 from sft_app.training.run_record import RunRecord
 from sft_app.training.throughput import utilisation
@@ -48,7 +48,6 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     with record.phase("plan"):
         plans = plan_model(config, device)
         log.info("%s", plans)
-        attention = plan_attention(config, plans.pretrained, device)
     record.result.rope_method = plans.rope.method
     record.result.rope_factor = plans.rope.factor
     with record.phase("data"):
@@ -61,11 +60,13 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     with record.phase("load"):
         model = load_model(config.model, plans.pretrained, plans.rope, device=device)
         fit_model_to_tokenizer(model, plans.tokenizer, plans.tokenizer_plan)
-        prepared = prepare_model(model, config, attention)
+        prepared = prepare_model(model, config, plans.attention)
     record.result.num_parameters = model.num_parameters()
     record.result.num_trainable_parameters = model.num_parameters(only_trainable=True)
 
     heldout = heldout_examples(config, data)
+    if not heldout and (config.evaluation.before or config.evaluation.after):
+        log.warning("There are too few conversations to hold any out: nothing is evaluated.")
     if config.evaluation.before and heldout:
         with record.phase("evaluate_before"):
             record.result.evaluation_before = evaluate(
@@ -148,6 +149,7 @@ def announce(trainer: SFTTrainer, data: PreparedData) -> None:
         / data.statistics.train.used_tokens,
         num_rows=steps * rows,
     )
+    trainer.measured_rate = estimate.matmul_rate
     log.info(
         "training        %d steps of %d rows (%d per device x %d accumulated x %d processes), %s",
         steps,

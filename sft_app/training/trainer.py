@@ -64,10 +64,7 @@ class SFTTrainer(Trainer):
         self.datasheet_rate = None
         if args.device.type == "cuda":
             self.datasheet_rate = datasheet_rate(torch.cuda.get_device_name(args.device))
-        parameter = next(prepared.model.parameters())
-        dtype = torch.bfloat16 if args.bf16 else parameter.dtype
-        self.measured_rate = measure_matmul_rate(args.device, dtype)
-        # The Trainer switches it off in the model's configuration, and its saves would carry that.
+        self.measured_rate = measure_matmul_rate(args.device, matmul_dtype(prepared.model, args))
         self.tokens = TokenCounts()
         self.training_seconds = 0.0
         self._unreduced = [0, 0, 0, 0]  # total, supervised, real, FLOPs: this rank's since the log
@@ -173,3 +170,10 @@ class SFTTrainer(Trainer):
             rotate(checkpoints, self.args.save_total_limit)
             shutil.rmtree(staging, ignore_errors=True)
         self.accelerator.wait_for_everyone()
+
+
+def matmul_dtype(model: torch.nn.Module, args: TrainingArguments) -> torch.dtype:
+    """In which the model's matrices are multiplied."""
+    if args.bf16:
+        return torch.bfloat16
+    return torch.float16 if args.fp16 else next(model.parameters()).dtype

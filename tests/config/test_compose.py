@@ -19,6 +19,7 @@ NEEDED = {
     ("rope", "longrope"): ["rope.short_factor=[1.0]", "rope.long_factor=[2.0]"],
     ("model", "custom"): ["model.name_or_path=org/model"],
     ("data", "custom"): ["data.train=org/data"],
+    ("experiment", "vicuna_7b"): ["data.train=org/data"],
 }
 """What an option cannot know by itself."""
 

@@ -107,7 +107,7 @@ def test_max_examples_is_a_choice_by_seed_that_grows_without_changing(chats, tmp
 def test_a_file_cut_off_is_an_error_that_names_the_byte_or_a_count(chats, tmp_path, tokenizer):
     chats.write_bytes(chats.read_bytes()[:-40])
     size = chats.stat().st_size
-    with pytest.raises(DataError, match=f"ends at byte {size} in the middle of record 60"):
+    with pytest.raises(DataError, match=f"record 60, line .*ends at byte {size} in the middle"):
         prepare(settings(chats, tmp_path), tokenizer)
     prepared = prepare(settings(chats, tmp_path, on_bad_record=OnBadRecord.skip), tokenizer)
     assert prepared.statistics.train_read.skipped == {"cut_off": 1}

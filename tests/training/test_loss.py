@@ -182,5 +182,7 @@ def test_a_model_that_the_chunked_head_cannot_run_keeps_its_own_loss(random_mode
     monkeypatch.setattr(loss_module, "supervised_loss", fail)
     model = random_model("llama")
     choice = install_chunked_loss(model)
-    assert str(choice) == "loss: the model's own (the chunked head fails: no such argument)"
+    assert (
+        str(choice) == "loss            the model's own (the chunked head fails: no such argument)"
+    )
     assert model(**batch_with_ignored_labels()).logits is not None

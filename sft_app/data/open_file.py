@@ -1,0 +1,65 @@
+"""Files, compressed or not, as streams of bytes."""
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import zstandard
+
+BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
+"""What reading raises where a compressed file is damaged or cut off."""
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """The uncompressed bytes of a file, read as they are asked for."""
+    suffix = path.suffix.lower()
+    with path.open("rb") as file:
+        if suffix == ".gz":
+            with gzip.GzipFile(fileobj=file) as stream:
+                yield io.BufferedReader(stream)
+        elif suffix == ".zst":
+            yield io.BufferedReader(_ZstdFile(file))
+        else:
+            yield file
+
+
+class _ZstdFile(io.RawIOBase):
+    """zstandard's own stream reader ends a truncated file without an error; this one raises."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._decompressor = zstandard.ZstdDecompressor().decompressobj()
+        self._started = False
+        self._ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
+        while not self._ready:
+            compressed = self._decompressor.unused_data or self._file.read(1 << 17)
+            if self._decompressor.eof:  # another frame may follow
+                self._decompressor = zstandard.ZstdDecompressor().decompressobj()
+                self._started = False
+            if not compressed:
+                if self._started:
+                    raise EOFError("the compressed data ends early")
+                return 0
+            self._started = True
+            self._ready = self._decompressor.decompress(compressed)
+        count = min(len(buffer), len(self._ready))
+        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+
+def data_suffix(path: Path) -> str:
+    """`.jsonl` for chats.jsonl and for chats.jsonl.gz."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in (".gz", ".zst"):
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""

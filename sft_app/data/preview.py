@@ -1,0 +1,47 @@
+"""Training examples as coloured text, label by label (`sft-plan data.preview=3`)."""
+
+from rich.console import Group
+from rich.panel import Panel
+from rich.text import Text
+from transformers import PreTrainedTokenizerBase
+
+from sft_app.data.dataset import IGNORED
+from sft_app.data.prepare import PreparedData
+
+LEARNED = "bold green"
+READ = "dim"
+
+
+def preview(prepared: PreparedData, tokenizer: PreTrainedTokenizerBase, count: int) -> Group:
+    """The first `count` documents of the training set, as a rich renderable.
+
+    Learned tokens are bold green, tokens that are only read are dim. Special tokens are shown, so
+    that an end of turn that is not learned can be seen.
+    """
+    documents = getattr(prepared.train, "examples", prepared.train)
+    panels = [
+        _panel(documents[number], tokenizer, number) for number in range(min(count, len(documents)))
+    ]
+    legend = Text.assemble(("learned ", LEARNED), ("only read", READ))
+    return Group(legend, *panels)
+
+
+def _panel(item: dict, tokenizer: PreTrainedTokenizerBase, number: int) -> Panel:
+    ids, labels = item["input_ids"].tolist(), item["labels"].tolist()
+    text = Text()
+    for is_learned, run in _runs(ids, labels):
+        text.append(tokenizer.decode(run), LEARNED if is_learned else READ)
+    learned = sum(label != IGNORED for label in labels)
+    title = f"example {number + 1}: {len(ids):,} tokens, {learned:,} learned"
+    return Panel(text, title=title, title_align="left")
+
+
+def _runs(ids: list[int], labels: list[int]) -> list[tuple[bool, list[int]]]:
+    """Neighbours of the same kind together: one byte of a character alone has no text."""
+    runs: list[tuple[bool, list[int]]] = []
+    for token, label in zip(ids, labels, strict=True):
+        is_learned = label != IGNORED
+        if not runs or runs[-1][0] != is_learned:
+            runs.append((is_learned, []))
+        runs[-1][1].append(token)
+    return runs
