@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from sft_app.records.result import RunResult, Status, read_result
+from sft_app.records.result import RunResult, read_result
 from sft_app.records.run_files import CONFIG, LOG, METRICS, PLAN, RESULT
 from sft_app.reporting.check_types import check_types
 from sft_app.reporting.hide_secrets import shown, without_secrets
@@ -28,7 +28,7 @@ _YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class RunRecord:
     directory: Path
     status: str
-    """A records.Status; or missing (nothing was written yet), or unreadable (a broken result)."""
+    """A records.Status; or missing (no result was written), or unreadable (a broken one)."""
     result: RunResult | None = None
     config: dict[str, Any] = field(default_factory=dict)
     """Nested; empty when there is none."""
@@ -82,7 +82,7 @@ def _is_composed_by_hydra(config: Path) -> bool:
 
 def _status(run_dir: Path, result: RunResult | None, metrics: list[StepMetrics]) -> str:
     if result is not None:
-        return "missing" if result.status is Status.pending else result.status.value
+        return result.status.value
     if (run_dir / RESULT).exists():
         return "unreadable"
     return "running" if metrics else "missing"

@@ -11,6 +11,8 @@ from read_pages import ATTACK, TagCounter, text_of
 
 from sft_app.records.result import RunError, Status, TokenCounts
 from sft_app.records.run_files import CONFIG, METRICS, PLAN, RESULT
+from sft_app.reporting import summary, terminal
+from sft_app.reporting.failures import ENDED_BADLY
 from sft_app.reporting.run_report import write_run_report
 
 
@@ -170,3 +172,11 @@ def test_lines_of_the_log_that_repeat_keys_are_harmless(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", result=result_of())
     (run / METRICS).write_text(json.dumps({"step": 1, "eval_loss": 2.0, "loss": 2.0}) + "\n\n")
     assert "Training loss" in write_run_report(run).read_text()
+
+
+def test_every_status_has_words_and_colours() -> None:
+    statuses = [status.value for status in Status]
+    style = (Path(summary.__file__).parent / "style.css").read_text()
+    assert set(statuses) <= summary.STATUS_LABELS.keys()
+    assert all(f".status-{status}" in style for status in summary.STATUS_LABELS)
+    assert all(status in terminal.COLOURS for status in ENDED_BADLY)
