@@ -154,8 +154,14 @@ def _check_evaluation(config: AppConfig) -> None:
         raise ConfigError(f"evaluation.lengths={evaluation.lengths} must be numbers of tokens.")
     if evaluation.batch_size < 1:
         raise ConfigError(f"evaluation.batch_size={evaluation.batch_size} must be 1 or more.")
+    if evaluation.max_documents < 1:
+        raise ConfigError(f"evaluation.max_documents={evaluation.max_documents} must be 1 or more.")
+    if evaluation.documents is not None:
+        for reference in _references("evaluation.documents", evaluation.documents):
+            check_source("evaluation.documents", reference, suffixes=(*DATA_SUFFIXES, ".py", ".md"))
     wants_heldout = evaluation.before or evaluation.after
-    if wants_heldout and config.data.eval is None and config.data.eval_examples == 0:
+    none_held_out = config.data.eval is None and config.data.eval_examples == 0
+    if wants_heldout and none_held_out and evaluation.documents is None:
         raise ConfigError(
             "evaluation needs held-out conversations, and data.eval_examples=0 with no data.eval "
             "leaves none: set data.eval=/some/file, data.eval_examples=200, or evaluation=none."
