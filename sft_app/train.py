@@ -64,7 +64,7 @@ def train(config: DictConfig) -> None:
     except JobFailed as failure:
         sys.exit(failure.exit_code)
     finally:
-        write_run_report(run_dir)
+        report_run(run_dir)
     print(closing(result, run_dir))
 
 
@@ -74,8 +74,16 @@ def train_cell(config: DictConfig, run_dir: Path) -> None:
     try:
         result = run_cell(to_typed(config), run_dir, overrides)
     finally:
-        write_run_report(run_dir)
+        report_run(run_dir)
     print(cell_closing(result, run_dir), flush=True)
+
+
+def report_run(run_dir: Path) -> None:
+    """Write report.html; a disk that is full must not hide how the run itself ended."""
+    try:
+        write_run_report(run_dir)
+    except OSError as error:
+        print(f"sft-train: no report was written: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":
