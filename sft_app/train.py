@@ -64,17 +64,29 @@ def train(config: DictConfig) -> None:
     except JobFailed as failure:
         sys.exit(failure.exit_code)
     finally:
-        write_run_report(run_dir)
+        report_run(run_dir)
     print(closing(result, run_dir))
 
 
 def train_cell(config: DictConfig, run_dir: Path) -> None:
     """One job of a sweep. A failure is told, stands in its result.json, and lets the others run."""
     overrides = [str(override) for override in HydraConfig.get().overrides.task]
-    result = run_cell(to_typed(config), run_dir, overrides)
+    try:
+        result = run_cell(to_typed(config), run_dir, overrides)
+    except JobInterrupted:
+        report_run(run_dir)
+        raise
     if result is not None:
-        write_run_report(run_dir)
+        report_run(run_dir)
         print(cell_closing(result, run_dir), flush=True)
+
+
+def report_run(run_dir: Path) -> None:
+    """Write report.html; a disk that is full must not hide how the run itself ended."""
+    try:
+        write_run_report(run_dir)
+    except OSError as error:
+        print(f"sft-train: no report was written: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from sft_app.loader.embeddings import fit_model_to_tokenizer
 from sft_app.loader.model import load_model
 from sft_app.loader.save import save_for_serving
 from sft_app.records.result import Evaluation
-from sft_app.records.run_files import METRICS, MODEL, PLAN, TENSORBOARD, write_atomically
+from sft_app.records.run_files import METRICS, MODEL, PLAN, PROFILE, TENSORBOARD, write_atomically
 from sft_app.training.adapter import merge_adapter
 from sft_app.training.arguments import training_arguments
 from sft_app.training.checkpoints import find_resume_point
@@ -24,6 +24,7 @@ from sft_app.training.console import set_up_logging
 from sft_app.training.metrics_file import MetricsFile
 from sft_app.training.plans import plan_as_dict, plan_data, plan_model
 from sft_app.training.prepare_model import prepare_model
+from sft_app.training.profiling import ProfileSteps
 from sft_app.training.progress import Progress
 from sft_app.training.run_record import RunRecord
 from sft_app.training.throughput import utilisation
@@ -82,6 +83,8 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
         callbacks=[Progress(), MetricsFile(run_dir / METRICS)],
     )
     trainer.remove_callback(PrinterCallback)
+    if config.trainer.profile:
+        trainer.add_callback(ProfileSteps(run_dir / PROFILE))
     with record.phase("train"):
         announce(trainer, data)
         train(trainer, config, run_dir, record)
