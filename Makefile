@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train report test test-slow test-gpu lint clean
+.PHONY: help setup train sweep report test test-slow test-gpu test-slurm lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ train: $(READY) ## the demo: SmolLM2-135M on real conversations, about 5 minutes
 	@echo "and after: about 5 minutes on 2 CPU cores (the first time one more, to convert the model)."
 	@$(BIN)/sft-train experiment=demo $(ARGS)
 
+sweep: $(READY) ## a tiny Llama to 2 and 4 times its context, four ways, compared: about 8 minutes
+	@$(BIN)/python -m sft_app.pretrain outputs/tiny_llama
+	@$(BIN)/sft-train --multirun experiment=context_sweep $(ARGS)
+
 report: $(READY) ## status and report of the newest run or sweep (or ARGS=DIR)
 	@$(BIN)/sft-report $(or $(ARGS),outputs)
 
@@ -50,6 +54,13 @@ test-slow: $(READY) ## the tests that take long: the real model, the census of a
 
 test-gpu: $(READY) ## the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
+
+test-slurm: $(READY) ## the tests on a real Slurm of two nodes, set up here (Debian, as root)
+	@command -v sbatch slurmctld slurmd munged >/dev/null || \
+	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y \
+	    --no-install-recommends slurmd slurmctld slurm-client munge; }
+	@$(BIN)/python -m pip install --quiet -c constraints.txt --editable '.[slurm]'
+	@$(BIN)/python -m pytest -m slurm $(ARGS)
 
 lint: $(READY) ## style, types, and which part may import which
 	@$(BIN)/ruff check .
