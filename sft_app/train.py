@@ -45,8 +45,8 @@ def _train_and_conclude() -> int | str | None:
     except SystemExit as end:
         exit_code = end.code
     if PrepareSweep.sweep is not None:
-        any_failed = end_sweep(PrepareSweep.sweep)
-        return exit_code or int(any_failed)
+        complete = end_sweep(PrepareSweep.sweep, interrupted=exit_code not in (0, 1, None))
+        return exit_code or int(not complete)
     return exit_code
 
 
@@ -73,9 +73,12 @@ def train_cell(config: DictConfig, run_dir: Path) -> None:
     overrides = [str(override) for override in HydraConfig.get().overrides.task]
     try:
         result = run_cell(to_typed(config), run_dir, overrides)
-    finally:
+    except JobInterrupted:
         report_run(run_dir)
-    print(cell_closing(result, run_dir), flush=True)
+        raise
+    if result is not None:
+        report_run(run_dir)
+        print(cell_closing(result, run_dir), flush=True)
 
 
 def report_run(run_dir: Path) -> None:

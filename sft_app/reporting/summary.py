@@ -16,6 +16,7 @@ STATUS_LABELS = {
     "out_of_memory": "out of memory",
     "interrupted": "interrupted",
     "skipped": "skipped",
+    "pending": "not started",
     "pending": "pending",
     "unreadable": "unreadable",
     "missing": "no result",
@@ -34,6 +35,8 @@ def sentence(run: RunRecord) -> str:
     result = run.result
     if run.status == "missing":
         return "This run has written no result and no step."
+    if run.status == "pending":
+        return "This job of a sweep has not begun."
     if run.status == "pending":
         return "This job of a sweep has not begun."
     if run.status == "running":
