@@ -45,8 +45,8 @@ def _train_and_conclude() -> int | str | None:
     except SystemExit as end:
         exit_code = end.code
     if PrepareSweep.sweep is not None:
-        any_failed = end_sweep(PrepareSweep.sweep)
-        return exit_code or int(any_failed)
+        complete = end_sweep(PrepareSweep.sweep, interrupted=exit_code not in (0, 1, None))
+        return exit_code or int(not complete)
     return exit_code
 
 
@@ -64,7 +64,7 @@ def train(config: DictConfig) -> None:
     except JobFailed as failure:
         sys.exit(failure.exit_code)
     finally:
-        write_run_report(run_dir)
+        report_run(run_dir)
     print(closing(result, run_dir))
 
 
@@ -73,9 +73,20 @@ def train_cell(config: DictConfig, run_dir: Path) -> None:
     overrides = [str(override) for override in HydraConfig.get().overrides.task]
     try:
         result = run_cell(to_typed(config), run_dir, overrides)
-    finally:
+    except JobInterrupted:
+        report_run(run_dir)
+        raise
+    if result is not None:
+        report_run(run_dir)
+        print(cell_closing(result, run_dir), flush=True)
+
+
+def report_run(run_dir: Path) -> None:
+    """Write report.html; a disk that is full must not hide how the run itself ended."""
+    try:
         write_run_report(run_dir)
-    print(cell_closing(result, run_dir), flush=True)
+    except OSError as error:
+        print(f"sft-train: no report was written: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

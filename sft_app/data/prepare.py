@@ -110,6 +110,7 @@ def prepare_data(
         train=train_fit,
         eval=held_fit if len(held) else None,
         packing=PackingStatistics(
+            packed=data.packing is Packing.best_fit,
             rows=len(packed),
             padding_tokens=padding,
             efficiency=1 - padding / capacity,

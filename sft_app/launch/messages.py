@@ -14,7 +14,7 @@ def opening(config: AppConfig, run_dir: Path, num_processes: int) -> str:
         f"Fine-tuning {config.model.name_or_path}\n"
         f"  on {config.data.train}\n"
         f"  at {config.context_length:,} tokens of context, in {processes} on this node\n"
-        f"  run directory: {run_dir}\n"
+        f"  run directory: {_from_here(run_dir)}\n"
         "Loading the libraries takes some seconds; the plans come first, then the time needed."
     )
 
@@ -33,6 +33,8 @@ def cell_closing(result: RunResult, run_dir: Path) -> str:
 
 
 def closing(result: RunResult, run_dir: Path) -> str:
+    """How a run went, where things are, and what can be done with them."""
+    run_dir = _from_here(run_dir)
     lines = ["", f"Completed in {timedelta(seconds=round(result.seconds['total']))}."]
     if result.train_loss_first is not None and result.train_loss_last is not None:
         lines.append(
@@ -55,7 +57,13 @@ def closing(result: RunResult, run_dir: Path) -> str:
         f"  metrics  {run_dir / METRICS}",
         "Next:",
         f"  open {run_dir / REPORT} in a browser",
+        f"  sft-report {run_dir}",
         f"  tensorboard --logdir {run_dir / TENSORBOARD}",
         f"  sft-train model.name_or_path={run_dir / MODEL} ...    to go on from this model",
     ]
     return "\n".join(lines)
+
+
+def _from_here(path: Path) -> Path:
+    """Shorter to read and to copy, where the path lies below the current folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

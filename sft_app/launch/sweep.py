@@ -2,9 +2,11 @@
 
 import dataclasses
 import re
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, ClassVar
 
 from hydra.experimental.callback import Callback
@@ -16,9 +18,13 @@ from sft_app.config.errors import ConfigError
 from sft_app.config.sweep import Budget
 from sft_app.launch.budget import apply_budget, describe_budget, shared_tokens_per_step
 from sft_app.launch.cell_state import CellState, cell_state, set_aside
-from sft_app.launch.job import initial_result
+from sft_app.launch.job import JobInterrupted, initial_result
+from sft_app.launch.launcher import Launcher, settle_processes, which_launcher
 from sft_app.launch.plan_checks import check_plans
+from sft_app.launch.ray_pool import start_pool
+from sft_app.launch.slurm import prepare_slurm
 from sft_app.launch.sweep_cells import Cell, add_task_override, compose_cells
+from sft_app.launch.watch import Watch
 from sft_app.records.result import Status
 from sft_app.records.run_files import CONFIG
 
@@ -29,6 +35,9 @@ BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 class Sweep:
     directory: Path
     cells: tuple[Cell, ...]
+    launcher: Launcher
+    watch: Watch | None = None
+    """None: this process runs the jobs itself, and they tell of themselves."""
 
 
 class PrepareSweep(Callback):
@@ -47,6 +56,13 @@ class PrepareSweep(Callback):
         if all(cell_state(c.run_dir, c.config) is CellState.done for c in sweep.cells):
             print("Nothing is left to do: every job completed with these settings.")
             sys.exit(0)
+        if sweep.watch is not None:
+            signal.signal(signal.SIGTERM, _interrupt)
+            sweep.watch.start()
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise JobInterrupted(signal.Signals(signum))
 
 
 def prepare_sweep(master: DictConfig) -> Sweep:
@@ -56,13 +72,36 @@ def prepare_sweep(master: DictConfig) -> Sweep:
     """
     _check_sweep(master)
     print("Checking the jobs of the sweep before the first one starts ...", flush=True)
-    cells = compose_cells(master)
+    launcher = which_launcher(master)
+    cells = compose_cells(master, on_slurm=launcher is Launcher.slurm)
+    if launcher is not Launcher.serial:
+        cells, launch = settle_processes(master, launcher, cells)
+    else:
+        _check_nodes(cells)
     cells = _settle(master, cells)
     check_plans([c for c in cells if cell_state(c.run_dir, c.config) is not CellState.done])
-    sweep = Sweep(directory=cells[0].run_dir.parent, cells=tuple(cells))
+    if launcher is Launcher.ray:
+        start_pool(master, launch)
+    if launcher is Launcher.slurm:
+        prepare_slurm(master, launch)
+    sweep = Sweep(
+        directory=cells[0].run_dir.parent,
+        cells=tuple(cells),
+        launcher=launcher,
+        watch=None if launcher is Launcher.serial else Watch(cells),
+    )
     _announce(sweep)
     _make_ready(sweep)
     return sweep
+
+
+def _check_nodes(cells: list[Cell]) -> None:
+    nnodes = max(cell.config.launch.nnodes for cell in cells)
+    if nnodes > 1:
+        raise ConfigError(
+            f"launch.nnodes={nnodes}: the jobs of a sweep take several nodes on Slurm only: "
+            "hydra/launcher=slurm, or launch.nnodes=1."
+        )
 
 
 def _check_sweep(master: DictConfig) -> None:

@@ -31,7 +31,7 @@ class Cell:
         return self.run_dir.name
 
 
-def compose_cells(master: DictConfig) -> list[Cell]:
+def compose_cells(master: DictConfig, *, on_slurm: bool) -> list[Cell]:
     """Compose and validate every job, in the order in which Hydra will start them.
 
     `master` is the sweep's own configuration; the jobs' folders are named here, too. Raises
@@ -47,7 +47,7 @@ def compose_cells(master: DictConfig) -> list[Cell]:
     )
     add_hydra_override(master, f"hydra.sweep.dir='{Path(master.hydra.sweep.dir).absolute()}'")
     jobs = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
-    cells = [_compose_cell(master, tuple(job), number) for number, job in enumerate(jobs)]
+    cells = [_compose_cell(master, tuple(job), number, on_slurm) for number, job in enumerate(jobs)]
     _check_folders(cells)
     return cells
 
@@ -76,7 +76,9 @@ def _parameters(master: DictConfig) -> list[str]:
     return [f"{key}={value}" for key, value in params.items()] + [str(o) for o in command_line]
 
 
-def _compose_cell(master: DictConfig, overrides: tuple[str, ...], number: int) -> Cell:
+def _compose_cell(
+    master: DictConfig, overrides: tuple[str, ...], number: int, on_slurm: bool
+) -> Cell:
     loader = GlobalHydra.instance().config_loader()
     try:
         composed = loader.load_sweep_config(master, list(overrides))
@@ -88,7 +90,7 @@ def _compose_cell(master: DictConfig, overrides: tuple[str, ...], number: int) -
     run_dir = Path(composed.hydra.sweep.dir) / str(composed.hydra.sweep.subdir)
     try:
         config = typed_without_hydra(composed)
-        validate(config)
+        validate(config, on_slurm=on_slurm)
     except ConfigError as error:
         raise ConfigError(f"job {run_dir.name}: {error}") from error
     return Cell(overrides=overrides, config=config, run_dir=run_dir)

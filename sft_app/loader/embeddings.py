@@ -17,15 +17,16 @@ def fit_model_to_tokenizer(
     Rows of added tokens start at the mean of the tokens that the checkpoint knew. A vocabulary that
     is padded beyond the tokenizer is never made smaller.
     """
+    assert tokenizer.pad_token_id == plan.pad_token_id, "the plan is another tokenizer's"
     rows = model.get_input_embeddings().weight.shape[0]
     if plan.vocab_size > rows:
         model.resize_token_embeddings(
             plan.vocab_size, pad_to_multiple_of=ROW_MULTIPLE, mean_resizing=False
         )
-    new = {tokenizer.convert_tokens_to_ids(token) for token in plan.added_tokens}
-    new |= set(range(rows, model.get_input_embeddings().weight.shape[0]))
+    grown = range(rows, model.get_input_embeddings().weight.shape[0])
+    new = sorted({*plan.added_token_ids, *grown})
     if new:
-        _set_mean_rows(model, sorted(new))
+        _set_mean_rows(model, new)
     # A padding index keeps a row's gradient at zero; where pad is the end token, the end token
     # would never be learned. Labels and attention masks keep padding out, not the embedding.
     model.get_input_embeddings().padding_idx = None

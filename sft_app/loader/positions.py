@@ -62,7 +62,10 @@ def detect_positions(config: PretrainedConfig) -> Positions:
     rotary = _rotary_positions(model, text)
     if rotary is not None:
         return rotary
-    return _table_positions(model) or Positions(kind=PositionKind.none)
+    table = _table_positions(model)
+    if table is not None:
+        _refuse_encoder(model, text)
+    return table or Positions(kind=PositionKind.none)
 
 
 def build_skeleton(config: PretrainedConfig) -> nn.Module:
@@ -128,6 +131,17 @@ def _rotary_positions(model: nn.Module, text: PretrainedConfig) -> Positions | N
         if _frequency_buffers(module) and not any(word in name.lower() for word in _NOT_TEXT):
             return Positions(kind=PositionKind.rotary)
     return None
+
+
+def _refuse_encoder(model: nn.Module, text: PretrainedConfig) -> None:
+    """BERT and its kin count as causal LMs, and attend in both directions unless told otherwise:
+    they would see the token that they are to predict. Decoders say so once they are built."""
+    built: Any = model.config
+    if getattr(built, "is_decoder", None) is False and not built.is_encoder_decoder:
+        raise ConfigError(
+            f"model.name_or_path: this {text.model_type} model is an encoder, which sees what it "
+            "should predict; choose a decoder (is_decoder=true in its configuration)."
+        )
 
 
 def _table_positions(model: nn.Module) -> Positions | None:

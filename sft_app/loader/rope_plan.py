@@ -9,7 +9,12 @@ from transformers import PretrainedConfig
 from sft_app.config.errors import ConfigError
 from sft_app.config.rope import RopeConfig
 from sft_app.loader.decision import Decision
-from sft_app.loader.model_context import AttentionWindows, attention_windows, read_context
+from sft_app.loader.model_context import (
+    AttentionWindows,
+    ModelContext,
+    attention_windows,
+    read_context,
+)
 from sft_app.loader.positions import PositionKind, detect_positions
 from sft_app.loader.rope_check import check_honoured
 from sft_app.loader.rotary_decision import decide_rotary
@@ -138,7 +143,11 @@ def plan_rope(
         rotary_dims=positions.rotary_dims,
         table=positions.table,
         table_offset=positions.table_offset,
-        warnings=decision.warnings + _window_warnings(windows, context_length),
+        warnings=(
+            decision.warnings
+            + _window_warnings(windows, context_length)
+            + _longrope_warnings(decision, context, context_length)
+        ),
     )
     apply_rope_plan(config, plan)
     check_honoured(config, positions, plan.method, changed=plan.changed)
@@ -183,6 +192,15 @@ def _window_warnings(windows: AttentionWindows, length: int) -> tuple[str, ...]:
     return (
         f"{windows.windowed_layers} of {windows.layers} layers see only the last "
         f"{windows.size:,} tokens; the others see all {length:,}.",
+    )
+
+
+def _longrope_warnings(decision: Decision, context: ModelContext, length: int) -> tuple[str, ...]:
+    if decision.method != "longrope" or context.original is None or length <= context.original:
+        return ()
+    return (
+        f"longrope takes its short divisors for a batch within {context.original:,} positions and "
+        "its long ones for any other: batches of both kinds are trained with different angles.",
     )
 
 

@@ -40,6 +40,7 @@ def load_tokenizer(
     adds_bos = _adds_bos(loaded)
     template = set_chat_template(loaded, tokenizer.chat_template, adds_bos=adds_bos)
     vocabulary = loaded.get_vocab()
+    added = sorted(set(vocabulary) - before, key=vocabulary.__getitem__)
     plan = TokenizerPlan(
         name_or_path=checkpoint.location,
         backend=backend.description,
@@ -51,7 +52,8 @@ def load_tokenizer(
         pad_token=pad.token,
         pad_token_id=loaded.pad_token_id,
         pad_reason=pad.reason,
-        added_tokens=tuple(sorted(set(vocabulary) - before, key=vocabulary.__getitem__)),
+        added_tokens=tuple(added),
+        added_token_ids=tuple(vocabulary[token] for token in added),
         bos_token_id=loaded.bos_token_id,
         eos_token_id=loaded.eos_token_id,
         stop_token_ids=template.stop_token_ids,

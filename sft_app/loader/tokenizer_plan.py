@@ -24,6 +24,8 @@ class TokenizerPlan:
     pad_reason: str
     added_tokens: tuple[str, ...]
     """Tokens that the checkpoint's tokenizer did not have."""
+    added_token_ids: tuple[int, ...]
+    """Their rows are new: an adapter must train them (peft's trainable_token_indices)."""
     bos_token_id: int | None
     eos_token_id: int | None
     stop_token_ids: tuple[int, ...]
@@ -38,6 +40,7 @@ class TokenizerPlan:
         return {
             **asdict(self),
             "added_tokens": list(self.added_tokens),
+            "added_token_ids": list(self.added_token_ids),
             "stop_token_ids": list(self.stop_token_ids),
             "warnings": list(self.warnings),
         }

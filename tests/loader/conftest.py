@@ -178,15 +178,6 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
-MULTIMODAL_TEXT = {
-    **SMALL,
-    "hidden_size": 64,
-    "head_dim": 16,
-    "model_type": "qwen2_vl_text",
-    "rope_theta": 1e6,
-    "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
-}
-
 
 def tiny_config(family: str, **changes: Any) -> PretrainedConfig:
     """A fresh configuration; `changes` override its published shape."""

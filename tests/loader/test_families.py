@@ -1,4 +1,4 @@
-"""Every family of positions, below, at and above its own context: planned, built, trained, saved."""
+"""Every family, below, at and above its own context: planned, built, trained, saved."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, BertConfig, GenerationConfig
 
 from sft_app.config.errors import ConfigError
 from sft_app.config.model import Dtype, ModelConfig
@@ -60,6 +60,45 @@ def test_a_checkpoint_that_needs_code_of_its_own_is_refused(tmp_path: Path) -> N
     (tmp_path / "configuration_own.py").write_text("raise SystemExit('this must not run')")
     with pytest.raises(ConfigError, match=r"model\.trust_remote_code=true"):
         load_pretrained_config(ModelConfig(name_or_path=str(tmp_path)))
+
+
+OWN_CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+class OwnConfig(LlamaConfig):
+    model_type = "its_own"
+
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def test_allowed_code_runs_and_its_rope_is_extended(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    copied(make_checkpoint("llama"), tmp_path)
+    (tmp_path / "own_code.py").write_text(OWN_CODE)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["model_type"] = "its_own"
+    config["auto_map"] = {
+        "AutoConfig": "own_code.OwnConfig",
+        "AutoModelForCausalLM": "own_code.OwnForCausalLM",
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model_config = ModelConfig(name_or_path=str(tmp_path), trust_remote_code=True)
+    pretrained = load_pretrained_config(model_config)
+    plan = plan_rope(pretrained, 128, RopeConfig())
+    assert (plan.model_type, plan.factor) == ("its_own", 2.0)
+    assert type(load_model(model_config, pretrained, plan)).__name__ == "OwnForCausalLM"
+
+
+def test_an_encoder_is_refused(tmp_path: Path) -> None:
+    """BERT counts as a causal LM, and sees what it should predict."""
+    config = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    with pytest.raises(ConfigError, match="is an encoder"):
+        plan_rope(config, 64, RopeConfig())
+    config.is_decoder = True
+    assert plan_rope(config, 64, RopeConfig()).effective_context_length == 512
 
 
 @pytest.mark.parametrize("revision", [None, "main", "v1.0"])

@@ -11,6 +11,7 @@ from transformers import LlamaConfig, PretrainedConfig
 from sft_app.config.errors import ConfigError
 from sft_app.config.rope import FactorRounding, RopeConfig, RopeMethod
 from sft_app.loader.model_context import attention_windows, read_context
+from sft_app.loader.rope_methods import Extension, extended_parameters
 from sft_app.loader.rope_plan import plan_rope
 from sft_app.loader.rotary_decision import decide_rotary
 
@@ -86,6 +87,23 @@ def test_the_models_own_method_may_be_named(make_config: MakeConfig) -> None:
     assert (plan.method, plan.factor) == ("yarn", 8.0)
 
 
+@pytest.mark.parametrize("method", ["linear", "ntk", "yarn", "llama3"])
+def test_multimodal_sections_and_a_stale_type_survive_or_go_as_they_should(method: str) -> None:
+    current = {
+        "rope_type": "linear",
+        "type": "linear",
+        "factor": 2.0,
+        "rope_theta": 1e6,
+        "partial_rotary_factor": 0.5,
+        "mrope_section": [2, 3, 3],
+    }
+    extension = Extension(current=current, factor=4.0, original=64, dim=16, rope=RopeConfig())
+    new = extended_parameters(RopeMethod(method), extension)
+    assert new["mrope_section"] == [2, 3, 3] and new["partial_rotary_factor"] == 0.5
+    assert "type" not in new
+    assert ("factor" in new) == (method != "ntk")
+
+
 def test_yarn_drops_the_attention_factor_of_the_old_factor(make_config: MakeConfig) -> None:
     scaling = {
         "rope_type": "yarn",
@@ -108,6 +126,13 @@ def test_longrope_beyond_its_lists_is_refused(make_config: MakeConfig) -> None:
 def test_longrope_lists_of_the_wrong_length_are_refused(make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match=r"rope\.short_factor: 2 numbers.*4 rotary"):
         plan_rope(make_config("llama"), 128, rope("longrope", short_factor=[1.0, 1.0]))
+
+
+def test_longrope_tells_of_its_two_sets_of_angles(make_config: MakeConfig) -> None:
+    assert (
+        "short divisors" in plan_rope(make_config("phi3-longrope"), 128, RopeConfig()).warnings[0]
+    )
+    assert not plan_rope(make_config("phi3-longrope"), 64, RopeConfig()).warnings
 
 
 def test_dynamic_is_refused_for_training_unless_forced(make_config: MakeConfig) -> None:

