@@ -17,7 +17,6 @@ STATUS_LABELS = {
     "interrupted": "interrupted",
     "skipped": "skipped",
     "pending": "not started",
-    "pending": "pending",
     "unreadable": "unreadable",
     "missing": "no result",
 }
