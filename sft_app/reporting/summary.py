@@ -16,7 +16,6 @@ STATUS_LABELS = {
     "out_of_memory": "out of memory",
     "interrupted": "interrupted",
     "skipped": "skipped",
-    "pending": "not started",
     "pending": "pending",
     "unreadable": "unreadable",
     "missing": "no result",
