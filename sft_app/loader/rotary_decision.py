@@ -265,8 +265,12 @@ def _own_method(context: ModelContext) -> RopeMethod:
 
 def _refuse_stacking(context: ModelContext, method: RopeMethod, rope: RopeConfig) -> None:
     own = context.rope_type
-    unscaled = own == "default" or (own == "proportional" and method == RopeMethod.linear)
-    if rope.force or unscaled:
+    if own == "proportional" and method != RopeMethod.linear:
+        raise ConfigError(
+            f"rope.method: {method.value} would turn the frequencies that stand still in this "
+            "model's proportional rope; use rope=linear, which divides those that turn."
+        )
+    if rope.force or own in ("default", "proportional"):
         return
     if own == method.value and (rope.factor is None or rope.factor >= (context.factor or 1.0)):
         return
