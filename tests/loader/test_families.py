@@ -143,7 +143,8 @@ def _loss_at(model: PreTrainedModel, length: int) -> torch.Tensor:
 def _same_after_reload(
     model: PreTrainedModel, plan: RopePlan, directory: Path, length: int
 ) -> None:
-    reloaded = AutoModelForCausalLM.from_pretrained(directory).eval()
+    kernel = model.config._attn_implementation
+    reloaded = AutoModelForCausalLM.from_pretrained(directory, attn_implementation=kernel).eval()
     check_built(reloaded, plan.rotary_dims)
     ids = torch.randint(3, 90, (1, length))
     with torch.no_grad():
@@ -151,8 +152,8 @@ def _same_after_reload(
         after = reloaded(input_ids=ids, use_cache=False).logits
     assert torch.equal(before, after)
 
-    again = plan_rope(load_pretrained_config(ModelConfig(name_or_path=str(directory))), length,
-                      RopeConfig())  # fmt: skip
+    saved_config = load_pretrained_config(ModelConfig(name_or_path=str(directory)))
+    again = plan_rope(saved_config, length, RopeConfig())
     assert not again.changed
     assert again.effective_context_length == plan.effective_context_length
     assert again.method == plan.method
