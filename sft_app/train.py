@@ -1,5 +1,6 @@
 """sft-train: compose the configuration once, then run it in worker processes."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,10 +13,13 @@ from sft_app.config.app import register_schema, to_typed
 from sft_app.config.callback import exit_with_message
 from sft_app.config.command_line import prepare_arguments
 from sft_app.config.errors import ConfigError
+from sft_app.launch.cell import run_cell
 from sft_app.launch.job import JobFailed, JobInterrupted, run_job
-from sft_app.launch.messages import closing
+from sft_app.launch.messages import cell_closing, closing
 from sft_app.launch.outer import refuse_outer_launcher
+from sft_app.launch.sweep import PrepareSweep
 from sft_app.reporting.run_report import write_run_report
+from sft_app.sweep_end import end_sweep
 
 
 def main() -> None:
@@ -26,10 +30,24 @@ def main() -> None:
         exit_with_message(error)
     prepare_arguments(sys.argv)
     register_schema()
+    sys.exit(_train_and_conclude())
+
+
+def _train_and_conclude() -> int | str | None:
+    """Hydra ends a sweep by returning, or by SystemExit when a job raised: conclude it here."""
+    exit_code: int | str | None = 0
     try:
         train()
     except JobInterrupted as interruption:
-        sys.exit(interruption.exit_code)
+        exit_code = interruption.exit_code
+    except KeyboardInterrupt:  # between two jobs, or while others run them
+        exit_code = 130
+    except SystemExit as end:
+        exit_code = end.code
+    if PrepareSweep.sweep is not None:
+        complete = end_sweep(PrepareSweep.sweep, interrupted=exit_code not in (0, 1, None))
+        return exit_code or int(not complete)
+    return exit_code
 
 
 @hydra.main(version_base="1.3", config_path="pkg://sft_app.conf", config_name="config")
@@ -37,15 +55,38 @@ def train(config: DictConfig) -> None:
     """One job, in the directory that Hydra made for it."""
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
+    if hydra_config.mode is RunMode.MULTIRUN:
+        os.chdir(hydra_config.runtime.cwd)  # a Ray worker starts elsewhere
+        train_cell(config, run_dir)
+        return
     try:
         result = run_job(to_typed(config), run_dir)
     except JobFailed as failure:
-        if hydra_config.mode is RunMode.MULTIRUN:
-            raise  # Hydra notes it, and goes on with the next job of the sweep.
         sys.exit(failure.exit_code)
     finally:
-        write_run_report(run_dir)
+        report_run(run_dir)
     print(closing(result, run_dir))
+
+
+def train_cell(config: DictConfig, run_dir: Path) -> None:
+    """One job of a sweep. A failure is told, stands in its result.json, and lets the others run."""
+    overrides = [str(override) for override in HydraConfig.get().overrides.task]
+    try:
+        result = run_cell(to_typed(config), run_dir, overrides)
+    except JobInterrupted:
+        report_run(run_dir)
+        raise
+    if result is not None:
+        report_run(run_dir)
+        print(cell_closing(result, run_dir), flush=True)
+
+
+def report_run(run_dir: Path) -> None:
+    """Write report.html; a disk that is full must not hide how the run itself ended."""
+    try:
+        write_run_report(run_dir)
+    except OSError as error:
+        print(f"sft-train: no report was written: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

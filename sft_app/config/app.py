@@ -9,6 +9,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from sft_app.config.adapter import AdapterConfig
 from sft_app.config.data import DataConfig
 from sft_app.config.evaluation import EvaluationConfig
+from sft_app.config.folder_names import register_resolvers
 from sft_app.config.launch import LaunchConfig
 from sft_app.config.model import ModelConfig, TokenizerConfig
 from sft_app.config.rope import RopeConfig
@@ -34,6 +35,10 @@ class AppConfig:
     launch: LaunchConfig = MISSING
     evaluation: EvaluationConfig = MISSING
     sweep: SweepConfig = MISSING
+
+
+# On import, because the job of a Ray worker unpickles a configuration and composes none.
+register_resolvers()
 
 
 def register_schema() -> None:

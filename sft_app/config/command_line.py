@@ -1,5 +1,7 @@
 """What every composing command does with its arguments before Hydra sees them."""
 
+import warnings
+
 from sft_app.config.callback import exit_with_message
 from sft_app.config.errors import ConfigError
 from sft_app.config.overrides import check_overrides, open_dict_overrides
@@ -18,3 +20,5 @@ def prepare_arguments(argv: list[str]) -> None:
     except ConfigError as error:
         exit_with_message(error)
     argv[1:] = open_dict_overrides(arguments)
+    # Ours replaces the plugin's settings of that name on purpose; Hydra's warning is for accidents.
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/ray' is validated against")

@@ -51,16 +51,20 @@ class DataConfig:
     `{path: ..., weight: ...}`."""
     eval: Any = None
     """The same for held-out data; null: `eval_examples` conversations are taken out of `train` by
-    seed."""
+    `split_seed`."""
     eval_examples: int = 200
-    """Held-out conversations when `eval` is null; 0: no held-out set."""
+    """Held-out conversations when `eval` is null, but no more than a tenth of all; 0: no held-out
+    set."""
     format: DataFormat = DataFormat.auto
     overlong: Overlong = Overlong.split
     on_bad_record: OnBadRecord = OnBadRecord.error
     packing: Packing = Packing.best_fit
     train_on: TrainOn = TrainOn.all_turns
     max_examples: int | None = None
-    """Use at most this many training conversations (chosen by seed)."""
+    """Use at most this many training conversations (chosen by `split_seed`)."""
+    split_seed: int = 42
+    """Chooses the held-out conversations, and those that `max_examples` keeps. Apart from `seed`:
+    runs that differ in their seed are evaluated on the same conversations."""
     num_proc: int | None = None
     """Tokenising processes; null: one per core."""
     cache_dir: str | None = None

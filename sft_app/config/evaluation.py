@@ -1,6 +1,7 @@
 """What is measured before and after training."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(kw_only=True)
@@ -14,4 +15,10 @@ class EvaluationConfig:
     """Stop after about this many held-out tokens; null: no limit."""
     batch_size: int = 1
     lengths: list[int] = field(default_factory=list)
-    """Context lengths (tokens) at which perplexity is measured on long documents."""
+    """Context lengths (tokens) at which perplexity is measured on long documents. Empty: at none,
+    and in a sweep at every context length of the sweep."""
+    documents: Any = None
+    """Text files, one document each (a path, folder, glob or a list); null: the held-out
+    conversations that are long enough."""
+    max_documents: int = 16
+    """At most this many long documents."""

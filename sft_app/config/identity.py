@@ -15,7 +15,7 @@ CANNOT_CHANGE_THE_OUTCOME = {
     "model": ("cache_dir",),
     "data": ("num_proc", "cache_dir", "preview"),
     "trainer": ("resume_from_checkpoint", "report_to", "dataloader_num_workers",
-                "save_total_limit"),
+                "save_total_limit", "profile"),
 }  # fmt: skip
 """Group -> keys left out of the hash; None: the whole group."""
 

@@ -1,9 +1,35 @@
-"""A named sweep over settings, run by `sft-train --multirun`."""
+"""A sweep over settings, run by `sft-train --multirun`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Budget(StrEnum):
+    """In which unit the amount of training is given that all cells share."""
+
+    own = "own"
+    """Each cell trains as its own settings say."""
+    tokens = "tokens"
+    """`sweep.tokens` in all."""
+    steps = "steps"
+    """`trainer.max_steps` optimizer steps."""
+    epochs = "epochs"
+    """`trainer.num_train_epochs` passes over the data."""
 
 
 @dataclass(kw_only=True)
 class SweepConfig:
     name: str | None = None
-    """A named sweep lives in outputs/sweeps/<name>/<job>/ and can be continued."""
+    """A named sweep lives in outputs/sweeps/<name>/<job>/, and the same command continues it."""
+    budget: Budget = Budget.own
+    """Other than own: tokens per optimizer step, and so in total, are equal at every context
+    length; each cell's batch follows from its length."""
+    tokens: int | None = None
+    """budget=tokens: training tokens of every cell."""
+    tokens_per_step: int | None = None
+    """Null: what the cell with the longest context takes in one step."""
+    skip_longer_after_oom: bool = True
+    """A cell that ran out of memory spares the longer ones that differ in nothing else."""
+    lengths: list[int] = field(default_factory=list)
+    """Where perplexity is measured unless evaluation.lengths says; empty: at every context length
+    of the sweep."""

@@ -47,5 +47,7 @@ class TrainerConfig:
     resume_from_checkpoint: str | None = None
     """A checkpoint directory; a run's directory (its newest complete checkpoint); or `auto` (the
     newest complete checkpoint of this very run directory, if it has one)."""
+    profile: bool = False
+    """Record a few steps with torch.profiler: the trace is in `profile/` of the run's directory."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Any other TrainingArguments field; checked against its signature before training."""

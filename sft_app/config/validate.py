@@ -49,8 +49,11 @@ SET_BY_THE_APP = {
 }
 
 
-def validate(config: AppConfig) -> None:
-    """Raise ConfigError for the first setting, or combination, that cannot work."""
+def validate(config: AppConfig, *, on_slurm: bool = False) -> None:
+    """Raise ConfigError for the first setting, or combination, that cannot work.
+
+    `on_slurm`: the job will be started by Slurm, on all of its nodes, whatever this process is.
+    """
     checks: list[Callable[[AppConfig], None]] = [
         _check_context,
         _check_model,
@@ -63,6 +66,8 @@ def validate(config: AppConfig) -> None:
     ]
     for check in checks:
         check(config)
+    if not on_slurm and "SLURM_JOB_ID" not in os.environ:
+        _check_nodes_by_hand(config)
 
 
 def _check_context(config: AppConfig) -> None:
@@ -154,8 +159,14 @@ def _check_evaluation(config: AppConfig) -> None:
         raise ConfigError(f"evaluation.lengths={evaluation.lengths} must be numbers of tokens.")
     if evaluation.batch_size < 1:
         raise ConfigError(f"evaluation.batch_size={evaluation.batch_size} must be 1 or more.")
+    if evaluation.max_documents < 1:
+        raise ConfigError(f"evaluation.max_documents={evaluation.max_documents} must be 1 or more.")
+    if evaluation.documents is not None:
+        for reference in _references("evaluation.documents", evaluation.documents):
+            check_source("evaluation.documents", reference, suffixes=(*DATA_SUFFIXES, ".py", ".md"))
     wants_heldout = evaluation.before or evaluation.after
-    if wants_heldout and config.data.eval is None and config.data.eval_examples == 0:
+    none_held_out = config.data.eval is None and config.data.eval_examples == 0
+    if wants_heldout and none_held_out and evaluation.documents is None:
         raise ConfigError(
             "evaluation needs held-out conversations, and data.eval_examples=0 with no data.eval "
             "leaves none: set data.eval=/some/file, data.eval_examples=200, or evaluation=none."
@@ -228,18 +239,20 @@ def _check_launch(config: AppConfig) -> None:
         )
     if launch.nnodes < 1:
         raise ConfigError(f"launch.nnodes={launch.nnodes} must be 1 or more.")
-    in_slurm = "SLURM_JOB_ID" in os.environ
-    if launch.nnodes > 1 and not in_slurm:
-        for name in ("rdzv_endpoint", "node_rank"):
-            if getattr(launch, name) is None:
-                raise ConfigError(
-                    f"launch.nnodes={launch.nnodes} outside Slurm needs launch.{name}: start the "
-                    "same command on each node with launch.rdzv_endpoint=HOST:PORT (node 0's) and "
-                    "launch.node_rank=0, 1, ..."
-                )
     if launch.node_rank is not None and not 0 <= launch.node_rank < launch.nnodes:
         raise ConfigError(
             f"launch.node_rank={launch.node_rank} must be from 0 to {launch.nnodes - 1}."
         )
     if config.adapter.method is AdapterMethod.qlora and launch.device is Device.cpu:
         raise ConfigError("adapter=qlora needs a GPU; adapter=lora works on the CPU.")
+
+
+def _check_nodes_by_hand(config: AppConfig) -> None:
+    launch = config.launch
+    for name in ("rdzv_endpoint", "node_rank"):
+        if launch.nnodes > 1 and getattr(launch, name) is None:
+            raise ConfigError(
+                f"launch.nnodes={launch.nnodes} outside Slurm needs launch.{name}: start the same "
+                "command on each node with launch.rdzv_endpoint=HOST:PORT (node 0's) and "
+                "launch.node_rank=0, 1, ..."
+            )

@@ -37,6 +37,9 @@ from sft_app.data.statistics import (
 )
 from sft_app.data.store import TokenStore, write_store
 
+CONVERSATIONS_PER_HELD_OUT = 10
+"""At most one conversation in this many is held out."""
+
 
 @dataclass
 class PreparedData:
@@ -66,6 +69,8 @@ def prepare_data(
     train_store, train_read, weights = _tokenised(
         data, data.train, "data.train", tokenizer, seed, wanted
     )
+    # A small file keeps most of its conversations for training.
+    held_out = min(held_out, train_read.conversations // CONVERSATIONS_PER_HELD_OUT)
     choice = choose(
         train_store.conversation,
         train_store.key,
@@ -105,6 +110,7 @@ def prepare_data(
         train=train_fit,
         eval=held_fit if len(held) else None,
         packing=PackingStatistics(
+            packed=data.packing is Packing.best_fit,
             rows=len(packed),
             padding_tokens=padding,
             efficiency=1 - padding / capacity,

@@ -16,7 +16,6 @@ _LARGEST_RECORD = 1 << 28
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _FIRST_KEY = re.compile(r'\{\s*"((?:[^"\\]|\\.)*)"\s*:')
-_NEXT_RECORD = re.compile(r"[}\]]\s*,?\s*(?=\{)")
 
 
 class _Window:
@@ -165,10 +164,9 @@ def _recover(window: _Window) -> bool:
     """Move to the next object that begins as the broken one does, or else to the file's end."""
     head = _FIRST_KEY.match(window.text, window.at)
     while True:
-        for match in _NEXT_RECORD.finditer(window.text, window.at + 1):
-            following = _FIRST_KEY.match(window.text, match.end())
-            if following and (head is None or following[1] == head[1]):
-                window.move(match.end())
+        for following in _FIRST_KEY.finditer(window.text, window.at + 1):
+            if head is None or following[1] == head[1]:
+                window.move(following.start())
                 return True
         if window.ended:
             window.move(len(window.text))

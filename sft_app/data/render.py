@@ -97,8 +97,14 @@ class Renderer:
         whole = self._by_layout(item) or self._by_prefixes(item)
         if whole is not None:
             return [whole]
-        answers = [i for i, m in enumerate(item.messages) if m.role == "assistant"]
-        return [self._one_answer(item, i) for i in answers if item.messages[i].weight > 0]
+        learned = [
+            index
+            for index, message in enumerate(item.messages)
+            if message.role == "assistant" and message.weight > 0
+        ]
+        if not learned:
+            return [Rendered(self._template(item, item.messages), [], [], 0)]
+        return [self._one_answer(item, index) for index in learned]
 
     def has_reserved_text(self, item: Conversation | Passage) -> bool:
         """Whether some message spells out a special token: the tokenizer then reads it as that

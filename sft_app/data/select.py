@@ -34,7 +34,7 @@ def lowest(items: Iterable[tuple[int, T]], count: int) -> Iterator[T]:
         entry = (-item_rank, -number, item)
         if len(heap) < count:
             heapq.heappush(heap, entry)
-        elif entry[:2] > heap[0][:2]:
+        elif count and entry[:2] > heap[0][:2]:
             heapq.heapreplace(heap, entry)
     yield from (item for _, _, item in sorted(heap, key=lambda entry: -entry[1]))
 

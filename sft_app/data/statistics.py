@@ -67,6 +67,7 @@ class FitStatistics:
 
 @dataclass(kw_only=True)
 class PackingStatistics:
+    packed: bool
     rows: int = 0
     """Packed rows, or examples when packing is off."""
     padding_tokens: int = 0
@@ -90,26 +91,10 @@ class DataStatistics:
         return asdict(self)
 
     def __str__(self) -> str:
-        return "\n".join(self._lines())
+        # Imported here: the other module describes the classes of this one.
+        from sft_app.data.statistics_text import describe
 
-    def _lines(self) -> list[str]:
-        lines = [_read_line("train", self.train_read)]
-        if self.eval_read is not None:
-            lines.append(_read_line("eval", self.eval_read))
-        lines.append(_fit_line("train", self.train))
-        if self.eval is not None:
-            lines.append(_fit_line("eval", self.eval))
-        lines.append(
-            "lengths: "
-            + ", ".join(f"p{name} {value:,}" for name, value in self.lengths.percentiles.items())
-        )
-        over = ", ".join(f"{k} {v:.1%}" for k, v in self.lengths.share_over.items())
-        lines.append(f"longer than: {over}")
-        lines.append(
-            f"packing: {self.packing.rows:,} rows of {self.context_length:,}, "
-            f"{self.packing.efficiency:.2%} real tokens"
-        )
-        return lines
+        return describe(self)
 
 
 def add_counts(counts: dict[str, int], more: Mapping[str, int]) -> None:
@@ -129,28 +114,3 @@ def length_statistics(lengths: np.ndarray) -> LengthStatistics:
         histogram={str(b): int(c) for b, c in zip(bound, count, strict=True)},
         share_over={str(n): float((lengths > n).mean()) for n in USUAL_LENGTHS},
     )
-
-
-def _read_line(name: str, read: ReadStatistics) -> str:
-    skipped = _counts(read.skipped)
-    odd = _counts(read.odd)
-    return (
-        f"{name}: {read.records:,} records, {read.conversations:,} conversations"
-        + (f"; skipped: {skipped}" if skipped else "")
-        + (f"; odd: {odd}" if odd else "")
-    )
-
-
-def _fit_line(name: str, fit: FitStatistics) -> str:
-    lost = sum(fit.lost_tokens.values())
-    return (
-        f"{name}: {fit.examples:,} examples of {fit.tokens:,} tokens -> {fit.pieces:,} documents "
-        f"of {fit.used_tokens:,} tokens, {fit.supervised_tokens:,} supervised; "
-        f"{fit.overlong:,} overlong ({fit.split:,} split, {fit.truncated:,} truncated, "
-        f"{fit.dropped:,} dropped), "
-        f"{lost:,} tokens lost" + (f" ({_counts(fit.lost_tokens)})" if lost else "")
-    )
-
-
-def _counts(counter: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in sorted(counter.items()))

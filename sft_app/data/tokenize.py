@@ -37,8 +37,6 @@ class _Positions:
 
     from_character: Callable[[int], int]
     """The first token with a character at or after this one."""
-    after_character: Callable[[int], int]
-    """The first token without any character before this one."""
     shared_before: Callable[[int], int]
     """Characters before this one in the token that has this one (without offsets: 0 or 1)."""
 
@@ -47,8 +45,8 @@ class ChatTokenizer:
     """Tokenises as `apply_chat_template(tokenize=True)` does, and knows each token's characters.
 
     The whole text is tokenised at once, and a token is labelled when at least one of its characters
-    stands in a labelled place: a word piece that takes the space after "ASSISTANT:" with it is
-    learned, a piece of only that space is not.
+    stands in a labelled place and none after it: a word piece that takes the space after
+    "ASSISTANT:" with it is learned, a piece of only that space, or one of the next header, is not.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -87,21 +85,12 @@ class ChatTokenizer:
         spans = []
         for span in rendered.spans:
             start = positions.from_character(span.start)
-            stop = positions.after_character(span.stop)
+            stop = positions.from_character(span.stop)
             if start < stop:
                 spans.append(TokenSpan(start, stop, span.weight))
         if rendered.is_passage:
             return self._passage(ids, spans)
-        opening = positions.from_character(rendered.opening) if rendered.breaks else 0
-        breaks = [
-            Break(stop, restart)
-            for stop, restart in (
-                (positions.after_character(b.stop), positions.from_character(b.restart))
-                for b in rendered.breaks
-                if _fits_the_opening(positions, rendered.opening, b.restart)
-            )
-            if stop <= restart
-        ]
+        opening, breaks = _breaks(rendered, positions)
         return TokenizedExample(ids, spans, breaks, opening)
 
     def _passage(self, ids: list[int], spans: list[TokenSpan]) -> TokenizedExample:
@@ -112,13 +101,32 @@ class ChatTokenizer:
         return TokenizedExample(whole, labels, is_passage=True)
 
 
-def _fits_the_opening(positions: _Positions, opening: int, restart: int) -> bool:
-    """Whether the first tokens of both questions take the same part of the header before them.
+def _breaks(rendered: Rendered, positions: _Positions) -> tuple[int, list[Break]]:
+    """The opening in tokens, and the breaks where an opening and the rest fit together.
 
-    Where they do not, a copy of the opening and the rest would have a character too many or too
-    few, and the text is not broken there.
+    A question's first token may take the end of the header with it (the space of "USER: "). Then
+    openings end, and pieces begin, that many characters earlier; a break where no token begins just
+    there is left out, because a character would be missing or doubled.
     """
-    return positions.shared_before(opening) == positions.shared_before(restart)
+    if not rendered.breaks:
+        return 0, []
+    questions = [rendered.opening, *(b.restart for b in rendered.breaks)]
+    moved = max(positions.shared_before(question) for question in questions)
+    header_end = rendered.text[rendered.opening - moved : rendered.opening]
+
+    def begins(question: int) -> bool:
+        same = rendered.text[question - moved : question] == header_end
+        return same and positions.shared_before(question - moved) == 0
+
+    if not begins(rendered.opening):
+        return 0, []
+    breaks = [
+        Break(positions.from_character(b.stop), positions.from_character(b.restart - moved))
+        for b in rendered.breaks
+        if begins(b.restart) and positions.shared_before(b.stop) == 0
+    ]
+    opening = positions.from_character(rendered.opening - moved)
+    return opening, [b for b in breaks if b.stop <= b.restart]
 
 
 def _with_exact_offsets(rust: Tokenizer) -> Tokenizer:
@@ -149,13 +157,7 @@ def _positions_by_offset(encoding, text: str) -> _Positions:  # type: ignore[no-
         token = from_character(character)
         return 0 if token >= size else max(0, character - int(encoding.token_to_chars(token)[0]))
 
-    def after_character(character: int) -> int:
-        token = from_character(character)
-        while token < size and encoding.token_to_chars(token)[0] < character:
-            token += 1
-        return token
-
-    return _Positions(from_character, after_character, shared_before)
+    return _Positions(from_character, shared_before)
 
 
 def _positions_by_prefix(ids: list[int], encode_until: Callable[[int], list[int]]) -> _Positions:
@@ -178,8 +180,4 @@ def _positions_by_prefix(ids: list[int], encode_until: Callable[[int], list[int]
             )
         return same, same < len(prefix)
 
-    def after_character(character: int) -> int:
-        same, straddles = common(character)
-        return min(len(ids), same + straddles)
-
-    return _Positions(lambda c: common(c)[0], after_character, lambda c: int(common(c)[1]))
+    return _Positions(lambda c: common(c)[0], lambda c: int(common(c)[1]))

@@ -28,7 +28,7 @@ def measure_loss(
     supervised, unshifted. Ranks share the examples out, and all get the same answer. Sums are
     kept in float64; the logits of supervised positions only are turned to float32.
     """
-    rank, world_size = _rank_and_world_size()
+    rank, world_size = rank_and_world_size()
     mine = sorted(range(rank, len(examples), world_size), key=lambda i: len(examples[i]["labels"]))
     sums = torch.zeros(3, dtype=torch.float64)  # nats, tokens, examples
     was_training = model.training
@@ -47,7 +47,7 @@ def measure_loss(
     nats, tokens, count = sums.tolist()
     loss = nats / tokens if tokens else math.nan
     return LossMeasurement(
-        loss=loss, perplexity=_exp(loss), tokens=int(tokens), examples=int(count)
+        loss=loss, perplexity=perplexity(loss), tokens=int(tokens), examples=int(count)
     )
 
 
@@ -89,13 +89,13 @@ def _sum_of_losses(
     ).double()
 
 
-def _rank_and_world_size() -> tuple[int, int]:
+def rank_and_world_size() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
-def _exp(loss: float) -> float:
+def perplexity(loss: float) -> float:
     try:
         return math.exp(loss)
     except OverflowError:

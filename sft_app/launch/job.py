@@ -45,7 +45,7 @@ def run_job(config: AppConfig, run_dir: Path) -> RunResult:
     """
     save_config(config, run_dir / CONFIG)
     clear_failures(run_dir)
-    _initial_result(config).write(run_dir)
+    initial_result(config, Status.running).write(run_dir)
     print(opening(config, run_dir, num_local_processes(config.launch)), flush=True)
     ended = run_supervised(
         worker_command(config.launch, run_dir / CONFIG),
@@ -160,9 +160,10 @@ def _explain(result: RunResult, failure: Failure | None, run_dir: Path) -> None:
               file=sys.stderr)  # fmt: skip
 
 
-def _initial_result(config: AppConfig) -> RunResult:
+def initial_result(config: AppConfig, status: Status) -> RunResult:
+    """The record of a job that has not done anything yet."""
     return RunResult(
-        status=Status.running,
+        status=status,
         started_at=datetime.now().astimezone().isoformat(timespec="seconds"),
         config_hash=config_hash(config),
         context_length=config.context_length,

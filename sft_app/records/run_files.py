@@ -11,6 +11,7 @@ LOG = "train.log"
 MODEL = "model"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
+PROFILE = "profile"
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -65,6 +65,12 @@ class CellRecord:
         return evaluation.passkey.get(str(length)) if evaluation else None
 
     @property
+    def peak_memory_bytes(self) -> int | None:
+        """Of the device where there is one, else of the host."""
+        memory = self.result.peak_memory_bytes if self.result else {}
+        return memory.get("device") or memory.get("host")
+
+    @property
     def rope(self) -> str:
         return summary.rope_of(self.run) if self.settings_complete else self.method or "—"
 

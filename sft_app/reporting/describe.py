@@ -44,6 +44,20 @@ def describe(label: str, value: Any, depth: int = 0) -> Entry:
     return Entry(label=title, text=text, hint=exact if exact != text else "")
 
 
+def remarks(plan: dict[str, Any]) -> list[str]:
+    """The reasons and warnings of a plan, wherever they stand: what a reader should not miss."""
+    found: list[str] = []
+    for key, value in plan.items():
+        if isinstance(value, dict):
+            found += remarks(value)
+        elif isinstance(value, str) and value and (key == "reason" or key.endswith("_reason")):
+            subject = key.removesuffix("reason").strip("_").replace("_", " ")
+            found.append(f"{subject}: {value}" if subject else value)
+        elif isinstance(value, list) and key == "warnings":
+            found += [str(warning) for warning in value]
+    return found
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sft_app.reporting import summary
 from sft_app.reporting.cells import CellRecord
 
-ENDED_BADLY = ("out_of_memory", "failed", "interrupted", "unreadable")
+ENDED_BADLY = ("out_of_memory", "failed", "interrupted", "skipped", "unreadable")
 
 
 @dataclass(kw_only=True)

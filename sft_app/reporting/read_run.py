@@ -28,7 +28,7 @@ _YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class RunRecord:
     directory: Path
     status: str
-    """A records.Status; or missing (nothing was written yet), or unreadable (a broken result)."""
+    """A records.Status; or missing (no result was written), or unreadable (a broken one)."""
     result: RunResult | None = None
     config: dict[str, Any] = field(default_factory=dict)
     """Nested; empty when there is none."""
@@ -58,7 +58,10 @@ def read_run(run_dir: Path) -> RunRecord:
 
 def is_run(directory: Path) -> bool:
     """Whether a run lives, or began, in this very directory."""
-    return any((directory / name).is_file() for name in (CONFIG, RESULT, HYDRA_OVERRIDES))
+    if any((directory / name).is_file() for name in (RESULT, HYDRA_OVERRIDES)):
+        return True
+    config = directory / CONFIG
+    return config.is_file() and not _is_composed_by_hydra(config)
 
 
 def last_written(run_dir: Path) -> float:
@@ -66,6 +69,15 @@ def last_written(run_dir: Path) -> float:
     names = (RESULT, METRICS, LOG, PLAN, CONFIG, HYDRA_OVERRIDES)
     times = [(run_dir / name).stat().st_mtime for name in names if (run_dir / name).is_file()]
     return max(times, default=0.0)
+
+
+def _is_composed_by_hydra(config: Path) -> bool:
+    """conf/config.yaml and its like: the root of a configuration, and not a run's resolved one."""
+    try:
+        lines = config.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.startswith("defaults:") for line in lines)
 
 
 def _status(run_dir: Path, result: RunResult | None, metrics: list[StepMetrics]) -> str:

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from sft_app.records.result import LossMeasurement, RunResult
 from sft_app.records.run_files import REPORT, write_atomically
 from sft_app.reporting import format_values, summary
-from sft_app.reporting.describe import Entry, describe
+from sft_app.reporting.describe import Entry, describe, remarks
 from sft_app.reporting.read_run import RunRecord, read_run
 from sft_app.reporting.run_figures import evaluation_figures, training_figures
 from sft_app.reporting.templates import render
@@ -74,6 +75,7 @@ def run_page(run: RunRecord) -> str:
         phases=_phase_shares(result) if result else [],
         phase_total=format_values.duration(summary.total_seconds(result)) if result else "",
         plan=_plan_entries(run),
+        remarks=_remarks(run),
         config=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
         if run.config
         else "",
@@ -151,7 +153,22 @@ def _phase_shares(result: RunResult) -> list[Share]:
 def _plan_entries(run: RunRecord) -> list[Entry]:
     known = [key for key in PLAN_ORDER if key in run.plan]
     others = [key for key in run.plan if key not in PLAN_ORDER]
-    return [describe(key, run.plan[key]) for key in known + others]
+    return [describe(key, _with_units(key, run.plan[key])) for key in known + others]
+
+
+def _with_units(section: str, value: Any) -> Any:
+    """The memory estimate counts bytes, apart from what it calls num_*."""
+    if section != "memory" or not isinstance(value, dict):
+        return value
+    return {
+        key if key.startswith("num_") or key.endswith("_bytes") else f"{key}_bytes": size
+        for key, size in value.items()
+    }
+
+
+def _remarks(run: RunRecord) -> list[str]:
+    sections = {key: value for key, value in run.plan.items() if isinstance(value, dict)}
+    return [f"{key}: {text}" for key, value in sections.items() for text in remarks(value)]
 
 
 def _environment(result: RunResult) -> list[Entry]:

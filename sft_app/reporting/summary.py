@@ -15,6 +15,8 @@ STATUS_LABELS = {
     "failed": "failed",
     "out_of_memory": "out of memory",
     "interrupted": "interrupted",
+    "skipped": "skipped",
+    "pending": "not started",
     "unreadable": "unreadable",
     "missing": "no result",
 }
@@ -32,12 +34,18 @@ def sentence(run: RunRecord) -> str:
     result = run.result
     if run.status == "missing":
         return "This run has written no result and no step."
+    if run.status == "pending":
+        return "This job of a sweep has not begun."
+    if run.status == "pending":
+        return "This job of a sweep has not begun."
     if run.status == "running":
         return _progress(run)
     if result is None:
         return "The result of this run cannot be read."
     if run.status == "out_of_memory":
         return f"Ran out of memory at {result.context_length:,} tokens, {_after_steps(result)}."
+    if run.status == "skipped":
+        return f"Never begun: {result.error.message}." if result.error else "Never begun."
     if run.status == "interrupted":
         return f"Interrupted {_after_steps(result)}."
     if run.status == "failed":
@@ -93,6 +101,7 @@ def key_numbers(run: RunRecord) -> list[KeyNumber]:
         rate = format_values.rate(result.tokens_per_second)
         processes = "1 process" if result.world_size == 1 else f"{result.world_size} processes"
         numbers.append(KeyNumber(label="tokens per second", value=rate, detail=processes))
+    numbers += _utilisation(result)
     for kind in ("device", "host"):
         if kind in result.peak_memory_bytes:
             size = format_values.byte_size(result.peak_memory_bytes[kind])
@@ -156,13 +165,24 @@ def _progress(run: RunRecord) -> str:
     if not run.metrics:
         return f"Started, no step logged yet; {since}."
     newest = run.metrics[-1]
-    return f"Running: step {newest.step:,}, loss {format_values.loss(newest.loss)}; {since}."
+    return f"Step {newest.step:,}, loss {format_values.loss(newest.loss)}; {since}."
 
 
 def _after_steps(result: RunResult) -> str:
     if not result.steps:
         return "before the first step"
     return f"after {result.steps:,} step" + ("s" if result.steps != 1 else "")
+
+
+def _utilisation(result: RunResult) -> list[KeyNumber]:
+    """Against the datasheet where the device has one; else against what was measured."""
+    for share, of in (
+        (result.model_flops_utilisation, "of the datasheet's FLOP/s"),
+        (result.measured_matmul_utilisation, "of the measured matmul rate"),
+    ):
+        if share is not None:
+            return [KeyNumber(label="utilisation", value=format_values.share(share), detail=of)]
+    return []
 
 
 def _heldout_number(before: LossMeasurement | None, after: LossMeasurement | None) -> KeyNumber:

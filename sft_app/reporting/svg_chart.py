@@ -17,7 +17,8 @@ from markupsafe import Markup
 from sft_app.reporting import format_values
 
 NUM_COLOURS = 8
-HIGHEST_ON_LOG = 1e9
+HIGHEST = 1e12
+"""Values beyond this are no measurements, and break the arithmetic of axes."""
 SIZES = {False: (4.9, 2.75), True: (3.7, 2.6)}
 """Inches. The page scales charts to its columns: a small one's text ends up as large."""
 MARKERS = "os^DvPX*"
@@ -113,10 +114,11 @@ def draw(chart: Chart) -> Figure | None:
 
 def _drawable(line: Line, log_y: bool) -> Line:
     """The line without points that have no place on the axes: NaN, infinite, or off a log scale."""
+    lowest = 1 / HIGHEST if log_y else -HIGHEST
     keep = [
         index
         for index, (x, y) in enumerate(zip(line.x, line.y, strict=True))
-        if math.isfinite(x) and math.isfinite(y) and (not log_y or 0 < y < HIGHEST_ON_LOG)
+        if abs(x) < HIGHEST and lowest < y < HIGHEST
     ]
     return replace(
         line,

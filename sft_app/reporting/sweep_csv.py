@@ -82,6 +82,7 @@ def _row(
         "padding_tokens": result.tokens.padding if result else None,
         "tokens_per_second": result.tokens_per_second if result else None,
         "model_flops_utilisation": result.model_flops_utilisation if result else None,
+        "measured_matmul_utilisation": result.measured_matmul_utilisation if result else None,
         "peak_device_memory_bytes": memory.get("device"),
         "peak_host_memory_bytes": memory.get("host"),
         "train_seconds": result.seconds.get("train") if result else None,

@@ -1,45 +1,19 @@
-"""What the figures of a sweep show: a colour a variant, a panel a trained context length.
-
-A sweep may have hundreds of variants: the best few have colours, the others are grey lines behind
-them, and the legend says how many those are.
-"""
+"""What the figures of a sweep show: a colour a variant, a panel a trained context length."""
 
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from sft_app.reporting.best_cell import heldout_loss
 from sft_app.reporting.cells import CellRecord
 from sft_app.reporting.curves import series, shorten, smooth
 from sft_app.reporting.seed_groups import Measure, Setting, Spread, spread
-from sft_app.reporting.svg_chart import (
-    HIGHEST_ON_LOG,
-    NUM_COLOURS,
-    Chart,
-    Figure,
-    LegendEntry,
-    Line,
-    draw,
-)
+from sft_app.reporting.svg_chart import HIGHEST, Chart, Figure, LegendEntry, Line, draw
+from sft_app.reporting.variant_colours import Colours
 
 MOST_PANELS = 6
 MOST_GREY_LINES = 60
 POINTS_OF_ALL_CURVES = 12_000
-
-
-@dataclass(kw_only=True)
-class Colours:
-    of: dict[str, int]
-    """Variant -> series colour; those without one are grey."""
-    num_others: int
-
-    def legend(self, marker: bool = True) -> list[LegendEntry]:
-        entries = [
-            LegendEntry(label=variant, colour=colour, marker=marker)
-            for variant, colour in self.of.items()
-        ]
-        if self.num_others:
-            entries.append(LegendEntry(label=f"{self.num_others} other settings", colour=None))
-        return entries
 
 
 @dataclass(kw_only=True)
@@ -50,16 +24,6 @@ class Panels:
     figures: list[Figure]
     legend: list[LegendEntry]
     note: str
-
-
-def choose_colours(settings: list[Setting], ranking: list[Setting]) -> Colours:
-    """Colours for the best variants, given out in the order of their names."""
-    ordered = list(dict.fromkeys(setting.variant for setting in [*ranking, *settings]))
-    chosen = sorted(ordered[:NUM_COLOURS])
-    return Colours(
-        of={variant: index for index, variant in enumerate(chosen)},
-        num_others=len(ordered) - len(chosen),
-    )
 
 
 def perplexity_panels(settings: list[Setting], colours: Colours) -> Panels:
@@ -104,9 +68,9 @@ def cost_panels(settings: list[Setting], colours: Colours) -> Panels:
     charts = [
         _against_context("throughput", "Throughput", "tokens per second", settings, colours,
                          lambda cell: cell.result.tokens_per_second if cell.result else None),
-        _against_context("memory", "Peak memory", "GiB", settings, colours, peak_memory_gib),
+        _against_context("memory", "Peak memory", "GiB", settings, colours, _memory_gib),
         _against_context("heldout", "Held-out loss", "nats per token, after training", settings,
-                         colours, _heldout_loss, from_zero=False),
+                         colours, heldout_loss, from_zero=False),
     ]  # fmt: skip
     return Panels(
         title="By trained context length",
@@ -142,13 +106,6 @@ def loss_panels(settings: list[Setting], colours: Colours) -> Panels:
         legend=colours.legend(marker=False),
         note=f"A line a seed. {note}",
     )
-
-
-def peak_memory_gib(cell: CellRecord) -> float | None:
-    """Of the device where there is one, else of the host."""
-    memory = cell.result.peak_memory_bytes if cell.result else {}
-    size = memory.get("device") or memory.get("host")
-    return size / 2**30 if size else None
 
 
 def _perplexity_line(setting: Setting, when: str, colours: Colours) -> list[Line]:
@@ -254,7 +211,7 @@ def _readable_range(groups: Iterable[list[Setting]]) -> tuple[float, float] | No
             for cell in cells
             if (evaluation := cell.evaluation(when)) is not None
             for measurement in evaluation.by_length.values()
-            if 0 < measurement.perplexity < HIGHEST_ON_LOG
+            if 1 / HIGHEST < measurement.perplexity < HIGHEST
         ]
         for when in ("before", "after")
     )
@@ -276,9 +233,8 @@ def _spreads(values: Iterable[Spread]) -> list[float] | None:
     return [deviation or 0.0 for deviation in deviations]
 
 
-def _heldout_loss(cell: CellRecord) -> float | None:
-    measurement = cell.heldout("after")
-    return measurement.loss if measurement else None
+def _memory_gib(cell: CellRecord) -> float | None:
+    return None if cell.peak_memory_bytes is None else cell.peak_memory_bytes / 2**30
 
 
 def _drawn(charts: list[Chart]) -> list[Figure]:

@@ -14,14 +14,10 @@ from sft_app.reporting.seed_groups import Setting, group_seeds
 from sft_app.reporting.seed_table import build_seed_table
 from sft_app.reporting.settings_diff import differences
 from sft_app.reporting.summary import KeyNumber
-from sft_app.reporting.sweep_figures import (
-    choose_colours,
-    cost_panels,
-    loss_panels,
-    perplexity_panels,
-)
+from sft_app.reporting.sweep_figures import cost_panels, loss_panels, perplexity_panels
 from sft_app.reporting.sweep_table import build_table, hours, hours_label, money
 from sft_app.reporting.templates import render
+from sft_app.reporting.variant_colours import choose_colours
 
 MOST_PROBLEMS = 20
 

@@ -9,7 +9,6 @@ from sft_app.reporting import format_values, summary
 from sft_app.reporting.cells import CellRecord
 from sft_app.reporting.settings_diff import Difference, natural, setting_text, short_key
 from sft_app.reporting.sweep_csv import evaluation_lengths, passkey_lengths
-from sft_app.reporting.sweep_figures import peak_memory_gib
 
 MOST_SETTING_COLUMNS = 6
 MOST_LENGTH_COLUMNS = 8
@@ -124,7 +123,6 @@ def _values(
     has_cost: bool,
 ) -> list[Value]:
     result = cell.result
-    memory = peak_memory_gib(cell)
     seconds = summary.total_seconds(result) if result else None
     losses = [m.loss if (m := cell.heldout(when)) else None for when in ("before", "after")]
     values = [
@@ -146,7 +144,7 @@ def _values(
         values.append(number(after, format_values.share, cell.passkey(length, "before")))
     values += [
         number(result.tokens_per_second if result else None, format_values.rate),
-        number(memory * 2**30 if memory else None, format_values.byte_size),
+        number(cell.peak_memory_bytes, format_values.byte_size),
         number(seconds, format_values.duration),
         number(cell.gpu_hours, hours),
     ]

@@ -29,6 +29,7 @@ COLOURS = {
     "unreadable": "red",
     "running": "yellow",
     "interrupted": "yellow",
+    "skipped": "yellow",
 }
 
 

@@ -1,8 +1,10 @@
 """What sft-plan prints."""
 
 import torch
+from rich.console import Console
 
 from sft_app.config.app import AppConfig
+from sft_app.data.preview import preview
 from sft_app.training.arguments import uses_cuda
 from sft_app.training.plans import plan_data, plan_model
 
@@ -14,3 +16,5 @@ def print_plan(config: AppConfig) -> None:
     print(plans)
     data = plan_data(config, plans.tokenizer)
     print(data.statistics)
+    if config.data.preview:
+        Console().print(preview(data, plans.tokenizer, config.data.preview))

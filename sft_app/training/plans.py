@@ -66,7 +66,10 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
 def plan_data(config: AppConfig, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
     """Read, tokenise, fit and pack; DataError when the data cannot be used."""
     return prepare_data(
-        config.data, tokenizer, context_length=config.context_length, seed=config.seed
+        config.data,
+        tokenizer,
+        context_length=config.context_length,
+        seed=config.data.split_seed,
     )
 
 

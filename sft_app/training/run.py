@@ -5,19 +5,18 @@ import logging
 import math
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PrinterCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from sft_app.config.app import AppConfig
 from sft_app.data.prepare import PreparedData
-from sft_app.evaluation.perplexity import limit_tokens, measure_loss
+from sft_app.evaluation.heldout import describe, evaluate, held_out
 from sft_app.loader.embeddings import fit_model_to_tokenizer
 from sft_app.loader.model import load_model
 from sft_app.loader.save import save_for_serving
 from sft_app.records.result import Evaluation
-from sft_app.records.run_files import METRICS, MODEL, PLAN, TENSORBOARD, write_atomically
+from sft_app.records.run_files import METRICS, MODEL, PLAN, PROFILE, TENSORBOARD, write_atomically
 from sft_app.training.adapter import merge_adapter
 from sft_app.training.arguments import training_arguments
 from sft_app.training.checkpoints import find_resume_point
@@ -25,6 +24,7 @@ from sft_app.training.console import set_up_logging
 from sft_app.training.metrics_file import MetricsFile
 from sft_app.training.plans import plan_as_dict, plan_data, plan_model
 from sft_app.training.prepare_model import prepare_model
+from sft_app.training.profiling import ProfileSteps
 from sft_app.training.progress import Progress
 from sft_app.training.run_record import RunRecord
 from sft_app.training.throughput import utilisation
@@ -64,7 +64,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     record.result.num_parameters = model.num_parameters()
     record.result.num_trainable_parameters = model.num_parameters(only_trainable=True)
 
-    heldout = heldout_examples(config, data)
+    heldout = held_out(config, data, plans.tokenizer)
     if not heldout and (config.evaluation.before or config.evaluation.after):
         log.warning("There are too few conversations to hold any out: nothing is evaluated.")
     if config.evaluation.before and heldout:
@@ -72,9 +72,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
             record.result.evaluation_before = evaluate(
                 config, model, heldout, plans.tokenizer, device
             )
-            log.info(
-                "held-out loss   %s before training", describe(record.result.evaluation_before)
-            )
+            log_evaluation(record.result.evaluation_before, "before")
 
     trainer = SFTTrainer(
         prepared=prepared,
@@ -85,6 +83,8 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
         callbacks=[Progress(), MetricsFile(run_dir / METRICS)],
     )
     trainer.remove_callback(PrinterCallback)
+    if config.trainer.profile:
+        trainer.add_callback(ProfileSteps(run_dir / PROFILE))
     with record.phase("train"):
         announce(trainer, data)
         train(trainer, config, run_dir, record)
@@ -96,7 +96,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
             record.result.evaluation_after = evaluate(
                 config, model, heldout, plans.tokenizer, device
             )
-            log.info("held-out loss   %s after training", describe(record.result.evaluation_after))
+            log_evaluation(record.result.evaluation_after, "after")
     with record.phase("save"):
         if record.is_main:
             save_for_serving(
@@ -170,37 +170,9 @@ def num_steps(args: TrainingArguments, data: PreparedData) -> int:
     return math.ceil(per_epoch * args.num_train_epochs)
 
 
-def heldout_examples(config: AppConfig, data: PreparedData) -> list[dict[str, torch.Tensor]]:
-    """The held-out examples that are evaluated: the same ones before and after."""
-    if data.eval is None:
-        return []
-    count = len(data.eval.lengths)
-    if config.evaluation.max_examples is not None:
-        count = min(count, config.evaluation.max_examples)
-    return limit_tokens([data.eval[i] for i in range(count)], config.evaluation.max_tokens)
-
-
-def evaluate(
-    config: AppConfig,
-    model: PreTrainedModel,
-    heldout: list[dict[str, torch.Tensor]],
-    tokenizer: Any,
-    device: torch.device,
-) -> Evaluation:
-    measurement = measure_loss(
-        model,
-        heldout,
-        pad_token_id=tokenizer.pad_token_id,
-        batch_size=config.evaluation.batch_size,
-        device=device,
-    )
-    return Evaluation(heldout=measurement)
-
-
-def describe(evaluation: Evaluation) -> str:
-    assert evaluation.heldout is not None
-    m = evaluation.heldout
-    return f"{m.loss:.4f} (perplexity {m.perplexity:.3f}, {m.tokens:,} tokens)"
+def log_evaluation(evaluation: Evaluation, when: str) -> None:
+    for what, how_much in describe(evaluation):
+        log.info("%-16s%s %s training", what, how_much, when)
 
 
 def device_name(device: torch.device) -> str:

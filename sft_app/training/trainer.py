@@ -65,7 +65,6 @@ class SFTTrainer(Trainer):
         if args.device.type == "cuda":
             self.datasheet_rate = datasheet_rate(torch.cuda.get_device_name(args.device))
         self.measured_rate = measure_matmul_rate(args.device, matmul_dtype(prepared.model, args))
-        # The Trainer switches it off in the model's configuration, and its saves would carry that.
         self.tokens = TokenCounts()
         self.training_seconds = 0.0
         self._unreduced = [0, 0, 0, 0]  # total, supervised, real, FLOPs: this rank's since the log

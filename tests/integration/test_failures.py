@@ -97,7 +97,7 @@ def test_a_failing_rank_is_named_with_its_true_cause(start: Start, tmp_path: Pat
                 import sft_app.training.run as run
                 def broken(*args):
                     raise OSError("the disk is on fire")
-                run.heldout_examples = broken
+                run.held_out = broken
         """)
     )
     process = start("launch.nproc_per_node=2", env={"PYTHONPATH": str(tmp_path)})

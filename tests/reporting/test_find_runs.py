@@ -28,6 +28,13 @@ def test_nothing_is_nothing(tmp_path: Path) -> None:
     assert find(tmp_path) is None
 
 
+def test_the_root_of_a_configuration_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / CONFIG).write_text("# root\ndefaults:\n  - model: smollm2\n")
+    assert find(tmp_path / "conf") is None
+    assert find(tmp_path) is None
+
+
 def test_any_folder_of_runs_is_a_sweep(tmp_path: Path) -> None:
     job(tmp_path / "one")
     job(tmp_path / "two")

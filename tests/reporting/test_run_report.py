@@ -11,6 +11,8 @@ from read_pages import ATTACK, TagCounter, text_of
 
 from sft_app.records.result import RunError, Status, TokenCounts
 from sft_app.records.run_files import CONFIG, METRICS, PLAN, RESULT
+from sft_app.reporting import summary, terminal
+from sft_app.reporting.failures import ENDED_BADLY
 from sft_app.reporting.run_report import write_run_report
 
 
@@ -93,7 +95,7 @@ def test_a_failed_run_shows_its_error_its_rank_and_its_traceback(tmp_path: Path)
     [
         (Status.out_of_memory, "Ran out of memory at 32,768 tokens, before the first step."),
         (Status.interrupted, "Interrupted before the first step."),
-        (Status.running, "Running: step 7, loss"),
+        (Status.running, "Step 7, loss"),
     ],
 )
 def test_other_endings_are_said_in_a_sentence(tmp_path: Path, status: Status, words: str) -> None:
@@ -148,6 +150,19 @@ def test_plans_of_any_shape_are_shown(tmp_path: Path) -> None:
     assert text.index("rope") < text.index("tokenizer") < text.index("later")
 
 
+def test_reasons_and_warnings_of_the_plans_stand_first(tmp_path: Path) -> None:
+    plan = {
+        "rope": {"method": "yarn", "reason": "8192 exceeds 4096", "warnings": ["beta is low"]},
+        "tokenizer": {"pad": {"pad_reason": "unk is free"}},
+        "memory": {"weights": 2**30, "num_parameters": 135},
+    }
+    text = text_of(write_run_report(write_run(tmp_path / "run", plan=plan)).read_text())
+    decisions = text.split("Decisions")[1]
+    listed = "rope: 8192 exceeds 4096 rope: beta is low tokenizer: pad: unk is free"
+    assert listed in decisions.split("method")[0]
+    assert "weights 1 GiB num parameters 135" in decisions
+
+
 def test_a_long_run_stays_a_small_page(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", result=result_of(), metrics=metrics_of(5_000))
     assert write_run_report(run).stat().st_size < 250_000
@@ -157,3 +172,11 @@ def test_lines_of_the_log_that_repeat_keys_are_harmless(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", result=result_of())
     (run / METRICS).write_text(json.dumps({"step": 1, "eval_loss": 2.0, "loss": 2.0}) + "\n\n")
     assert "Training loss" in write_run_report(run).read_text()
+
+
+def test_every_status_has_words_and_colours() -> None:
+    statuses = [status.value for status in Status]
+    style = (Path(summary.__file__).parent / "style.css").read_text()
+    assert set(statuses) <= summary.STATUS_LABELS.keys()
+    assert all(f".status-{status}" in style for status in summary.STATUS_LABELS)
+    assert all(status in terminal.COLOURS for status in ENDED_BADLY)

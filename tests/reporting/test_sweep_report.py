@@ -132,6 +132,17 @@ def test_the_same_files_give_the_same_page(mixed_sweep: Path, mixed_page: str) -
     assert write_sweep_report(mixed_sweep).read_text() == mixed_page
 
 
+def test_jobs_that_wait_and_jobs_that_were_spared_are_told_apart(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", result=result_of(status=Status.pending), config=config_of())
+    reason = RunError(type="Skipped", message="8,192 tokens ran out of memory")
+    skipped = result_of(status=Status.skipped, context_length=16384, error=reason)
+    write_run(tmp_path / "b", result=skipped, config=config_of(context_length=16384))
+    text = text_of(write_sweep_report(tmp_path).read_text())
+    assert "2 cells: 1 skipped, 1 pending." in text
+    listed = text.split("Cells that did not complete")[1]
+    assert "skipped &ensp; Skipped 1 cell, at 16,384 tokens 8,192 tokens ran out" in listed
+
+
 def test_a_problem_of_many_cells_is_one_sentence(tmp_path: Path) -> None:
     for name in "abcde":
         write_run(tmp_path / name, result=result_of(), config=config_of())

@@ -1,0 +1,49 @@
+"""Where the jobs of a sweep go: one folder below the sweep's, named after the job's settings."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+from omegaconf import OmegaConf
+
+LONGEST = 160
+"""Characters of a folder's name; file systems allow 255 bytes."""
+
+KEPT_ALWAYS = ("context_length", "seed")
+"""In the name even when they have one value: a later command may add others to the sweep."""
+
+_UNSAFE = re.compile(r"[^\w.+=-]+")
+
+
+def sweep_dir(name: str | None, now: str) -> str:
+    """`now` tells unnamed sweeps apart."""
+    return f"outputs/sweeps/{name}" if name else f"outputs/multirun/{now}"
+
+
+def folder_name(settings: str) -> str:
+    """`settings` as ONE folder's name: nothing that a shell, a path or Hydra reads specially.
+
+    What had to be replaced or cut is made up for by a digest, so different settings never meet.
+    """
+    if not settings:
+        return "job"
+    name = _UNSAFE.sub("-", settings).strip("-.")
+    if name == settings and len(name) <= LONGEST:
+        return name
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:6]
+    return f"{name[:LONGEST]}-{digest}".lstrip("-")
+
+
+def keys_left_out(fixed: Sequence[str], groups: Sequence[str]) -> list[str]:
+    """Of the keys that have one value in the whole sweep, those that do not name its folders.
+
+    A group's choice does, such as rope=yarn; a path or a number that is the same for all does not.
+    """
+    named = {*KEPT_ALWAYS, *groups} - {"sweep", "experiment", "launch", "evaluation"}
+    return [key for key in fixed if key not in named]
+
+
+def register_resolvers() -> None:
+    """For conf/config.yaml. Called where every process that composes or unpickles one passes."""
+    OmegaConf.register_new_resolver("sweep_dir", sweep_dir, replace=True)
+    OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)

@@ -1,0 +1,103 @@
+"""Odd conversations: one policy each, each counted."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sft_app.data.conversation import Conversation, Message
+from sft_app.data.odd import KNOWN_ROLES, repair
+
+SHORT = {"s": "system", "u": "user", "a": "assistant", "t": "tool", "x": "narrator"}
+
+
+def conversation(text):
+    """'u:Hi a:Yo' as messages."""
+    pairs = [part.split(":") for part in text.split()]
+    return Conversation([Message(SHORT[role], content) for role, content in pairs])
+
+
+def as_text(repaired):
+    names = {role: letter for letter, role in SHORT.items()}
+    return " ".join(f"{names[m.role]}:{m.content}" for m in repaired.messages)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "policy"),
+    [
+        ("u:Q a:A", "u:Q a:A", None),
+        ("s:S u:Q a:A", "s:S u:Q a:A", None),
+        ("a:B u:Q a:A", "u:Q a:A", "leading_answer_removed"),
+        ("s:S a:B u:Q a:A", "s:S u:Q a:A", "leading_answer_removed"),
+        ("u:Q a:A u:R", "u:Q a:A", "trailing_question_removed"),
+        ("u:Q u:R a:A", "u:Q\n\nR a:A", "same_role_joined"),
+        ("u:Q a:A a:B", "u:Q a:A\n\nB", "same_role_joined"),
+        ("u:Q a:A s:S u:R a:B", "u:Q a:A u:S\n\nR a:B", "later_system_joined_user"),
+        ("u:Q a: u:R a:A", "u:Q\n\nR a:A", "blank_message_removed"),
+        ("u:Q a:A t:T t:T a:B", "u:Q a:A t:T t:T a:B", None),
+    ],
+)
+def test_policies_that_keep_the_conversation(before, after, policy):
+    repaired, applied = repair(conversation(before))
+    assert as_text(repaired) == after
+    if policy is None:
+        assert not applied
+    else:
+        assert applied[policy] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("", "empty"),
+        ("u:Q x:N a:A", "unknown_role"),
+        ("a:A", "no_question_and_answer"),
+        ("u:Q", "no_question_and_answer"),
+        ("s:S", "no_question_and_answer"),
+        ("u:Q a:", "no_question_and_answer"),
+    ],
+)
+def test_policies_that_leave_the_conversation_out(text, policy):
+    repaired, applied = repair(conversation(text))
+    assert repaired is None and applied[policy] == 1
+
+
+def test_a_blank_message_with_a_tool_call_is_kept():
+    call = Message("assistant", "", extra={"tool_calls": [{"function": {"name": "f"}}]})
+    messages = [Message("user", "Q"), call, Message("tool", "1"), Message("assistant", "A")]
+    assert repair(Conversation(messages))[0].messages == messages
+
+
+def test_joined_answers_are_learned_only_if_both_are():
+    messages = [Message("user", "Q"), Message("assistant", "A", 0.0), Message("assistant", "B")]
+    assert repair(Conversation(messages))[0].messages[-1].weight == 0
+
+
+MESSAGES = st.lists(
+    st.builds(
+        Message, st.sampled_from([*KNOWN_ROLES, "narrator"]), st.sampled_from(["", " ", "x"])
+    ),
+    max_size=8,
+)
+
+
+@given(MESSAGES)
+def test_whatever_comes_in_templates_get_question_first_and_answer_last(messages):
+    repaired, applied = repair(Conversation(messages))
+    if repaired is None:
+        assert sum(applied.values()) >= 1
+        return
+    roles = [m.role for m in repaired.messages]
+    turns = roles[1:] if roles[0] == "system" else roles
+    assert turns[0] == "user" and turns[-1] == "assistant"
+    assert "system" not in turns
+    assert all(m.content.strip() for m in repaired.messages)
+    assert all(a != b or a == "tool" for a, b in pairwise(roles))
+
+
+@given(MESSAGES)
+def test_a_repaired_conversation_needs_no_repair(messages):
+    repaired, _ = repair(Conversation(messages))
+    if repaired is not None:
+        assert repair(repaired) == (repaired, {})

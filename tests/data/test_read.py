@@ -1,0 +1,228 @@
+"""Files of every kind to records; broken ones are named by file, line or byte."""
+
+import gzip
+import json
+import resource
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import zstandard
+
+from sft_app.data import read_json
+from sft_app.data.errors import DataError
+from sft_app.data.read import BadRecord, Record, read_file
+
+RECORDS = [
+    {"id": str(n), "conversations": [{"from": "human", "value": f'Ä 😀 {{[,]}} " {n}'}]}
+    for n in range(40)
+]
+
+
+def values(path):
+    return [r.value for r in read_file(path) if isinstance(r, Record)]
+
+
+def bad(path):
+    return [r for r in read_file(path) if isinstance(r, BadRecord)]
+
+
+def as_array(indent):
+    return json.dumps(RECORDS, indent=indent, ensure_ascii=False).encode()
+
+
+def as_lines(ensure_ascii=False):
+    lines = [json.dumps(record, ensure_ascii=ensure_ascii) for record in RECORDS]
+    return ("\n".join(lines) + "\n").encode()
+
+
+@pytest.fixture(params=[1, 7, 1 << 22], ids=["chunk 1", "chunk 7", "chunk 4M"])
+def any_chunk(request, monkeypatch):
+    """A record may be cut by the end of a chunk anywhere."""
+    monkeypatch.setattr(read_json, "_CHUNK", request.param)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_json_array(tmp_path, any_chunk, indent):
+    path = tmp_path / "a.json"
+    path.write_bytes(as_array(indent))
+    assert values(path) == RECORDS and not bad(path)
+
+
+def test_json_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(b"\xef\xbb\xbf" + as_array(None))
+    assert values(path) == RECORDS and not bad(path)
+
+
+def test_a_json_file_that_holds_objects_one_after_the_other(tmp_path, any_chunk):
+    path = tmp_path / "a.json"
+    path.write_bytes(as_lines())
+    assert values(path) == RECORDS and not bad(path)
+
+
+@pytest.mark.parametrize("text", [b"[]", b" [ ]\n", b""])
+def test_files_without_records(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_bytes(text)
+    assert not values(path) and not bad(path)
+
+
+def test_jsonl_and_blank_lines(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n" + as_lines() + b"\n\n")
+    assert values(path) == RECORDS and not bad(path)
+
+
+@pytest.mark.parametrize("name", ["a.json.gz", "a.jsonl.gz", "a.json.zst", "a.jsonl.zst"])
+def test_compressed_files(tmp_path, name):
+    raw = as_array(2) if ".json." in name else as_lines()
+    packed = gzip.compress(raw) if name.endswith("gz") else zstandard.compress(raw)
+    path = tmp_path / name
+    path.write_bytes(packed)
+    assert values(path) == RECORDS and not bad(path)
+
+
+def test_zstandard_files_of_several_frames(tmp_path):
+    raw = as_lines()
+    half = raw.index(b"\n", len(raw) // 2) + 1
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(zstandard.compress(raw[:half]) + zstandard.compress(raw[half:]))
+    assert values(path) == RECORDS and not bad(path)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
+def test_a_compressed_file_cut_off_is_told(tmp_path, name):
+    raw = as_lines()
+    packed = gzip.compress(raw) if name.endswith("gz") else zstandard.compress(raw)
+    path = tmp_path / name
+    path.write_bytes(packed[:-20])
+    assert [b.reason for b in bad(path)][-1] == "broken_compression"
+    assert str(path) in bad(path)[-1].message
+
+
+def test_parquet_with_nested_turns(tmp_path):
+    path = tmp_path / "a.parquet"
+    pa.parquet.write_table(pa.Table.from_pylist(RECORDS), path)
+    assert values(path) == RECORDS
+
+
+def test_a_broken_parquet_file(tmp_path):
+    path = tmp_path / "a.parquet"
+    pa.parquet.write_table(pa.Table.from_pylist(RECORDS), path)
+    path.write_bytes(path.read_bytes()[:-30])
+    assert [b.reason for b in bad(path)] == ["broken_parquet"]
+
+
+def test_csv_with_line_ends_inside_quotes(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('prompt,completion\n"a\nb","c, d"\ne,f\n')
+    assert values(path) == [
+        {"prompt": "a\nb", "completion": "c, d"},
+        {"prompt": "e", "completion": "f"},
+    ]
+
+
+def test_a_csv_row_with_too_many_columns_is_named_by_its_line(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,completion\na,b\na,b,c\nd,e\n")
+    assert len(values(path)) == 2
+    assert bad(path)[0].message.startswith(f"{path} line 3: expected 2 columns")
+
+
+def test_a_text_file_is_one_document(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("one\ntwo\n")
+    assert values(path) == [{"text": "one\ntwo\n"}]
+
+
+def test_an_unknown_kind_of_file(tmp_path):
+    with pytest.raises(DataError, match=r"a\.xml: expected one of \.json, \.jsonl"):
+        values(tmp_path / "a.xml")
+
+
+def test_a_json_array_cut_off_names_record_line_and_byte(tmp_path, any_chunk):
+    path = tmp_path / "a.json"
+    raw = as_array(2)
+    path.write_bytes(raw[:-30])
+    start = raw.rindex(b'{\n    "id"')
+    line = raw[:start].count(b"\n") + 1
+    assert values(path) == RECORDS[:-1]
+    (only,) = bad(path)
+    assert only.reason == "cut_off"
+    assert f"record 40, line {line}, byte {start}: the file ends at byte {len(raw) - 30}" in (
+        only.message
+    )
+
+
+def test_an_array_without_its_closing_bracket(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(as_array(2).rstrip()[:-1])
+    assert values(path) == RECORDS
+    assert [b.reason for b in bad(path)] == ["cut_off"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda record: record.replace(b'"value":', b'"value"', 1),
+        lambda record: record.replace(b'"value": "', b'"value": ', 1),
+        lambda record: record[:-4],
+        lambda record: b'{"id": broken}',
+        lambda record: record.replace(b'"id": "', b'"id": "\x01', 1),
+    ],
+    ids=["no colon", "no quote", "no end", "nonsense", "control character"],
+)
+def test_reading_goes_on_after_a_broken_record(tmp_path, any_chunk, damage):
+    parts = [json.dumps(record, ensure_ascii=False).encode() for record in RECORDS]
+    parts[7] = damage(parts[7])
+    path = tmp_path / "a.json"
+    path.write_bytes(b"[" + b",\n".join(parts) + b"]")
+    assert values(path) == RECORDS[:7] + RECORDS[8:]
+    (only,) = bad(path)
+    assert only.reason == "broken_json"
+    byte = 1 + sum(len(part) + 2 for part in parts[:7])
+    assert f"record 8, line 8, byte {byte}: expected a JSON record" in only.message
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_one_record_of_another_encoding_spoils_no_other(tmp_path, any_chunk, name):
+    lines = as_lines().splitlines()
+    lines[3] = lines[3].decode().replace("😀", "").encode("latin-1")
+    path = tmp_path / name
+    start, separator, end = (b"[", b",\n", b"]") if name == "a.json" else (b"", b"\n", b"")
+    path.write_bytes(start + separator.join(lines) + end)
+    assert values(path) == RECORDS[:3] + RECORDS[4:]
+    (only,) = bad(path)
+    assert only.reason == "wrong_encoding" and "line 4, byte" in only.message
+
+
+def test_a_broken_line_of_jsonl_is_named(tmp_path):
+    lines = as_lines().splitlines()
+    lines[3] = lines[3][:-5]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    assert values(path) == RECORDS[:3] + RECORDS[4:]
+    assert bad(path)[0].message.startswith(f"{path} line 4, column ")
+
+
+def test_jsonl_cut_off_in_its_last_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(as_lines()[:-9])
+    assert values(path) == RECORDS[:-1]
+    assert [b.reason for b in bad(path)] == ["cut_off"]
+
+
+def test_memory_is_flat_in_the_size_of_the_file(tmp_path):
+    path = tmp_path / "a.json"
+    record = json.dumps({"text": "word " * 20_000}).encode()
+    with path.open("wb") as file:
+        file.write(b"[" + record)
+        for _ in range(1500):
+            file.write(b",\n" + record)
+        file.write(b"]")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert sum(1 for _ in read_file(path)) == 1501
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert path.stat().st_size > 140 << 20
+    assert grown < 60, f"{grown:.0f} MiB more for a file of 150 MB"

@@ -1,0 +1,91 @@
+"""What data.train may say."""
+
+import pytest
+
+from sft_app.config.errors import ConfigError
+from sft_app.data.read_hub import read_hub
+from sft_app.data.sources import Source, resolve_sources
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.jsonl", "a.json.gz", "sub/c.parquet", "notes.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def resolve(value):
+    return resolve_sources(value, "data.train")
+
+
+def names(source, folder):
+    return [str(file.relative_to(folder)) for file in source.files]
+
+
+def test_a_file(folder):
+    path = folder / "b.jsonl"
+    assert resolve(str(path)) == [Source(str(path), (path,))]
+
+
+def test_a_folder_gives_every_readable_file_below_it_in_order(folder):
+    assert names(resolve(str(folder))[0], folder) == ["a.json.gz", "b.jsonl", "sub/c.parquet"]
+
+
+def test_a_glob(folder):
+    assert names(resolve(f"{folder}/*.json*")[0], folder) == ["a.json.gz", "b.jsonl"]
+
+
+def test_a_list_with_weights(folder):
+    one, other = resolve([str(folder / "b.jsonl"), {"path": str(folder / "sub"), "weight": 2}])
+    assert (one.weight, other.weight) == (1.0, 2.0)
+
+
+def test_a_file_in_an_installed_package():
+    (source,) = resolve("pkg://pytest/py.typed")
+    assert source.files[0].name == "py.typed"
+
+
+def test_a_hub_dataset_has_no_files_here():
+    assert resolve("org/name:test") == [Source("org/name:test", ())]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("/no/such/chats.json", "data.train=/no/such/chats.json does not exist"),
+        ("folder/chats.json", "does not exist"),
+        ("pkg://no_such_package/x.json", "'no_such_package' is not installed"),
+        ([], "data.train is an empty list"),
+        ([{"paths": "x"}], "expected a path or"),
+        ([{"path": "x", "weight": -1}], "has weight -1"),
+        (3, "data.train=3 is not a path"),
+    ],
+)
+def test_what_cannot_be_found_is_a_sentence(value, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(value)
+
+
+def test_a_folder_without_data(tmp_path):
+    with pytest.raises(ConfigError, match="has no readable file"):
+        resolve(str(tmp_path))
+
+
+def test_hub_rows_come_through_the_datasets_library(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    asked = []
+
+    def load_dataset(name, split):
+        asked.append((name, split))
+        return datasets.Dataset.from_list([{"text": "a"}, {"text": "b"}])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert [r.value for r in read_hub("org/name:test")] == [{"text": "a"}, {"text": "b"}]
+    assert asked == [("org/name", "test")]
+
+
+def test_a_hub_dataset_without_the_library_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    with pytest.raises(ConfigError, match=r"pip install 'sft-app\[hub\]'"):
+        list(read_hub("org/name"))

@@ -1,0 +1,87 @@
+"""Perplexity by context length: the same documents' first n tokens, every prediction weighed."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sft_app.config.app import AppConfig
+from sft_app.evaluation.by_length import measure_by_length
+from sft_app.evaluation.long_documents import LongDocuments, long_documents
+
+Compose = Callable[..., AppConfig]
+
+
+def test_it_is_the_mean_over_all_predictions_inside_the_length(tiny_model: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    documents = tuple(torch.randint(0, 256, (3, 48)))
+    measured = measure_by_length(
+        model, LongDocuments(lengths=(16, 48), documents=documents), device="cpu"
+    )
+    for length in (16, 48):
+        nats = 0.0
+        for document in documents:
+            logits = model(document[None, :length]).logits[0].log_softmax(-1)
+            nats -= sum(logits[i, document[i + 1]].item() for i in range(length - 1))
+        found = measured[str(length)]
+        assert found.tokens == 3 * (length - 1)
+        assert found.examples == 3
+        assert found.loss == pytest.approx(nats / found.tokens, rel=1e-5)
+        assert found.perplexity == pytest.approx(math.exp(found.loss))
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name, tokens in (("a", 100), ("b", 40), ("c", 64)):  # a byte is a token
+        (folder / f"{name}.txt").write_text(name * tokens)
+    return folder
+
+
+def test_only_documents_long_enough_for_all_lengths_count(
+    compose: Compose, tiny_model: Path, texts: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    config = compose(f"evaluation.documents={texts}", "evaluation.lengths=[64,32]")
+    long = long_documents(config, tokenizer)
+    assert long.lengths == (32, 64)
+    assert [tokenizer.decode(d) for d in long.documents] == ["a" * 64, "c" * 64]
+
+
+def test_a_length_that_no_document_has_is_given_up_and_told(
+    compose: Compose, tiny_model: Path, texts: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    config = compose(f"evaluation.documents={texts}", "evaluation.lengths=[32,128]")
+    long = long_documents(config, tokenizer)
+    assert long.lengths == (32,)
+    assert "no held-out document has 128 tokens, the longest 100" in caplog.text
+
+
+def test_held_out_conversations_are_used_whole_whatever_the_context(
+    compose: Compose, tiny_model: Path, chat_file: Path, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    chosen = []
+    for overrides in (["context_length=16"], ["context_length=64", "seed=7"]):
+        config = compose(
+            f"data.train={chat_file}",
+            f"data.cache_dir={tmp_path}",
+            "data.eval_examples=20",
+            "sweep.lengths=[16,64]",
+            *overrides,
+        )
+        chosen.append(long_documents(config, tokenizer))
+    assert chosen[0].lengths == chosen[1].lengths == (16, 64)
+    assert len(chosen[0].documents) > 1
+    for one, other in zip(chosen[0].documents, chosen[1].documents, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_without_lengths_nothing_is_measured(compose: Compose, tiny_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    assert long_documents(compose(), tokenizer).documents == ()

@@ -1,0 +1,86 @@
+"""Equal training at every context length: tokens per optimizer step, and in all."""
+
+from collections.abc import Callable
+
+import pytest
+
+from sft_app.config.app import AppConfig
+from sft_app.config.errors import ConfigError
+from sft_app.launch.budget import (
+    apply_budget,
+    describe_budget,
+    shared_tokens_per_step,
+    tokens_per_step,
+)
+
+Compose = Callable[..., AppConfig]
+BASE = ("launch.device=cpu", "trainer.gradient_accumulation_steps=4")
+
+
+def test_shorter_contexts_get_more_rows(compose: Compose) -> None:
+    shared = "sweep.tokens_per_step=65536"
+    cells = [
+        apply_budget(
+            compose("sweep=fair", "trainer.max_steps=10", shared, f"context_length={n}", *BASE)
+        )
+        for n in (4096, 8192, 16384)
+    ]
+    assert [tokens_per_step(cell) for cell in cells] == [65536] * 3
+    assert [cell.trainer.per_device_train_batch_size for cell in cells] == [4, 2, 1]
+    assert [cell.trainer.gradient_accumulation_steps for cell in cells] == [4, 4, 4]
+    assert "655,360 tokens in all" in describe_budget(cells)
+
+
+def test_processes_share_a_step(compose: Compose) -> None:
+    cell = apply_budget(
+        compose(
+            "sweep=fair",
+            "trainer.max_steps=10",
+            "sweep.tokens_per_step=65536",
+            "context_length=4096",
+            "launch.nproc_per_node=2",
+            *BASE,
+        )
+    )
+    assert tokens_per_step(cell) == 65536
+    assert cell.trainer.per_device_train_batch_size == 2
+
+
+def test_the_longest_context_sets_the_step_unless_told(compose: Compose) -> None:
+    cells = [compose(f"context_length={n}", *BASE) for n in (64, 512, 128)]
+    assert shared_tokens_per_step(cells) == 512 * 4
+
+
+def test_a_budget_in_tokens_becomes_steps(compose: Compose) -> None:
+    cell = apply_budget(
+        compose("sweep.budget=tokens", "sweep.tokens=100000", "context_length=512", *BASE)
+    )
+    assert cell.trainer.max_steps == 49  # 2,048 tokens each: the first number that reaches it
+
+
+def test_a_budget_in_epochs_leaves_the_steps_to_the_data(compose: Compose) -> None:
+    cell = apply_budget(compose("sweep.budget=epochs", "context_length=512", *BASE))
+    assert cell.trainer.max_steps == -1
+
+
+def test_without_a_budget_nothing_is_touched(compose: Compose) -> None:
+    config = compose("context_length=512")
+    assert apply_budget(config) is config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "in_message"),
+    [
+        (["sweep.budget=tokens"], "sweep.tokens="),
+        (["sweep.budget=steps"], "trainer.max_steps=100"),
+        (["sweep.budget=epochs", "trainer.max_steps=5"], "sweep.budget=steps"),
+        (["sweep.budget=epochs", "data.overlong=drop"], "data.overlong=split"),
+        (["sweep=fair", "trainer.max_steps=5", "data.packing=none"], "data.packing=best_fit"),
+        (["sweep=fair", "trainer.max_steps=5", "sweep.tokens_per_step=1000"], "multiple of 2048"),
+    ],
+)
+def test_what_cannot_be_equal_is_refused(
+    compose: Compose, overrides: list[str], in_message: str
+) -> None:
+    with pytest.raises(ConfigError, match=in_message):
+        apply_budget(compose("context_length=2048", *overrides))
