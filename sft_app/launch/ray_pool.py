@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,6 +14,8 @@ from sft_app.launch.launcher import gpus_of_one_node, set_if_null
 
 OBJECT_STORE_BYTES = 78_643_200
 """Ray's smallest: jobs exchange files, not objects."""
+
+CONNECT_SECONDS = 10
 
 
 def start_pool(master: DictConfig, launch: LaunchConfig) -> None:
@@ -37,8 +40,9 @@ def start_pool(master: DictConfig, launch: LaunchConfig) -> None:
 
     before = signal.getsignal(signal.SIGTERM)
     try:
+        _knock(settings.init.address)
         ray.init(**_arguments(settings.init))
-    except ConnectionError as error:
+    except OSError as error:  # ConnectionError is one
         raise ConfigError(
             f"hydra.launcher.ray.init.address={settings.init.address}: no Ray cluster answers "
             f"there ({error}). Start one with `ray start --head`, or leave the address out."
@@ -61,6 +65,13 @@ def stop_pool() -> None:
     import ray
 
     ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raise OSError when nobody listens at host:port, for which Ray itself would wait for ever."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
 
 
 def _arguments(init: DictConfig) -> dict[str, Any]:

@@ -16,7 +16,7 @@ STATUS_LABELS = {
     "out_of_memory": "out of memory",
     "interrupted": "interrupted",
     "skipped": "skipped",
-    "pending": "pending",
+    "pending": "not started",
     "unreadable": "unreadable",
     "missing": "no result",
 }
