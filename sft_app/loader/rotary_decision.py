@@ -5,13 +5,12 @@ methods never stack. A model that is scaled already keeps its makers' method. La
 keep their rope.
 """
 
-import math
 from typing import Any
 
 from transformers import PretrainedConfig
 
 from sft_app.config.errors import ConfigError
-from sft_app.config.rope import FactorRounding, RopeConfig, RopeMethod
+from sft_app.config.rope import RopeConfig, RopeMethod
 from sft_app.loader.decision import Decision
 from sft_app.loader.model_context import (
     AttentionWindows,
@@ -21,6 +20,7 @@ from sft_app.loader.model_context import (
     states_effective_length,
 )
 from sft_app.loader.positions import ALL_LAYERS
+from sft_app.loader.rope_factor import choose_factor
 from sft_app.loader.rope_methods import Extension, extended_parameters
 
 _KEEPS_ORIGINAL = (RopeMethod.linear, RopeMethod.dynamic)
@@ -128,6 +128,8 @@ def _unchanged(
     if context.rope_type == "yarn":
         # vLLM reads original * factor, SGLang this number: only if they agree both serve it whole.
         positions = context.effective
+    elif context.rope_type == "default" and positions and context.effective:
+        positions = max(positions, context.effective)  # model.original_context_length may say more
     return Decision(
         method="none" if context.rope_type == "default" else context.rope_type,
         changed=raised_to is not None,
@@ -155,7 +157,8 @@ def _extended(
             f"rope.method: {method.value} cannot be set on {text.model_type}, which computes its "
             f"rope without parameters; choose context_length={context.effective} or less."
         )
-    factor, effective, how = _factor(context, method, length, rope)
+    scaling = choose_factor(context, method, length, rope)
+    factor = scaling.factor
     chosen = [t for t in sets if not is_local(t)] or list(sets)
     extended: dict[str, Any] = dict(sets)
     for layer_type in chosen:
@@ -170,9 +173,9 @@ def _extended(
             ),
         )
     kept = [t for t in sets if t not in chosen]
-    reason = f"{length} tokens exceed the model's {context.effective}: {how}"
+    reason = f"{length} tokens exceed the model's {context.effective}: {scaling.how}"
     if length <= (context.effective or 0):
-        reason = f"rope.factor was given: {how}"
+        reason = f"rope.factor was given: {scaling.how}"
     if kept:
         reason += f"; {', '.join(kept)} layers see only a window and keep their rope"
     multiplied = method in _KEEPS_ORIGINAL and not (
@@ -183,48 +186,11 @@ def _extended(
         changed=True,
         reason=reason,
         factor=None if method == RopeMethod.abf else factor,
-        effective=effective,
+        effective=scaling.effective,
         rope_parameters=extended.get(ALL_LAYERS, {**(text.rope_parameters or {}), **extended}),
-        max_position_embeddings=context.original if multiplied else effective,
+        max_position_embeddings=context.original if multiplied else scaling.effective,
         other_updates=_companions(text, context.original, method),
     )
-
-
-def _factor(
-    context: ModelContext, method: RopeMethod, length: int, rope: RopeConfig
-) -> tuple[float, int, str]:
-    """(factor against the original context, effective context, how in words)."""
-    assert context.original is not None and context.effective is not None
-    original = context.original
-    if method == RopeMethod.abf:
-        return 1.0, length, f"base frequency raised to rope.theta={rope.theta}"
-    if rope.factor is not None:
-        effective = round(original * rope.factor)
-        if effective < length and not rope.force:
-            raise ConfigError(
-                f"rope.factor: {rope.factor:g} on an original context of {original} tokens reaches "
-                f"{effective}, less than context_length={length}; use rope.factor="
-                f"{math.ceil(length / original)}, or null to derive it."
-            )
-        return float(rope.factor), effective, f"{method.value} with rope.factor={rope.factor:g}"
-    if method == RopeMethod.llama3 and context.rope_type == "llama3":
-        # Its makers' factor is not the ratio of the lengths (8 on 8192 serves 131072): it grows in
-        # proportion to the effective context.
-        times = _rounded(length / context.effective, rope.factor_rounding)
-        factor = (context.factor or 1.0) * times
-        return (
-            factor,
-            round(context.effective * times),
-            f"llama3 with factor {factor:g} = the model's {context.factor:g} * {times:g}",
-        )
-    factor = _rounded(length / original, rope.factor_rounding)
-    ratio = f"{length} / {original}"
-    ratio = f"ceil({ratio})" if rope.factor_rounding == FactorRounding.ceil else ratio
-    return factor, round(original * factor), f"{method.value} with factor {factor:g} = {ratio}"
-
-
-def _rounded(ratio: float, rounding: FactorRounding) -> float:
-    return float(math.ceil(ratio)) if rounding == FactorRounding.ceil else float(ratio)
 
 
 def _companions(text: PretrainedConfig, original: int, method: RopeMethod) -> dict[str, Any]:
@@ -265,8 +231,12 @@ def _own_method(context: ModelContext) -> RopeMethod:
 
 def _refuse_stacking(context: ModelContext, method: RopeMethod, rope: RopeConfig) -> None:
     own = context.rope_type
-    unscaled = own == "default" or (own == "proportional" and method == RopeMethod.linear)
-    if rope.force or unscaled:
+    if own == "proportional" and method != RopeMethod.linear:
+        raise ConfigError(
+            f"rope.method: {method.value} would turn the frequencies that stand still in this "
+            "model's proportional rope; use rope=linear, which divides those that turn."
+        )
+    if rope.force or own in ("default", "proportional"):
         return
     if own == method.value and (rope.factor is None or rope.factor >= (context.factor or 1.0)):
         return

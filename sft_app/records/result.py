@@ -55,7 +55,7 @@ class Evaluation:
 
 @dataclass(kw_only=True)
 class TokenCounts:
-    """Positions that went through the model in training."""
+    """Positions that went through the model in training; `total` includes the padding."""
 
     total: int = 0
     supervised: int = 0
@@ -76,7 +76,8 @@ class RunResult:
     rope_factor: float | None = None
     finished_at: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
-    """Phase -> wall seconds: load, data, evaluate_before, train, evaluate_after, save, total."""
+    """Phase -> wall seconds: start (processes and imports), plan, data, load, evaluate_before,
+    train, evaluate_after, save; and total."""
     world_size: int = 1
     device: str | None = None
     num_parameters: int | None = None
@@ -91,7 +92,7 @@ class RunResult:
     measured_matmul_utilisation: float | None = None
     """The same, of the matrix-product rate measured in the process."""
     peak_memory_bytes: dict[str, int] = field(default_factory=dict)
-    """host (resident set of the largest rank), device (allocated, largest rank)."""
+    """host (resident set of the largest rank) and, with CUDA, device (allocated, largest rank)."""
     train_loss_first: float | None = None
     """Mean over the first quarter of the logged losses: single batches differ too much."""
     train_loss_last: float | None = None

@@ -23,6 +23,11 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, seed: int) -> 
     """
     if config.method is AdapterMethod.none:
         return model
+    if config.method is AdapterMethod.qlora:
+        raise ConfigError(
+            "adapter.method=qlora: models are not loaded in 4 bits yet; adapter=lora trains the "
+            "same adapter beside weights of full precision"
+        )
     if importlib.util.find_spec("peft") is None:
         raise ConfigError(
             f"adapter.method={config.method} needs the peft package: pip install 'sft-app[lora]'"

@@ -75,8 +75,10 @@ def _choose_automatically(model_config: PretrainedConfig, on_cuda: bool) -> Atte
         return AttentionChoice("flex_attention", "soft-capped scores, and flash-attn is missing")
     if not model_class._supports_sdpa:
         return AttentionChoice("eager", f"{family} allows none of the fused kernels")
-    where = "variable-length flash kernel" if on_cuda else "one SDPA call per document"
-    return AttentionChoice(packed_attention.NAME, where)
+    how = "one SDPA call per document"
+    if on_cuda:
+        how = f"the variable-length flash kernel in 16 bits without dropout, else {how}"
+    return AttentionChoice(packed_attention.NAME, how)
 
 
 def settle_attention(model: PreTrainedModel, choice: AttentionChoice) -> AttentionChoice:

@@ -28,6 +28,8 @@ class RunRecord:
         self.result: RunResult = read_result(run_dir)
         self.result.versions = versions()
         self.result.git_revision = git_revision()
+        started = datetime.fromisoformat(self.result.started_at).timestamp()
+        self.result.seconds["start"] = round(time.time() - started, 3)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -50,7 +52,9 @@ class RunRecord:
         if dist.is_initialized():
             dist.all_reduce(peaks, op=dist.ReduceOp.MAX)
         host, allocated = peaks.tolist()
-        self.result.peak_memory_bytes = {"host": host, "device": allocated}
+        self.result.peak_memory_bytes = {"host": host}
+        if device.type == "cuda":
+            self.result.peak_memory_bytes["device"] = allocated
 
     def write(self) -> None:
         if self.is_main:

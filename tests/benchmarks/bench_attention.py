@@ -24,7 +24,7 @@ def main() -> None:
 
     lengths = lengths_from_positions(row["position_ids"])
     documents = documents_of_lengths(lengths, "cpu")
-    query, key, value = (torch.randn(LENGTH, h, 32, requires_grad=True) for h in (8, 4, 4))
+    query, key, value = (torch.randn(LENGTH, h, 64, requires_grad=True) for h in (4, 2, 2))
     number = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     mask = (number[:, None] == number[None, :]).tril()[None, None]
 

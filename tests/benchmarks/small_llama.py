@@ -11,7 +11,7 @@ VOCABULARY = 8192
 
 
 def small_llama(attention: str, *, hidden: int = 256, layers: int = 4) -> LlamaForCausalLM:
-    """Llama's shape, small: heads of 32, two query heads to a key head, MLP of 8/3 the width."""
+    """Llama's shape, small: heads of 64, two query heads to a key head, MLP of 8/3 the width."""
     packed_attention.register()
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -19,8 +19,8 @@ def small_llama(attention: str, *, hidden: int = 256, layers: int = 4) -> LlamaF
         hidden_size=hidden,
         intermediate_size=hidden * 8 // 3 // 16 * 16,
         num_hidden_layers=layers,
-        num_attention_heads=hidden // 32,
-        num_key_value_heads=hidden // 64,
+        num_attention_heads=hidden // 64,
+        num_key_value_heads=hidden // 128,
         max_position_embeddings=8192,
         use_cache=False,
         attn_implementation=attention,

@@ -29,7 +29,7 @@ def test_the_best_fit_is_taken_not_the_first():
 
 
 def test_the_same_lengths_give_the_same_rows():
-    lengths = [random.Random(1).randint(1, 99) for _ in range(500)]
+    lengths = random.Random(1).choices(range(1, 99), k=500)
     assert best_fit_decreasing(lengths, 100) == best_fit_decreasing(list(lengths), 100)
 
 

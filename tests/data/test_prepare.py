@@ -1,11 +1,13 @@
 """prepare_data from end to end, on small files."""
 
 import json
+import pickle
 
 import pytest
 import torch
+from tokenizers_for_tests import CHATML, byte_level
 
-from sft_app.config.data import DataConfig, OnBadRecord, Overlong, Packing
+from sft_app.config.data import DataConfig, OnBadRecord, Overlong, Packing, TrainOn
 from sft_app.data.errors import DataError
 from sft_app.data.prepare import prepare_data
 
@@ -118,3 +120,114 @@ def test_statistics_can_be_stored_and_read(chats, tmp_path, tokenizer):
     statistics = prepare(settings(chats, tmp_path), tokenizer).statistics
     assert json.loads(json.dumps(statistics.as_dict()))["train"]["examples"] == 55
     assert "60 records" in str(statistics)
+
+
+def test_loss_weights_come_with_the_batch_only_where_messages_have_them(chats, tmp_path, tokenizer):
+    record = json.loads(json.dumps(sharegpt(1, turns=2)))  # no turn is another one twice
+    record["conversations"][1]["weight"] = 0.25
+    path = tmp_path / "weighted.json"
+    path.write_text(json.dumps([record] * 3))
+    config = settings(path, tmp_path, eval_examples=0)
+    prepared = prepare_data(config, tokenizer, context_length=512, seed=1)
+    batch = prepared.collate([prepared.train[0]])
+    weights, labels = batch["loss_weights"], batch["labels"]
+    assert weights.dtype == torch.float32 and weights.shape == labels.shape
+    assert set(weights[labels != -100].tolist()) == {0.25, 1.0}
+    assert (weights[labels == -100] == 0).all()
+    assert "loss_weights" not in prepare(settings(chats, tmp_path), tokenizer).train[0]
+
+
+def test_only_the_last_turn_is_learned_when_asked(chats, tmp_path, tokenizer):
+    config = settings(
+        chats,
+        tmp_path,
+        train_on=TrainOn.last_turn,
+        packing=Packing.none,
+        overlong=Overlong.drop,
+    )
+    for item in prepare(config, tokenizer).train:
+        text = tokenizer.decode(item["labels"][item["labels"] != -100])
+        assert text.count("<|im_end|>") == 1
+        assert tokenizer.decode(item["input_ids"]).endswith(text + "\n")
+
+
+def test_a_held_out_set_of_its_own_takes_nothing_from_the_training_set(chats, tmp_path, tokenizer):
+    other = tmp_path / "other.jsonl"
+    other.write_text("\n".join(json.dumps(sharegpt(n)) for n in range(100, 107)))
+    prepared = prepare(settings(chats, tmp_path, eval=str(other)), tokenizer)
+    assert prepared.statistics.train.examples == 60
+    assert prepared.statistics.eval.examples == 7
+    assert prepared.statistics.eval_read.records == 7
+
+
+def test_sources_with_weights_are_repeated(chats, tmp_path, tokenizer):
+    other = tmp_path / "other.jsonl"
+    other.write_text("\n".join(json.dumps(sharegpt(n)) for n in range(100, 107)))
+    sources = [{"path": str(chats)}, {"path": str(other), "weight": 3}]
+    prepared = prepare(settings(chats, tmp_path, train=sources, eval_examples=0), tokenizer)
+    assert prepared.statistics.train.examples == 60 + 3 * 7
+
+
+def test_a_split_conversation_keeps_its_system_prompt_in_every_piece(tmp_path, tokenizer):
+    record = sharegpt(1, turns=12)
+    record["system"] = "Be kind."
+    path = tmp_path / "one.json"
+    path.write_text(json.dumps([record]))
+    config = settings(path, tmp_path, eval_examples=0, packing=Packing.none)
+    prepared = prepare(config, tokenizer)
+    assert len(prepared.train) > 2 and prepared.statistics.train.split == 1
+    head = "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nWhat about"
+    for item in prepared.train:
+        assert tokenizer.decode(item["input_ids"]).startswith(head)
+
+
+def test_odd_conversations_are_counted_and_bad_ones_too(tmp_path, tokenizer):
+    good = sharegpt(1)
+    odd = {"conversations": [{"from": "gpt", "value": "Hi"}, *sharegpt(2)["conversations"]]}
+    path = tmp_path / "mixed.jsonl"
+    lines = [json.dumps(good), "{broken", json.dumps(odd), json.dumps({"title": "x"})]
+    path.write_text("\n".join(lines) + "\n")
+    config = settings(path, tmp_path, eval_examples=0, on_bad_record=OnBadRecord.skip)
+    read = prepare(config, tokenizer).statistics.train_read
+    assert read.skipped == {"broken_json": 1, "not_this_format": 1}
+    assert read.odd == {"leading_answer_removed": 1}
+    assert f"{path} line 2" in read.examples_of_skipped[0]
+
+
+def test_what_the_template_refuses_is_a_bad_record(chats, tmp_path):
+    strict = "{% if messages | length > 2 %}{{ raise_exception('too long') }}{% endif %}"
+    tokenizer = byte_level(strict + CHATML)
+    with pytest.raises(DataError, match=r"record 2, line .*refuses the conversation: too long"):
+        prepare(settings(chats, tmp_path), tokenizer)
+    config = settings(chats, tmp_path, on_bad_record=OnBadRecord.skip)
+    assert prepare(config, tokenizer).statistics.train_read.skipped == {"template_refused": 45}
+
+
+def test_a_context_too_short_for_everything_is_an_error(chats, tmp_path, tokenizer):
+    with pytest.raises(DataError, match="leaves nothing to train on at context_length=8"):
+        prepare_data(settings(chats, tmp_path), tokenizer, context_length=8, seed=1)
+
+
+def test_datasets_travel_to_loader_processes(chats, tmp_path, tokenizer):
+    prepared = prepare(settings(chats, tmp_path), tokenizer)
+    again = pickle.loads(pickle.dumps(prepared.train))
+    assert torch.equal(again[0]["input_ids"], prepared.train[0]["input_ids"])
+    loader = torch.utils.data.DataLoader(
+        prepared.train, batch_size=2, num_workers=2, collate_fn=prepared.collate
+    )
+    direct = [prepared.train[0]["input_ids"], prepared.train[1]["input_ids"]]
+    for row, expected in zip(next(iter(loader))["input_ids"], direct, strict=True):
+        assert torch.equal(row[: len(expected)], expected)
+
+
+def test_text_and_prompt_completion_train_too(tmp_path, tokenizer):
+    text, table = tmp_path / "book.txt", tmp_path / "pairs.csv"
+    text.write_text("The capital of France is Paris. " * 40)
+    table.write_text("prompt,completion\nThe capital is, Paris\n")
+    config = settings([str(text), str(table)], tmp_path, eval_examples=0, packing=Packing.none)
+    config.train = [str(text), str(table)]
+    *pieces, pair = prepare(config, tokenizer).train
+    assert sum(len(piece["input_ids"]) for piece in pieces) > LENGTH
+    assert all((piece["labels"] != -100).all() for piece in pieces)
+    learned = tokenizer.decode(pair["labels"][pair["labels"] != -100])
+    assert learned == " Paris<|im_end|>"

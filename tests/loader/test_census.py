@@ -82,8 +82,9 @@ def test_positions_are_recognised_and_every_rotary_family_takes_linear_and_llama
     assert context.effective is not None
     for method in (RopeMethod.linear, RopeMethod.llama3):
         rope = RopeConfig(method=method, force=True)
-        if family in OWN_RULES:
-            with pytest.raises(ConfigError, match="does not work with"):
+        only_linear = context.rope_type == "proportional" and method != RopeMethod.linear
+        if family in OWN_RULES or only_linear:
+            with pytest.raises(ConfigError, match=r"does not work with|use rope=linear"):
                 plan_rope(config, 2 * context.effective, rope)
         else:
             plan = plan_rope(config, 2 * context.effective, rope)

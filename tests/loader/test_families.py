@@ -143,7 +143,8 @@ def _loss_at(model: PreTrainedModel, length: int) -> torch.Tensor:
 def _same_after_reload(
     model: PreTrainedModel, plan: RopePlan, directory: Path, length: int
 ) -> None:
-    reloaded = AutoModelForCausalLM.from_pretrained(directory).eval()
+    kernel = model.config._attn_implementation
+    reloaded = AutoModelForCausalLM.from_pretrained(directory, attn_implementation=kernel).eval()
     check_built(reloaded, plan.rotary_dims)
     ids = torch.randint(3, 90, (1, length))
     with torch.no_grad():
@@ -151,11 +152,42 @@ def _same_after_reload(
         after = reloaded(input_ids=ids, use_cache=False).logits
     assert torch.equal(before, after)
 
-    again = plan_rope(load_pretrained_config(ModelConfig(name_or_path=str(directory))), length,
-                      RopeConfig())  # fmt: skip
+    saved_config = load_pretrained_config(ModelConfig(name_or_path=str(directory)))
+    again = plan_rope(saved_config, length, RopeConfig(force=plan.method == "dynamic"))
     assert not again.changed
     assert again.effective_context_length == plan.effective_context_length
-    assert again.method == plan.method
+    in_the_base = plan.method in ("ntk", "abf")  # another theta is not a scaling that one can see
+    assert again.method == ("none" if in_the_base else plan.method)
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "linear": {},
+    "ntk": {},
+    "abf": {"theta": 1e7},
+    "yarn": {},
+    "llama3": {},
+    "longrope": {"short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 3.0, 4.0]},
+    "dynamic": {"force": True},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", ["llama", "neox", "gemma3"])
+def test_every_method_trains_at_full_length_and_holds_through_save_and_reload(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, family: str, method: str
+) -> None:
+    fields = METHODS[method]
+    if family == "neox" and method == "longrope":  # half of each head is rotated
+        fields = {"short_factor": [1.0] * 2, "long_factor": [1.0, 4.0]}
+    checkpoint = make_checkpoint(family)
+    config = load_pretrained_config(checkpoint)
+    plan = plan_rope(config, 128, RopeConfig(method=RopeMethod(method), **fields))
+    assert (plan.method, plan.effective_context_length) == (method, 128)
+    model = load_model(checkpoint, config, plan)
+    assert _loss_at(model, 128).isfinite()
+    model.save_pretrained(tmp_path)
+    add_legacy_rope_keys(tmp_path)
+    _same_after_reload(model, plan, tmp_path, 128)
 
 
 @pytest.mark.parametrize("family", ["opt", "gpt2", "gptj"])

@@ -56,6 +56,16 @@ def test_llama_3_1_at_262144_grows_by_its_own_method_against_its_own_original() 
     assert at_262k.original_context_length == 8192
 
 
+def test_a_given_factor_of_llama3_over_llama3_grows_the_context_in_proportion(
+    make_config: MakeConfig,
+) -> None:
+    """256 tokens with factor 8, so 512 with 16; and 12 would reach 384."""
+    plan = plan_rope(make_config("llama3.1"), 512, rope("llama3", factor=16.0))
+    assert (plan.factor, plan.effective_context_length) == (16.0, 512)
+    with pytest.raises(ConfigError, match=r"reaches 384 .*rope\.factor=16"):
+        plan_rope(make_config("llama3.1"), 512, rope("llama3", factor=12.0))
+
+
 def test_factors_never_compound(make_config: MakeConfig) -> None:
     """Vicuna-16k is linear 4 on 4096; at twice its 16k the factor is 8 on 4096, not 2 on 16k."""
     plan = plan_rope(make_config("vicuna-16k"), 512, RopeConfig())
@@ -164,7 +174,7 @@ def test_a_given_factor_is_applied_even_if_the_length_fits(make_config: MakeConf
 
 
 def test_a_factor_that_is_too_small_names_the_right_one(make_config: MakeConfig) -> None:
-    with pytest.raises(ConfigError, match=r"reaches 128.*rope\.factor=4"):
+    with pytest.raises(ConfigError, match=r"reaches 128 .*rope\.factor=4"):
         plan_rope(make_config("llama"), 200, rope("linear", factor=2.0))
     with pytest.raises(ConfigError, match=r"rope\.factor: 0\.5"):
         plan_rope(make_config("llama"), 200, rope("linear", factor=0.5))

@@ -138,7 +138,7 @@ def test_jobs_that_wait_and_jobs_that_were_spared_are_told_apart(tmp_path: Path)
     skipped = result_of(status=Status.skipped, context_length=16384, error=reason)
     write_run(tmp_path / "b", result=skipped, config=config_of(context_length=16384))
     text = text_of(write_sweep_report(tmp_path).read_text())
-    assert "2 cells: 1 skipped, 1 pending." in text
+    assert "2 cells: 1 skipped, 1 not started." in text
     listed = text.split("Cells that did not complete")[1]
     assert "skipped &ensp; Skipped 1 cell, at 16,384 tokens 8,192 tokens ran out" in listed
 

@@ -1,0 +1,53 @@
+"""result.json and the failures of ranks: what is written reads back."""
+
+from pathlib import Path
+
+import pytest
+
+from sft_app.records.failure import clear_failures, first_failure, record_failure
+from sft_app.records.result import (
+    Evaluation,
+    LossMeasurement,
+    RunError,
+    RunResult,
+    Status,
+    read_result,
+)
+
+
+def test_a_result_reads_back_equal(tmp_path: Path) -> None:
+    loss = LossMeasurement(loss=1.0, perplexity=2.718, tokens=10, examples=2)
+    result = RunResult(
+        status=Status.out_of_memory,
+        started_at="2026-01-01T00:00:00+00:00",
+        config_hash="abc",
+        context_length=128,
+        model="m",
+        seed=1,
+        evaluation_before=Evaluation(heldout=loss, by_length={"128": loss}, passkey={"128": 0.5}),
+        error=RunError(type="OutOfMemoryError", message="CUDA out of memory", rank=3),
+    )
+    result.write(tmp_path)
+    assert read_result(tmp_path) == result
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"status": "running"}'])
+def test_an_unreadable_result_is_a_value_error(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "result.json").write_text(text)
+    with pytest.raises(ValueError, match=r"result\.json"):
+        read_result(tmp_path)
+
+
+def test_the_first_failure_is_the_cause(tmp_path: Path) -> None:
+    assert first_failure(tmp_path) is None
+    record_failure(tmp_path, ValueError("the cause"), rank=2, out_of_memory=False)
+    record_failure(tmp_path, ConnectionError("its echo"), rank=0, out_of_memory=False)
+    failure = first_failure(tmp_path)
+    assert failure is not None
+    assert (failure.error.type, failure.error.message, failure.error.rank) == (
+        "ValueError", "the cause", 2,
+    )  # fmt: skip
+    clear_failures(tmp_path)
+    assert first_failure(tmp_path) is None
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,53 @@
+"""The CUDA paths against the portable ones, in bfloat16."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sft_app.training.attention_kernels import (
+    AttentionSettings,
+    choose_kernel,
+    one_call_per_document,
+    torch_varlen,
+)
+from sft_app.training.documents import documents_of_lengths
+from sft_app.training.loss_head import chunked_cross_entropy
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize("key_heads", [2, 8])
+def test_the_varlen_kernel_equals_one_call_per_document(window, key_heads):
+    torch.manual_seed(0)
+    documents = documents_of_lengths([300, 1, 723], "cuda", window)
+    inputs = [
+        torch.randn(1024, h, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        for h in (8, key_heads, key_heads)
+    ]
+    settings = AttentionSettings()
+    assert choose_kernel(inputs[0], inputs[2], settings) is torch_varlen
+    upstream = torch.randn_like(inputs[0])
+    results = []
+    for kernel in (torch_varlen, one_call_per_document):
+        output = kernel(*inputs, documents, settings)
+        results.append((output, *torch.autograd.grad(output, inputs, upstream)))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-2, rtol=2e-2)
+
+
+def test_the_chunked_head_equals_plain_cross_entropy():
+    torch.manual_seed(0)
+    hidden = torch.randn(700, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    weight = (torch.randn(1000, 64, device="cuda", dtype=torch.bfloat16) / 8).requires_grad_()
+    targets = torch.randint(1000, (700,), device="cuda")
+    plain = F.cross_entropy(F.linear(hidden, weight).float(), targets)
+    ours = chunked_cross_entropy(hidden, weight, targets, chunk_rows=256) / 700
+    torch.testing.assert_close(ours, plain, rtol=1e-3, atol=0)
+    expected = torch.autograd.grad(plain, (hidden, weight))
+    gradients = torch.autograd.grad(ours, (hidden, weight))
+    for gradient, wanted in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=2e-2, atol=2e-3)
