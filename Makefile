@@ -39,7 +39,7 @@ train: $(READY) ## the demo: SmolLM2-135M on real conversations, about 5 minutes
 	@echo "and after: about 5 minutes on 2 CPU cores (the first time one more, to convert the model)."
 	@$(BIN)/sft-train experiment=demo $(ARGS)
 
-sweep: $(READY) ## a tiny Llama to 2 and 4 times its context, four ways, compared: about 8 minutes
+sweep: $(READY) ## a tiny Llama to 2 and 4 times its context, four ways, compared: under 12 minutes
 	@$(BIN)/python -m sft_app.pretrain outputs/tiny_llama
 	@$(BIN)/sft-train --multirun experiment=context_sweep $(ARGS)
 
@@ -49,7 +49,8 @@ report: $(READY) ## status and report of the newest run or sweep (or ARGS=DIR)
 test: $(READY) ## the tests (under 10 minutes on 2 cores)
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-slow: $(READY) ## the tests that take long: the real model, the census of architectures
+test-slow: $(READY) ## the tests that take long: the real model, the census of architectures, Ray
+	@$(BIN)/python -m pip install --quiet -c constraints.txt --editable '.[ray]'
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-gpu: $(READY) ## the tests that need a CUDA device
