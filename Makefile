@@ -47,7 +47,7 @@ report: $(READY) ## status and report of the newest run or sweep (or ARGS=DIR)
 	@$(BIN)/sft-report $(or $(ARGS),outputs)
 
 test: $(READY) ## the tests (under 10 minutes on 2 cores)
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-slow: $(READY) ## the tests that take long: the real model, the census of architectures
 	@$(BIN)/python -m pytest -m slow $(ARGS)
