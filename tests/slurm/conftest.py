@@ -4,20 +4,33 @@ Needs root, and Debian's slurmd, slurmctld, slurm-client and munge; eight fake G
 """
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 NODE_NAMES = "127.0.0.1 n1 n2\n"
 HOSTS = Path("/etc/hosts")
 
 
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment in which Slurm's commands, and submitit, find the cluster."""
+    if os.geteuid() != 0:
+        pytest.skip("sets Slurm up, which takes root")
+    if any(shutil.which(program) is None for program in PROGRAMS):
+        pytest.skip("needs Debian's slurmd, slurmctld, slurm-client and munge")
+    with slurm(tmp_path_factory.mktemp("slurm")) as environment:
+        yield environment
+
+
 @contextmanager
 def slurm(folder: Path) -> Iterator[dict[str, str]]:
-    """Yields the environment in which Slurm's commands find this cluster."""
     environment = {**os.environ, "SLURM_CONF": str(_configure(folder))}
     with ExitStack() as running:
         running.enter_context(_names_of_nodes())
