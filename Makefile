@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Beyond that: Ray and submitit, for the tests that run them.
+READY_TO_LAUNCH := $(VENV)/.ready-to-launch
 # Twice quiet: errors only.
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 # Settings for the commands below: make train ARGS="context_length=1024 rope=yarn"
@@ -34,6 +36,10 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 	@echo "Ready."
 
+$(READY_TO_LAUNCH): $(READY)
+	@$(INSTALL) --editable '.[dev,hub,lora,ray,slurm]'
+	@touch $@
+
 train: $(READY) ## the demo: SmolLM2-135M on real conversations, about 5 minutes on 2 CPU cores
 	@echo "Fine-tuning SmolLM2-135M-Instruct on a few real conversations, with an evaluation before"
 	@echo "and after: about 5 minutes on 2 CPU cores (the first time one more, to convert the model)."
@@ -47,20 +53,18 @@ report: $(READY) ## status and report of the newest run or sweep (or ARGS=DIR)
 	@$(BIN)/sft-report $(or $(ARGS),outputs)
 
 test: $(READY) ## the tests (under 10 minutes on 2 cores)
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-test-slow: $(READY) ## the tests that take long: the real model, the census of architectures, Ray
-	@$(BIN)/python -m pip install --quiet -c constraints.txt --editable '.[ray]'
+test-slow: $(READY_TO_LAUNCH) ## the tests that take long: the real model, the census of architectures, Ray
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-gpu: $(READY) ## the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
 
-test-slurm: $(READY) ## the tests on a real Slurm of two nodes, set up here (Debian, as root)
+test-slurm: $(READY_TO_LAUNCH) ## the tests on a real Slurm of two nodes, set up here (Debian, as root)
 	@command -v sbatch slurmctld slurmd munged >/dev/null || \
 	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y \
 	    --no-install-recommends slurmd slurmctld slurm-client munge; }
-	@$(BIN)/python -m pip install --quiet -c constraints.txt --editable '.[slurm]'
 	@$(BIN)/python -m pytest -m slurm $(ARGS)
 
 lint: $(READY) ## style, types, and which part may import which
