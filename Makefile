@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Beyond that: the launchers, which the tests run for real.
+READY_TO_TEST := $(VENV)/.ready-to-test
 # Twice quiet: errors only.
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 # Settings for the commands below: make train ARGS="context_length=1024 rope=yarn"
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train report test test-slow test-gpu lint clean
+.PHONY: help setup train sweep report test test-slow test-gpu test-slurm lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,22 +36,36 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 	@echo "Ready."
 
+$(READY_TO_TEST): $(READY)
+	@$(INSTALL) --editable '.[dev,hub,lora,ray,slurm]'
+	@touch $@
+
 train: $(READY) ## the demo: SmolLM2-135M on real conversations, about 5 minutes on 2 CPU cores
 	@echo "Fine-tuning SmolLM2-135M-Instruct on a few real conversations, with an evaluation before"
 	@echo "and after: about 5 minutes on 2 CPU cores (the first time one more, to convert the model)."
 	@$(BIN)/sft-train experiment=demo $(ARGS)
 
+sweep: $(READY) ## a tiny Llama to 2 and 4 times its context, four ways, compared: about 8 minutes
+	@$(BIN)/python -m sft_app.pretrain outputs/tiny_llama
+	@$(BIN)/sft-train --multirun experiment=context_sweep $(ARGS)
+
 report: $(READY) ## status and report of the newest run or sweep (or ARGS=DIR)
 	@$(BIN)/sft-report $(or $(ARGS),outputs)
 
-test: $(READY) ## the tests (under 10 minutes on 2 cores)
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(READY_TO_TEST) ## the tests (under 10 minutes on 2 cores)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-test-slow: $(READY) ## the tests that take long: the real model, the census of architectures
+test-slow: $(READY_TO_TEST) ## the tests that take long: the real model, the census of architectures
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-gpu: $(READY) ## the tests that need a CUDA device
+test-gpu: $(READY_TO_TEST) ## the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
+
+test-slurm: $(READY_TO_TEST) ## the tests on a real Slurm of two nodes, set up here (Debian, as root)
+	@command -v sbatch slurmctld slurmd munged >/dev/null || \
+	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y \
+	    --no-install-recommends slurmd slurmctld slurm-client munge; }
+	@$(BIN)/python -m pytest -m slurm $(ARGS)
 
 lint: $(READY) ## style, types, and which part may import which
 	@$(BIN)/ruff check .

@@ -24,7 +24,10 @@ class Overlong(Enum):
 
     drop = "drop"
     truncate = "truncate"
+    """Keep the beginning, up to the last answer (or its part) that fits."""
     split = "split"
+    """Cut at questions; each piece begins with the system prompt. What fits in no piece is
+    truncated."""
 
 
 class OnBadRecord(StrEnum):
@@ -47,8 +50,10 @@ class TrainOn(StrEnum):
 @dataclass(kw_only=True)
 class DataConfig:
     train: Any = MISSING
-    """A file, folder, glob, hub dataset id, `pkg://package/file`, or a list of
-    `{path: ..., weight: ...}`."""
+    """A file, folder, glob, hub dataset id (`org/name`, `org/name:split`), `pkg://package/file`, or
+    a list of `{path: ..., weight: ...}`: each conversation is used `weight` times an epoch (2 =
+    twice, 0.5 = a half chosen by seed). Files: .json, .jsonl, .csv, .tsv, .txt, each also .gz or
+    .zst, and .parquet."""
     eval: Any = None
     """The same for held-out data; null: `eval_examples` conversations are taken out of `train` by
     `split_seed`."""
@@ -56,6 +61,7 @@ class DataConfig:
     """Held-out conversations when `eval` is null, but no more than a tenth of all; 0: no held-out
     set."""
     format: DataFormat = DataFormat.auto
+    """auto: what the first readable record of each file looks like."""
     overlong: Overlong = Overlong.split
     on_bad_record: OnBadRecord = OnBadRecord.error
     packing: Packing = Packing.best_fit

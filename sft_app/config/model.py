@@ -27,9 +27,9 @@ class ModelConfig:
     trust_remote_code: bool = False
     """Run Python code that a checkpoint carries. Off: a model that needs it is refused."""
     dtype: Dtype = Dtype.auto
-    """Parameter dtype; auto = what the hardware does well: bfloat16 on GPUs that have it, parameters
-    and optimizer state alike. float32 there keeps full-precision master weights and trains in mixed
-    precision, at about twice the memory."""
+    """Parameter dtype; auto = what the hardware does well: bfloat16 on GPUs that have it, for
+    parameters and optimizer state alike. float32 there keeps full-precision master weights and
+    trains in mixed precision, at about twice the memory."""
     attn_implementation: str = "auto"
     """auto, or a name that transformers knows: eager, sdpa, flash_attention_2, flex_attention..."""
     gguf_file: str | None = None

@@ -1,5 +1,6 @@
 """The writing half of the chain: conversations are rendered and tokenised by several processes."""
 
+import logging
 import multiprocessing
 import os
 from collections import Counter, deque
@@ -19,6 +20,8 @@ from sft_app.data.render import Renderer, TemplateRefused, with_valid_unicode
 from sft_app.data.statistics import add_counts
 from sft_app.data.store import to_batch
 from sft_app.data.tokenize import ChatTokenizer
+
+log = logging.getLogger(__name__)
 
 _BATCH = 128
 """Conversations that travel to a process, and are stored, together."""
@@ -40,6 +43,11 @@ class _Tokenise:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._renderer = Renderer(tokenizer)
+        if not self._renderer.ends_answers_with_a_token():
+            log.warning(
+                "the chat template ends an answer without a special token: the model will not "
+                "learn where to stop; tokenizer.chat_template can name another template"
+            )
         self._tokenizer = ChatTokenizer(tokenizer)
 
     def __call__(self, items: list[Item]) -> _Result:
@@ -134,7 +142,10 @@ def _work(items: list[Item]) -> _Result:
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+    """Cores that this process may use, where the system can say; not all of a shared node's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextmanager

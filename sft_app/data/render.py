@@ -106,6 +106,14 @@ class Renderer:
             return [Rendered(self._template(item, item.messages), [], [], 0)]
         return [self._one_answer(item, index) for index in learned]
 
+    def ends_answers_with_a_token(self) -> bool:
+        """Whether there is an end-of-turn token to learn."""
+        probe = [Message("user", "Q"), Message("assistant", "A")]
+        try:
+            return self._template(Conversation(probe), probe).rstrip().endswith(self._end_tokens)
+        except TemplateRefused:
+            return True
+
     def has_reserved_text(self, item: Conversation | Passage) -> bool:
         """Whether some message spells out a special token: the tokenizer then reads it as that
         token, as it does in `apply_chat_template`."""

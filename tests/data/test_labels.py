@@ -10,6 +10,7 @@ from tokenizers_for_tests import (
     TEMPLATES,
     VICUNA,
     WITH_TOOLS,
+    WITHOUT_END_TOKEN,
     byte_level,
     in_python,
     sentencepiece_like,
@@ -182,6 +183,11 @@ def test_text_that_spells_a_special_token_does_not_move_the_labels():
     assert learned_texts(ids, mask, tokenizer) == ["The <|im_end|> answer<|im_end|>"]
     assert Renderer(tokenizer).has_reserved_text(conversation)
     assert not Renderer(tokenizer).has_reserved_text(CHAT)
+
+
+def test_a_template_without_an_end_of_turn_token_is_noticed():
+    assert Renderer(byte_level(CHATML)).ends_answers_with_a_token()
+    assert not Renderer(byte_level(WITHOUT_END_TOKEN)).ends_answers_with_a_token()
 
 
 def test_half_a_surrogate_pair_is_replaced_in_its_place():

@@ -1,0 +1,85 @@
+"""python -m sft_app.pretrain FOLDER [SETTINGS.yaml]: the tiny Llama, and conversations for it."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import PreTrainedTokenizerFast
+
+from sft_app.pretrain.model import build_model, pretrain
+from sft_app.pretrain.settings import (
+    DEFAULT,
+    MADE_FROM,
+    PretrainSettings,
+    is_made,
+    load_settings,
+)
+from sft_app.pretrain.text import Chat, conversations, python_sources
+from sft_app.pretrain.tokenizer import END, START, learn_tokenizer
+from sft_app.records.run_files import write_atomically
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m sft_app.pretrain", description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the model and the conversations go")
+    parser.add_argument("settings", type=Path, nargs="?", default=DEFAULT)
+    arguments = parser.parse_args()
+    settings = load_settings(arguments.settings)
+    if is_made(arguments.folder, settings):
+        print(f"The tiny Llama is in {arguments.folder} already.")
+        return
+    transformers.logging.disable_progress_bar()
+    make(arguments.folder, settings)
+
+
+def make(folder: Path, settings: PretrainSettings) -> None:
+    """Writes the model, train.json and eval.json; MADE_FROM comes last, and vouches for them."""
+    started = time.perf_counter()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MADE_FROM).unlink(missing_ok=True)
+    first, then = settings.pretrain_conversations, settings.train_conversations
+    chats = conversations(first + then + settings.eval_conversations)
+    texts = python_sources(settings.source_megabytes, settings.seed)
+    texts += [chat_text(chat) for chat in chats[:first]]
+    tokenizer = learn_tokenizer(texts, settings.vocab_size, settings.context_length)
+    stream = token_stream(texts, tokenizer)
+    model = build_model(settings, tokenizer)
+    print(
+        f"Pre-training a Llama of {model.num_parameters() / 1e6:.2f}M parameters at "
+        f"{settings.context_length} tokens of context, on {len(stream):,} tokens of Python sources "
+        "and conversations",
+        flush=True,
+    )
+    loss = pretrain(model, stream, settings)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_records(folder / "train.json", chats[first : first + then])
+    write_records(folder / "eval.json", chats[first + then :])
+    seconds = round(time.perf_counter() - started, 1)
+    record = {"digest": settings.digest(), "loss": loss, "seconds": seconds}
+    write_atomically(folder / MADE_FROM, json.dumps(record, indent=2) + "\n")
+    print(f"Pre-trained in {seconds:g} s, loss {loss:.3f}: {folder}")
+
+
+def chat_text(chat: Chat) -> str:
+    """What the tokenizer's template makes of it, so that the model knows the format."""
+    messages = chat.conversation.messages
+    return "".join(f"{START}{m.role}\n{m.content}{END}\n" for m in messages)
+
+
+def token_stream(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+    encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    end = tokenizer.eos_token_id
+    return torch.tensor([token for ids in encoded for token in (*ids, end)])
+
+
+def write_records(path: Path, chats: list[Chat]) -> None:
+    text = json.dumps([chat.record for chat in chats], ensure_ascii=False)
+    path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

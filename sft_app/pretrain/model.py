@@ -1,0 +1,70 @@
+"""The model, and its pre-training on a stream of tokens."""
+
+import math
+import time
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+
+from sft_app.pretrain.settings import PretrainSettings
+
+WARMUP_STEPS = 20
+LOG_STEPS = 25
+
+
+def build_model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    set_seed(settings.seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=settings.hidden_size,
+            intermediate_size=settings.intermediate_size,
+            num_hidden_layers=settings.num_layers,
+            num_attention_heads=settings.num_heads,
+            max_position_embeddings=settings.context_length,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def pretrain(model: LlamaForCausalLM, stream: Tensor, settings: PretrainSettings) -> float:
+    """Train on random windows of `stream` (LongTensor [T]); returns the last steps' mean loss."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.1
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _rate(s, settings.num_steps))
+    offsets = torch.arange(settings.context_length)
+    losses: list[float] = []
+    started = time.perf_counter()
+    for step in range(1, settings.num_steps + 1):
+        starts = torch.randint(
+            len(stream) - settings.context_length, (settings.batch_size,), generator=generator
+        )
+        tokens = stream[starts[:, None] + offsets]  # [B, T]
+        loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.item())
+        if step % LOG_STEPS == 0:
+            left = (time.perf_counter() - started) / step * (settings.num_steps - step)
+            mean = sum(losses[-LOG_STEPS:]) / LOG_STEPS
+            progress = f"step {step}/{settings.num_steps}  loss {mean:.3f}  {left:.0f} s left"
+            print(progress, flush=True)
+    tail = losses[-LOG_STEPS:]
+    return sum(tail) / len(tail)
+
+
+def _rate(step: int, num_steps: int) -> float:
+    """Linear warmup, then a cosine down to a tenth."""
+    if step < WARMUP_STEPS:
+        return (step + 1) / WARMUP_STEPS
+    progress = (step - WARMUP_STEPS) / max(1, num_steps - WARMUP_STEPS)
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -1,0 +1,49 @@
+"""What the tiny model is made from, and whether a folder holds one that was made from it."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+DEFAULT = Path(__file__).with_name("tiny_llama.yaml")
+MADE_FROM = "pretrain.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings:
+    """tiny_llama.yaml explains each."""
+
+    seed: int
+    context_length: int
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_steps: int
+    batch_size: int
+    learning_rate: float
+    source_megabytes: float
+    pretrain_conversations: int
+    train_conversations: int
+    eval_conversations: int
+
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
+
+
+def load_settings(path: Path) -> PretrainSettings:
+    schema = OmegaConf.structured(PretrainSettings)
+    settings = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.load(path)))
+    assert isinstance(settings, PretrainSettings)
+    return settings
+
+
+def is_made(folder: Path, settings: PretrainSettings) -> bool:
+    try:
+        record = json.loads((folder / MADE_FROM).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(record.get("digest") == settings.digest())

@@ -1,0 +1,145 @@
+"""sft-train --multirun as it is typed: checked first, continued, fair, and answered at the end."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sft_app.records.result import RunResult, Status, read_result
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+PRETEND = {"PYTHONPATH": str(Path(__file__).parents[1] / "pretend")}
+
+
+@pytest.fixture
+def sweep(tiny_model: Path, chat_file: Path) -> list[str]:
+    """The command without what varies."""
+    return [
+        "sft-train", "--multirun", "sweep.name=mine", "launch.device=cpu",
+        f"model.name_or_path={tiny_model}", f"data.train={chat_file}", "data.eval_examples=20",
+        "data.num_proc=1",
+    ]  # fmt: skip
+
+
+def results(folder: Path) -> dict[str, RunResult]:
+    return {path.parent.name: read_result(path.parent) for path in folder.glob("*/result.json")}
+
+
+def test_one_bad_job_stops_the_sweep_by_name_before_a_folder_exists(
+    run_command: Run, tmp_path: Path, sweep: list[str]
+) -> None:
+    """rope=dynamic is refused for training: the plan finds it out, without weights."""
+    answer = run_command(*sweep, "context_length=64,128", "rope=linear,dynamic", cwd=tmp_path)
+    assert answer.returncode == 2
+    assert "job context_length-128_rope-dynamic:" in answer.stderr
+    assert "rope.force=true" in answer.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_jobs_fail_continue_and_change(run_command: Run, tmp_path: Path, sweep: list[str]) -> None:
+    """With pretended training: what is run when, and what is kept."""
+    folder = tmp_path / "outputs/sweeps/mine"
+    command = [*sweep, "context_length=64", "rope=linear,yarn"]
+
+    first = run_command(*command, "seed=1,13", cwd=tmp_path, env=PRETEND)
+    assert first.returncode == 1
+    assert "failed: OSError (rank 0): the disk is on fire" in first.stderr
+    statuses = {name: result.status for name, result in results(folder).items()}
+    assert statuses == {
+        "context_length-64_rope-linear_seed-1": Status.completed,
+        "context_length-64_rope-linear_seed-13": Status.failed,
+        "context_length-64_rope-yarn_seed-1": Status.completed,
+        "context_length-64_rope-yarn_seed-13": Status.failed,
+    }
+    assert "4 cells: 2 completed, 2 failed" in first.stdout
+    rows = list(csv.DictReader((folder / "sweep.csv").open()))
+    assert sorted(row["status"] for row in rows) == ["completed", "completed", "failed", "failed"]
+    assert (folder / "report.html").is_file()
+
+    again = run_command(*command, "seed=1", cwd=tmp_path, env=PRETEND)
+    assert again.returncode == 0
+    assert "Nothing is left to do" in again.stdout
+
+    before = results(folder)["context_length-64_rope-linear_seed-1"].started_at
+    more = run_command(*command, "seed=1,2", cwd=tmp_path, env=PRETEND)
+    assert more.returncode == 0
+    assert "2 new, 2 done" in more.stdout
+    assert results(folder)["context_length-64_rope-linear_seed-1"].started_at == before
+
+    changed = run_command(
+        *command, "seed=1,2", "trainer.learning_rate=1e-3", cwd=tmp_path, env=PRETEND
+    )
+    assert changed.returncode == 0
+    assert "4 changed" in changed.stdout
+    assert len(list((folder / ".replaced").iterdir())) == 4
+
+
+def test_out_of_memory_spares_the_longer_and_the_rest_is_compared_fairly(
+    run_command: Run, tmp_path: Path, sweep: list[str]
+) -> None:
+    """Real training; the second length needs more memory than the command may have."""
+    program = str(Path(sys.executable).with_name(sweep[0]))
+    limited = ["bash", "-c", 'ulimit -v 8000000; exec "$0" "$@"', program]
+    answer = subprocess.run(
+        [*limited, *sweep[1:], "context_length=64,4194304,8388608", "rope=linear",
+         "trainer.max_steps=2", "trainer.gradient_accumulation_steps=1",
+         "evaluation.lengths=[32,64]"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert answer.returncode == 1, answer.stderr
+    found = {r.context_length: r for r in results(tmp_path / "outputs/sweeps/mine").values()}
+    assert found[64].status is Status.completed, answer.stdout
+    assert found[4194304].status is Status.out_of_memory, found[4194304].error
+    assert found[8388608].status is Status.skipped
+    after = found[64].evaluation_after
+    assert after is not None
+    assert list(after.by_length) == ["32", "64"]
+    assert after.by_length["32"].examples == after.by_length["64"].examples
+    assert "3 cells: 1 completed, 1 out of memory, 1 skipped" in answer.stdout
+
+
+def test_interrupted_it_ends_in_seconds_and_goes_on_from_the_checkpoint(
+    run_command: Run, tmp_path: Path, sweep: list[str]
+) -> None:
+    command = [
+        *sweep, "context_length=64,128", "trainer.max_steps=60", "trainer.save_steps=1",
+        "trainer.gradient_accumulation_steps=1", "evaluation=none",
+    ]  # fmt: skip
+    folder = tmp_path / "outputs/sweeps/mine"
+    program = str(Path(sys.executable).with_name(command[0]))
+    process = subprocess.Popen(
+        [program, *command[1:]], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    wait_for(lambda: list(folder.glob("context_length-64/checkpoints/checkpoint-3")), process)
+    below = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert not psutil.wait_procs(below, timeout=10)[1]
+    assert results(folder)["context_length-64"].status is Status.interrupted
+    assert results(folder)["context_length-128"].status is Status.pending
+
+    answer = run_command(*command, "context_length=64", cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    result = results(folder)["context_length-64"]
+    assert result.status is Status.completed
+    assert result.resumed_from is not None
+    assert result.steps == 60
+
+
+def wait_for(
+    what: Callable[[], object], process: subprocess.Popen[bytes], timeout: float = 200
+) -> None:
+    deadline = time.monotonic() + timeout
+    while not what():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.05)

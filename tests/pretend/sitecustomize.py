@@ -1,0 +1,50 @@
+"""On PYTHONPATH, this makes workers pretend: the real processes, launchers and files, no training.
+
+Python imports a module of this name at every start. A worker then notes where it ran instead of
+training, so that a test of who runs where, and when, does not pay for torch in every process.
+Seed 13 fails; PRETEND_SECONDS is how long a job takes.
+"""
+
+import json
+import os
+import sys
+import time
+import types
+from datetime import datetime
+
+
+def run_training(config, run_dir):
+    from sft_app.records.result import Status, read_result
+
+    started = time.time()
+    rank = os.environ.get("RANK", "0")
+    note = {
+        "devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "world_size": os.environ.get("WORLD_SIZE", "1"),
+        "node": os.environ.get("SLURMD_NODENAME"),
+        "pid": os.getpid(),
+        "started": started,
+    }
+    write_note(run_dir, rank, note)
+    if config.seed == 13:
+        raise OSError("the disk is on fire")
+    time.sleep(float(os.environ.get("PRETEND_SECONDS", "2")))
+    write_note(run_dir, rank, {**note, "ended": time.time()})
+    if rank == "0":
+        result = read_result(run_dir)
+        result.status = Status.completed
+        result.seconds["total"] = time.time() - started
+        result.finished_at = datetime.now().astimezone().isoformat()
+        result.write(run_dir)
+
+
+def write_note(run_dir, rank, note):
+    partial = run_dir / f".note-{rank}"
+    partial.write_text(json.dumps(note))
+    partial.replace(run_dir / f"note-{rank}.json")
+
+
+if any("sft_app.training.worker" in argument for argument in sys.orig_argv):
+    pretended = types.ModuleType("sft_app.training.run")
+    pretended.run_training = run_training
+    sys.modules["sft_app.training.run"] = pretended
