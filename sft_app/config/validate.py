@@ -48,6 +48,22 @@ SET_BY_THE_APP = {
     "push_to_hub": "nothing: upload model/ yourself when it is what you want",
 }
 
+NOT_OFFERED = {
+    "fsdp": "trainer.parallelism=fsdp shards the model over all processes.",
+    "fsdp_config": "trainer.parallelism=fsdp shards each layer, and has no settings.",
+    "deepspeed": "trainer.parallelism=fsdp shards parameters, gradients and optimizer state.",
+    "parallelism_config": (
+        "context parallelism takes one causal mask for the whole row and cannot see packed "
+        "documents, and tensor parallelism is not proven with the chunked loss; use "
+        "trainer.parallelism=fsdp, and trainer.gradient_checkpointing=true for long rows."
+    ),
+    "auto_find_batch_size": (
+        "a smaller batch would change the step unnoticed; set trainer.per_device_train_batch_size "
+        "and trainer.gradient_accumulation_steps."
+    ),
+}
+"""TrainingArguments that the app's own loading, evaluation or saving would not be right with."""
+
 
 def validate(config: AppConfig, *, on_slurm: bool = False) -> None:
     """Raise ConfigError for the first setting, or combination, that cannot work.
@@ -222,6 +238,8 @@ def _check_trainer_extra(config: AppConfig) -> None:
             )
         if hasattr(config.trainer, name):
             raise ConfigError(f"trainer.extra.{name}: this one is called trainer.{name}.")
+        if name in NOT_OFFERED:
+            raise ConfigError(f"trainer.extra.{name} is not offered: {NOT_OFFERED[name]}")
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f" Did you mean trainer.extra.{near[0]}?" if near else ""

@@ -5,7 +5,7 @@ import logging
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sft_app.config.adapter import AdapterConfig, AdapterMethod
@@ -57,6 +57,23 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, seed: int) -> 
     return wrapped
 
 
+def merge_gathered(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The plain model's weights from the gathered ones of a sharded model, adapter added.
+
+    What is sharded cannot be merged in place: a twin without memory takes the weights over.
+    """
+    if isinstance(model, PreTrainedModel):
+        return weights
+    from peft import get_peft_model
+
+    wrapper: Any = model  # PEFT's
+    inner = wrapper.get_base_model()
+    with torch.device("meta"):
+        twin = get_peft_model(type(inner)(inner.config), wrapper.active_peft_config)
+    twin.load_state_dict(weights, assign=True)
+    return dict(merge_adapter(twin).state_dict())
+
+
 def merge_adapter(model: nn.Module) -> PreTrainedModel:
     """The plain model, the adapter added to its weights; a model without an adapter as it is."""
     if isinstance(model, PreTrainedModel):
@@ -65,3 +82,9 @@ def merge_adapter(model: nn.Module) -> PreTrainedModel:
     merged = wrapper.merge_and_unload(safe_merge=True)  # safe: a NaN in the adapter is an error
     assert isinstance(merged, PreTrainedModel)
     return merged
+
+
+def plain_model(model: nn.Module) -> PreTrainedModel:
+    """The loaded model, also from inside PEFT's wrapper."""
+    wrapper: Any = model
+    return model if isinstance(model, PreTrainedModel) else wrapper.get_base_model()

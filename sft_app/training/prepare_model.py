@@ -9,6 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from sft_app.config.app import AppConfig
 from sft_app.config.data import Packing
+from sft_app.config.trainer import Parallelism
 from sft_app.training.adapter import add_adapter
 from sft_app.training.attention_choice import (
     AttentionChoice,
@@ -18,6 +19,7 @@ from sft_app.training.attention_choice import (
 )
 from sft_app.training.flops import ModelShape, shape_of
 from sft_app.training.loss import LossChoice, install_chunked_loss
+from sft_app.training.sharding import shard
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ class PreparedModel:
     attention: AttentionChoice
     loss: LossChoice
     shape: ModelShape
+    sharded: bool = False
+    """Whether each rank holds a part of it only (FSDP)."""
 
 
 def plan_attention(
@@ -54,4 +58,8 @@ def prepare_model(
     loss = install_chunked_loss(model)
     log.info("%s", loss)
     trained = add_adapter(model, config.adapter, seed=config.seed)
-    return PreparedModel(trained, attention, loss, shape_of(model))
+    shape = shape_of(model)
+    sharded = config.trainer.parallelism is Parallelism.fsdp and shard(
+        trained, model, torch.device(model.device)
+    )
+    return PreparedModel(trained, attention, loss, shape, sharded)

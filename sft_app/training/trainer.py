@@ -4,6 +4,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer import SCHEDULER_NAME, TRAINING_ARGS_NAME
 
 from sft_app.config.errors import ConfigError
 from sft_app.records.result import TokenCounts
@@ -19,6 +20,7 @@ from sft_app.training.checkpoints import STAGING, publish, rotate
 from sft_app.training.documents import lengths_of_batch
 from sft_app.training.flops import flops_of_batch
 from sft_app.training.prepare_model import PreparedModel
+from sft_app.training.sharding import load_shards, save_shards
 from sft_app.training.throughput import datasheet_rate, measure_matmul_rate, utilisation
 
 Batch = dict[str, Tensor]
@@ -65,6 +67,8 @@ class SFTTrainer(Trainer):
         if args.device.type == "cuda":
             self.datasheet_rate = datasheet_rate(torch.cuda.get_device_name(args.device))
         self.measured_rate = measure_matmul_rate(args.device, matmul_dtype(prepared.model, args))
+        # Not before: the Trainer refuses to save checkpoints of sharded models, which we do below.
+        self.is_distributed_loading_by_transformers = prepared.sharded
         self.tokens = TokenCounts()
         self.training_seconds = 0.0
         self._unreduced = [0, 0, 0, 0]  # total, supervised, real, FLOPs: this rank's since the log
@@ -170,6 +174,38 @@ class SFTTrainer(Trainer):
             rotate(checkpoints, self.args.save_total_limit)
             shutil.rmtree(staging, ignore_errors=True)
         self.accelerator.wait_for_everyone()
+
+    # -- sharded models ------------------------------------------------------------------------
+
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        """Every micro-batch is reduced: what waits for the last one would be whole gradients."""
+        return nullcontext()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if not self.prepared.sharded:  # else they are written with the optimizer's state
+            super().save_model(output_dir, _internal_call)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.prepared.sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        save_shards(self.model, self.optimizer, Path(output_dir))
+        if self.is_world_process_zero():
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
+    ) -> None:
+        if not self.prepared.sharded:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.prepared.sharded:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        elif checkpoint is not None:
+            load_shards(self.model, self.optimizer, Path(checkpoint))
+            state = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
+            self.lr_scheduler.load_state_dict(state)
 
 
 def matmul_dtype(model: torch.nn.Module, args: TrainingArguments) -> torch.dtype:
