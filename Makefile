@@ -45,7 +45,7 @@ train: $(READY) ## the demo: SmolLM2-135M on real conversations, about 5 minutes
 	@echo "and after: about 5 minutes on 2 CPU cores (the first time one more, to convert the model)."
 	@$(BIN)/sft-train experiment=demo $(ARGS)
 
-sweep: $(READY) ## a tiny Llama to 2 and 4 times its context, four ways, compared: under 12 minutes
+sweep: $(READY) ## a tiny Llama to 2 and 4 times its context, four ways, compared: about 7 minutes
 	@$(BIN)/python -m sft_app.pretrain outputs/tiny_llama
 	@$(BIN)/sft-train --multirun experiment=context_sweep $(ARGS)
 
