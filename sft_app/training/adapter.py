@@ -22,6 +22,26 @@ def add_adapter(
     seed: int,
     new_token_ids: Sequence[int] = (),
 ) -> nn.Module:
+    """`put_adapter`, the same on every rank, and a line in the log about it."""
+    torch.manual_seed(seed)  # whatever was drawn before
+    trained = put_adapter(model, config, new_token_ids)
+    if trained is not model:
+        wrapper: Any = trained
+        count, total = wrapper.get_nb_trainable_parameters()
+        log.info(
+            "adapter         LoRA of rank %d on %s%s, %s of %s parameters are trained",
+            config.rank,
+            ", ".join(config.target_modules),
+            f" and the rows of {len(new_token_ids)} added tokens" if new_token_ids else "",
+            f"{count:,}",
+            f"{total:,}",
+        )
+    return trained
+
+
+def put_adapter(
+    model: PreTrainedModel, config: AdapterConfig, new_token_ids: Sequence[int] = ()
+) -> nn.Module:
     """The model itself without an adapter; else PEFT's wrapper, only the adapter trainable.
 
     PEFT puts its layers into `model`, which goes on being the model inside the wrapper. The rows of
@@ -53,20 +73,10 @@ def add_adapter(
         use_rslora=config.rank_stabilised,
         trainable_token_indices=_rows_to_train(model, new_token_ids) or None,
     )
-    torch.manual_seed(seed)  # the same first adapter on every rank, whatever was drawn before
     try:
         wrapped = get_peft_model(model, lora)
     except ValueError as error:
         raise ConfigError(f"adapter.target_modules={targets}: {error}") from error
-    trainable, total = wrapped.get_nb_trainable_parameters()
-    log.info(
-        "adapter         LoRA of rank %d on %s%s, %s of %s parameters are trained",
-        config.rank,
-        ", ".join(targets),
-        f" and the rows of {len(new_token_ids)} added tokens" if new_token_ids else "",
-        f"{trainable:,}",
-        f"{total:,}",
-    )
     assert isinstance(wrapped, nn.Module)
     return wrapped
 

@@ -45,7 +45,7 @@ def install_chunked_loss(model: PreTrainedModel) -> LossChoice:
     both; where they differ, or the model is built otherwise, it keeps its own loss, and the choice
     says why. Call it on the loaded model, before it is wrapped.
     """
-    obstacle = _obstacle(model)
+    obstacle = chunked_loss_obstacle(model)
     if obstacle is None:
         transform = logit_transform(model)
         model.forward = MethodType(_chunked_forward(type(model).forward, transform), model)
@@ -72,7 +72,8 @@ def logit_transform(model: PreTrainedModel) -> LogitTransform:
     return LogitTransform(scale, getattr(config, "final_logit_softcapping", None))  # Gemma
 
 
-def _obstacle(model: PreTrainedModel) -> str | None:
+def chunked_loss_obstacle(model: PreTrainedModel) -> str | None:
+    """What in the model's build speaks against the chunked head; it may be without memory."""
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear:
         return f"its head is no plain linear layer but {type(head).__name__}"
