@@ -12,6 +12,7 @@ from sft_app.config.errors import ConfigError
 from sft_app.config.launch import Device
 from sft_app.config.rope import RopeMethod
 from sft_app.config.sources import check_source
+from sft_app.config.trainer_support import check_trainer_support
 from sft_app.config.transformers_source import (
     optimizer_names,
     scheduler_names,
@@ -58,22 +59,6 @@ SET_BY_THE_APP = {
     "push_to_hub": "nothing: upload model/ yourself when it is what you want",
 }
 
-NOT_OFFERED = {
-    "fsdp": "trainer.parallelism=fsdp shards the model over all processes.",
-    "fsdp_config": "trainer.parallelism=fsdp shards each layer, and has no settings.",
-    "deepspeed": "trainer.parallelism=fsdp shards parameters, gradients and optimizer state.",
-    "parallelism_config": (
-        "context parallelism takes one causal mask for the whole row and cannot see packed "
-        "documents, and tensor parallelism is not proven with the chunked loss; use "
-        "trainer.parallelism=fsdp, and trainer.gradient_checkpointing=true for long rows."
-    ),
-    "auto_find_batch_size": (
-        "a smaller batch would change the step unnoticed; set trainer.per_device_train_batch_size "
-        "and trainer.gradient_accumulation_steps."
-    ),
-}
-"""TrainingArguments that the app's own loading, evaluation or saving would not be right with."""
-
 
 def validate(config: AppConfig, *, on_slurm: bool = False) -> None:
     """Raise ConfigError for the first setting, or combination, that cannot work.
@@ -88,6 +73,7 @@ def validate(config: AppConfig, *, on_slurm: bool = False) -> None:
         _check_evaluation,
         _check_trainer,
         _check_trainer_extra,
+        check_trainer_support,
         _check_launch,
     ]
     for check in checks:
@@ -248,8 +234,6 @@ def _check_trainer_extra(config: AppConfig) -> None:
             )
         if hasattr(config.trainer, name):
             raise ConfigError(f"trainer.extra.{name}: this one is called trainer.{name}.")
-        if name in NOT_OFFERED:
-            raise ConfigError(f"trainer.extra.{name} is not offered: {NOT_OFFERED[name]}")
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f" Did you mean trainer.extra.{near[0]}?" if near else ""

@@ -1,6 +1,7 @@
 """What is done to a loaded model before it trains: its attention, its loss, its adapter."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,7 +45,10 @@ def plan_attention(
 
 
 def prepare_model(
-    model: PreTrainedModel, config: AppConfig, attention: AttentionChoice
+    model: PreTrainedModel,
+    config: AppConfig,
+    attention: AttentionChoice,
+    new_token_ids: Sequence[int] = (),
 ) -> PreparedModel:
     """Change the loaded model in place, and prove each change on it.
 
@@ -57,7 +61,7 @@ def prepare_model(
     log.info("%s", attention)
     loss = install_chunked_loss(model)
     log.info("%s", loss)
-    trained = add_adapter(model, config.adapter, seed=config.seed)
+    trained = add_adapter(model, config.adapter, seed=config.seed, new_token_ids=new_token_ids)
     shape = shape_of(model)
     sharded = config.trainer.parallelism is Parallelism.fsdp and shard(
         trained, model, torch.device(model.device)

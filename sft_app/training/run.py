@@ -61,7 +61,9 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     with record.phase("load"):
         model = load_model(config.model, plans.pretrained, plans.rope, device=device)
         fit_model_to_tokenizer(model, plans.tokenizer, plans.tokenizer_plan)
-        prepared = prepare_model(model, config, plans.attention)
+        prepared = prepare_model(
+            model, config, plans.attention, plans.tokenizer_plan.added_token_ids
+        )
     record.result.num_parameters = model.num_parameters()
     record.result.num_trainable_parameters = model.num_parameters(only_trainable=True)
 
