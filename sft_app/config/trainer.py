@@ -11,6 +11,11 @@ class SaveStrategy(StrEnum):
     epoch = "epoch"
 
 
+class Parallelism(StrEnum):
+    ddp = "ddp"
+    fsdp = "fsdp"
+
+
 @dataclass(kw_only=True)
 class TrainerConfig:
     num_train_epochs: float = 1.0
@@ -42,6 +47,9 @@ class TrainerConfig:
     save_steps: float = 500
     save_total_limit: int | None = 2
     dataloader_num_workers: int = 0
+    parallelism: Parallelism = Parallelism.ddp
+    """What several processes share: ddp, the data alone; fsdp, also the parameters, gradients and
+    optimizer state, of which each holds a shard (the loaded model must fit one device whole)."""
     torch_compile: bool = False
     report_to: list[str] = field(default_factory=lambda: ["tensorboard"])
     resume_from_checkpoint: str | None = None

@@ -12,13 +12,24 @@ from sft_app.config.errors import ConfigError
 from sft_app.config.launch import Device
 from sft_app.config.rope import RopeMethod
 from sft_app.config.sources import check_source
+from sft_app.config.trainer_support import check_trainer_support
 from sft_app.config.transformers_source import (
     optimizer_names,
     scheduler_names,
     training_argument_names,
 )
 
-DATA_SUFFIXES = (".json", ".jsonl", ".parquet", ".csv", ".gz", ".zst", ".txt")
+DATA_SUFFIXES = (
+    ".json",
+    ".jsonl",
+    ".ndjson",
+    ".parquet",
+    ".csv",
+    ".tsv",
+    ".gz",
+    ".zst",
+    ".txt",
+)
 
 METHOD_FIELDS: dict[str, tuple[RopeMethod, ...]] = {
     "theta": (RopeMethod.abf,),
@@ -62,6 +73,7 @@ def validate(config: AppConfig, *, on_slurm: bool = False) -> None:
         _check_evaluation,
         _check_trainer,
         _check_trainer_extra,
+        check_trainer_support,
         _check_launch,
     ]
     for check in checks:

@@ -30,14 +30,19 @@ def measure_loss(
     """
     rank, world_size = rank_and_world_size()
     mine = sorted(range(rank, len(examples), world_size), key=lambda i: len(examples[i]["labels"]))
+    # Every rank makes as many forwards, as sharded models need: the surplus ones do not count.
+    forwards = math.ceil(math.ceil(len(examples) / world_size) / batch_size)
     sums = torch.zeros(3, dtype=torch.float64)  # nats, tokens, examples
     was_training = model.training
     model.eval()
     try:
-        for start in range(0, len(mine), batch_size):
-            batch = [examples[i] for i in mine[start : start + batch_size]]
-            sums += _sum_of_losses(model, batch, pad_token_id, torch.device(device))
-            progress(len(batch))
+        for turn in range(forwards):
+            batch = [examples[i] for i in mine[turn * batch_size : (turn + 1) * batch_size]]
+            measured = batch or examples[:1]
+            nats = _sum_of_losses(model, list(measured), pad_token_id, torch.device(device))
+            if batch:
+                sums += nats
+                progress(len(batch))
     finally:
         model.train(was_training)
     if world_size > 1:

@@ -13,6 +13,8 @@ log = logging.getLogger(__name__)
 
 STAGING = ".partial"
 """Folder below checkpoints/ in which a checkpoint is written before it gets its name."""
+SHARDS = "shards"
+"""Folder of a checkpoint with each rank's part of weights and optimizer, under FSDP."""
 
 
 def publish(staged: Path, checkpoints: Path) -> Path:
@@ -76,7 +78,7 @@ def find_damage(checkpoint: Path) -> str | None:
         if not (checkpoint / needed).is_file():
             return f"{needed} is missing"
     weights = sorted(checkpoint.glob("*.safetensors"))
-    if not weights and not list(checkpoint.glob("pytorch_model_fsdp*")):
+    if not weights and not (checkpoint / SHARDS / ".metadata").is_file():
         return "its weights are missing"
     for file in weights:
         try:

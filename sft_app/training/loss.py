@@ -45,7 +45,7 @@ def install_chunked_loss(model: PreTrainedModel) -> LossChoice:
     both; where they differ, or the model is built otherwise, it keeps its own loss, and the choice
     says why. Call it on the loaded model, before it is wrapped.
     """
-    obstacle = _obstacle(model)
+    obstacle = chunked_loss_obstacle(model)
     if obstacle is None:
         transform = logit_transform(model)
         model.forward = MethodType(_chunked_forward(type(model).forward, transform), model)
@@ -72,7 +72,8 @@ def logit_transform(model: PreTrainedModel) -> LogitTransform:
     return LogitTransform(scale, getattr(config, "final_logit_softcapping", None))  # Gemma
 
 
-def _obstacle(model: PreTrainedModel) -> str | None:
+def chunked_loss_obstacle(model: PreTrainedModel) -> str | None:
+    """What in the model's build speaks against the chunked head; it may be without memory."""
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear:
         return f"its head is no plain linear layer but {type(head).__name__}"
@@ -100,7 +101,8 @@ def _chunked_forward(
         if labels is None:
             return own_forward(self, *args, **kwargs)
         head = self.get_output_embeddings()
-        plain_head = type(head) is nn.Linear and not isinstance(head.weight, DTensor)
+        linear = _linear_inside(head)
+        plain_head = type(linear) is nn.Linear and not isinstance(linear.weight, DTensor)
         if args or NEEDS_OWN_FORWARD & kwargs.keys() or not plain_head:
             if loss_weights is not None:
                 raise ValueError("loss_weights need the chunked head, which cannot be used here")
@@ -114,9 +116,14 @@ def _chunked_forward(
     return forward
 
 
+def _linear_inside(head: nn.Module) -> nn.Module:
+    """The layer itself, also where PEFT trains some rows of its weight (those of added tokens)."""
+    return getattr(head, "original_module", head)
+
+
 def supervised_loss(
     hidden: torch.Tensor,
-    head: nn.Linear,
+    head: nn.Module,
     labels: torch.Tensor,
     transform: LogitTransform,
     num_items_in_batch: torch.Tensor | int | None = None,
@@ -131,11 +138,13 @@ def supervised_loss(
     flat_labels = labels[:, 1:].flatten()
     kept = (flat_labels != IGNORED).nonzero().flatten()  # the one wait for the device
     predicting = kept + kept // max(labels.shape[1] - 1, 1)  # rows of hidden are one longer
+    weight: Any = head.weight  # of PEFT's wrapper: with the rows that it trains
+    bias: Any = _linear_inside(head).bias
     total = chunked_cross_entropy(
         hidden.flatten(0, 1).index_select(0, predicting),
-        head.weight,
+        weight,
         flat_labels[kept],
-        bias=head.bias,
+        bias=bias,
         token_weights=None if loss_weights is None else loss_weights[:, 1:].flatten()[kept],
         transform=transform,
     )

@@ -13,6 +13,10 @@ CHUNK_BYTES_CUDA = 512 * 2**20
 """Of one chunk's float32 logits: caches are small on a CPU, and GPUs want large matmuls."""
 
 
+def chunk_bytes(device: torch.device) -> int:
+    return CHUNK_BYTES_CUDA if device.type == "cuda" else CHUNK_BYTES_CPU
+
+
 @dataclass(frozen=True)
 class LogitTransform:
     """What a family does to its logits: softcap * tanh(scale * logit / softcap)."""
@@ -45,8 +49,7 @@ def chunked_cross_entropy(
     if token_weights is None:
         token_weights = torch.ones(len(targets), dtype=torch.float32, device=hidden.device)
     if chunk_rows is None:
-        budget = CHUNK_BYTES_CUDA if hidden.is_cuda else CHUNK_BYTES_CPU
-        chunk_rows = max(16, budget // (4 * weight.shape[0]))
+        chunk_rows = max(16, chunk_bytes(hidden.device) // (4 * weight.shape[0]))
     with_gradients = torch.is_grad_enabled()
     transform = transform or LogitTransform()
     with torch.autocast(hidden.device.type, enabled=False):

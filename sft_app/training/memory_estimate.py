@@ -1,12 +1,16 @@
 """What a training step will need in memory, estimated before any weight is loaded."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
+from sft_app.config.adapter import AdapterConfig
 from sft_app.config.trainer import TrainerConfig
+from sft_app.training.adapter import put_adapter
+from sft_app.training.loss import chunked_loss_obstacle
 
 STATE_BYTES_PER_PARAMETER = {
     "sgd": 0.0,
@@ -27,14 +31,17 @@ equation 2)."""
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes on one device, without sharding; a rough guide, mostly right within a third."""
+    """Bytes on one device; a rough guide, mostly right within a third."""
 
     num_parameters: int
+    """Those of the adapter included."""
+    num_trainable_parameters: int
     weights: int
     gradients: int
     optimizer: int
     activations: int
     logits: int
+    """Of one chunk, where the loss head works in chunks."""
 
     @property
     def total(self) -> int:
@@ -55,30 +62,56 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    config: PretrainedConfig, trainer: TrainerConfig, *, context_length: int, dtype: torch.dtype
+    config: PretrainedConfig,
+    trainer: TrainerConfig,
+    adapter: AdapterConfig,
+    *,
+    context_length: int,
+    dtype: torch.dtype,
+    chunk_bytes: int,
+    num_shards: int = 1,
 ) -> MemoryEstimate:
-    """Full fine-tuning with rows of `context_length` tokens, one process, nothing sharded."""
+    """A step over rows of `context_length` tokens, as one process holds it.
+
+    Frozen weights have neither gradients nor optimizer state; with an adapter, only it has them.
+    `chunk_bytes`: float32 logits that the loss head holds at a time. `num_shards`: processes that
+    share parameters, gradients and optimizer state (FSDP).
+    """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    in_chunks = chunked_loss_obstacle(model) is None
+    parameters = list(put_adapter(model, adapter).parameters())
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    state = sum(_state_bytes(parameter, trainer.optim) for parameter in trained)
     text = config.get_text_config(decoder=True)
-    count = model.num_parameters()
-    itemsize = dtype.itemsize
     tokens = trainer.per_device_train_batch_size * context_length
-    state = STATE_BYTES_PER_PARAMETER.get(trainer.optim, 2.0 * itemsize)
-    per_layer = ACTIVATION_BYTES * tokens * text.hidden_size * itemsize // 2
-    layers = text.num_hidden_layers
-    kept_per_layer = tokens * text.hidden_size * itemsize
-    activations = (
-        layers * kept_per_layer + per_layer
-        if trainer.gradient_checkpointing
-        else layers * per_layer
-    )
+    # the logits, their float32 copy in the loss, and the gradient of each
+    logits = tokens * text.vocab_size * (2 * dtype.itemsize + 8)
     return MemoryEstimate(
-        num_parameters=count,
-        weights=count * itemsize,
-        gradients=count * itemsize,
-        optimizer=int(count * state),
-        activations=activations,
-        # the logits, their float32 copy in the loss, and the gradient of each
-        logits=tokens * text.vocab_size * (2 * itemsize + 8),
+        num_parameters=sum(p.numel() for p in parameters),
+        num_trainable_parameters=sum(p.numel() for p in trained),
+        weights=sum(p.nbytes for p in parameters) // num_shards,
+        gradients=sum(p.nbytes for p in trained) // num_shards,
+        optimizer=int(state) // num_shards,
+        activations=_activations(trainer, tokens, text, dtype.itemsize),
+        # a chunk's logits and their exponentials, or everything where that is less
+        logits=min(logits, 2 * chunk_bytes) if in_chunks else logits,
     )
+
+
+def _state_bytes(parameter: torch.nn.Parameter, optim: str) -> float:
+    moments = 2.0 * parameter.dtype.itemsize
+    return parameter.numel() * STATE_BYTES_PER_PARAMETER.get(optim, moments)
+
+
+def _activations(trainer: TrainerConfig, tokens: int, text: PretrainedConfig, itemsize: int) -> int:
+    """Bytes kept for the backward pass: whole layers, or the input of those that are recomputed."""
+    layers = text.num_hidden_layers
+    layer_input = tokens * text.hidden_size * itemsize
+    whole_layer = layer_input * ACTIVATION_BYTES // 2
+    if not trainer.gradient_checkpointing:
+        return layers * whole_layer
+    settings = trainer.gradient_checkpointing_kwargs
+    recomputed = math.ceil(layers / settings.get("every_n_layers", 1))
+    kept = 0 if settings.get("offload") else recomputed * layer_input
+    return (layers - recomputed) * whole_layer + kept + whole_layer

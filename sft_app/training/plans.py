@@ -5,9 +5,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from sft_app.config.app import AppConfig
+from sft_app.config.trainer import Parallelism
 from sft_app.data.prepare import PreparedData, prepare_data
 from sft_app.loader.hardware_choice import choose_dtype
 from sft_app.loader.pretrained_config import load_pretrained_config
@@ -15,6 +17,7 @@ from sft_app.loader.rope_plan import RopePlan, apply_rope_plan, plan_rope
 from sft_app.loader.tokenizer import load_tokenizer
 from sft_app.loader.tokenizer_plan import TokenizerPlan
 from sft_app.training.attention_choice import AttentionChoice
+from sft_app.training.loss_head import chunk_bytes
 from sft_app.training.memory_estimate import MemoryEstimate, estimate_memory
 from sft_app.training.prepare_model import plan_attention
 
@@ -50,8 +53,11 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
     memory = estimate_memory(
         planned,
         config.trainer,
+        config.adapter,
         context_length=config.context_length,
         dtype=choose_dtype(config.model, device).value,
+        chunk_bytes=chunk_bytes(device),
+        num_shards=num_processes() if config.trainer.parallelism is Parallelism.fsdp else 1,
     )
     return ModelPlans(
         pretrained=pretrained,
@@ -61,6 +67,11 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
         attention=attention,
         memory=memory,
     )
+
+
+def num_processes() -> int:
+    """1 also for sft-plan, which starts none."""
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def plan_data(config: AppConfig, tokenizer: PreTrainedTokenizerBase) -> PreparedData:

@@ -1,6 +1,7 @@
 """What is done to a loaded model before it trains: its attention, its loss, its adapter."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from sft_app.config.app import AppConfig
 from sft_app.config.data import Packing
+from sft_app.config.trainer import Parallelism
 from sft_app.training.adapter import add_adapter
 from sft_app.training.attention_choice import (
     AttentionChoice,
@@ -18,6 +20,7 @@ from sft_app.training.attention_choice import (
 )
 from sft_app.training.flops import ModelShape, shape_of
 from sft_app.training.loss import LossChoice, install_chunked_loss
+from sft_app.training.sharding import shard
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +32,8 @@ class PreparedModel:
     attention: AttentionChoice
     loss: LossChoice
     shape: ModelShape
+    sharded: bool = False
+    """Whether each rank holds a part of it only (FSDP)."""
 
 
 def plan_attention(
@@ -40,7 +45,10 @@ def plan_attention(
 
 
 def prepare_model(
-    model: PreTrainedModel, config: AppConfig, attention: AttentionChoice
+    model: PreTrainedModel,
+    config: AppConfig,
+    attention: AttentionChoice,
+    new_token_ids: Sequence[int] = (),
 ) -> PreparedModel:
     """Change the loaded model in place, and prove each change on it.
 
@@ -53,5 +61,9 @@ def prepare_model(
     log.info("%s", attention)
     loss = install_chunked_loss(model)
     log.info("%s", loss)
-    trained = add_adapter(model, config.adapter, seed=config.seed)
-    return PreparedModel(trained, attention, loss, shape_of(model))
+    trained = add_adapter(model, config.adapter, seed=config.seed, new_token_ids=new_token_ids)
+    shape = shape_of(model)
+    sharded = config.trainer.parallelism is Parallelism.fsdp and shard(
+        trained, model, torch.device(model.device)
+    )
+    return PreparedModel(trained, attention, loss, shape, sharded)

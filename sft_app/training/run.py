@@ -17,7 +17,7 @@ from sft_app.loader.model import load_model
 from sft_app.loader.save import save_for_serving
 from sft_app.records.result import Evaluation
 from sft_app.records.run_files import METRICS, MODEL, PLAN, PROFILE, TENSORBOARD, write_atomically
-from sft_app.training.adapter import merge_adapter
+from sft_app.training.adapter import merge_adapter, merge_gathered, plain_model
 from sft_app.training.arguments import training_arguments
 from sft_app.training.checkpoints import find_resume_point
 from sft_app.training.console import set_up_logging
@@ -27,6 +27,7 @@ from sft_app.training.prepare_model import prepare_model
 from sft_app.training.profiling import ProfileSteps
 from sft_app.training.progress import Progress
 from sft_app.training.run_record import RunRecord
+from sft_app.training.sharding import gather_weights
 from sft_app.training.throughput import utilisation
 from sft_app.training.time_estimate import estimate_time
 from sft_app.training.trainer import SFTTrainer
@@ -60,7 +61,9 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     with record.phase("load"):
         model = load_model(config.model, plans.pretrained, plans.rope, device=device)
         fit_model_to_tokenizer(model, plans.tokenizer, plans.tokenizer_plan)
-        prepared = prepare_model(model, config, plans.attention)
+        prepared = prepare_model(
+            model, config, plans.attention, plans.tokenizer_plan.added_token_ids
+        )
     record.result.num_parameters = model.num_parameters()
     record.result.num_trainable_parameters = model.num_parameters(only_trainable=True)
 
@@ -70,7 +73,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     if config.evaluation.before and heldout:
         with record.phase("evaluate_before"):
             record.result.evaluation_before = evaluate(
-                config, model, heldout, plans.tokenizer, device
+                config, prepared.model, heldout, plans.tokenizer, device
             )
             log_evaluation(record.result.evaluation_before, "before")
 
@@ -89,7 +92,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
         announce(trainer, data)
         train(trainer, config, run_dir, record)
     record.note_peak_memory(device)
-    model = merge_adapter(prepared.model)
+    model = prepared.model if prepared.sharded else merge_adapter(prepared.model)
 
     if config.evaluation.after and heldout:
         with record.phase("evaluate_after"):
@@ -98,9 +101,15 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
             )
             log_evaluation(record.result.evaluation_after, "after")
     with record.phase("save"):
+        weights = gather_weights(prepared.model) if prepared.sharded else None
         if record.is_main:
             save_for_serving(
-                model, plans.tokenizer, plans.rope, plans.tokenizer_plan, run_dir / MODEL
+                plain_model(model),
+                plans.tokenizer,
+                plans.rope,
+                plans.tokenizer_plan,
+                run_dir / MODEL,
+                state_dict=merge_gathered(prepared.model, weights) if weights else None,
             )
         trainer.accelerator.wait_for_everyone()
     record.complete()

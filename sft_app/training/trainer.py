@@ -4,21 +4,26 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer import SCHEDULER_NAME, TRAINING_ARGS_NAME
 
 from sft_app.config.errors import ConfigError
+from sft_app.data.batching import LengthGroupedSampler
+from sft_app.data.dataset import ExampleDataset
 from sft_app.records.result import TokenCounts
 from sft_app.training.checkpoints import STAGING, publish, rotate
 from sft_app.training.documents import lengths_of_batch
 from sft_app.training.flops import flops_of_batch
 from sft_app.training.prepare_model import PreparedModel
+from sft_app.training.sharding import load_shards, save_shards
 from sft_app.training.throughput import datasheet_rate, measure_matmul_rate, utilisation
 
 Batch = dict[str, Tensor]
@@ -65,11 +70,25 @@ class SFTTrainer(Trainer):
         if args.device.type == "cuda":
             self.datasheet_rate = datasheet_rate(torch.cuda.get_device_name(args.device))
         self.measured_rate = measure_matmul_rate(args.device, matmul_dtype(prepared.model, args))
+        # Not before: the Trainer refuses to save checkpoints of sharded models, which we do below.
+        self.is_distributed_loading_by_transformers = prepared.sharded
         self.tokens = TokenCounts()
         self.training_seconds = 0.0
         self._unreduced = [0, 0, 0, 0]  # total, supervised, real, FLOPs: this rank's since the log
         self._log_time: float | None = None
         self._saving_in: Path | None = None
+
+    # -- order ---------------------------------------------------------------------------------
+
+    def _get_train_sampler(
+        self, train_dataset: Dataset[Batch] | None = None
+    ) -> torch.utils.data.Sampler[int] | None:
+        """Unpacked examples come in batches of similar length, over all ranks; rows at random."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if isinstance(dataset, ExampleDataset):
+            rows = self._train_batch_size * self.args.world_size
+            return LengthGroupedSampler(dataset.lengths, rows, self.args.seed)
+        return super()._get_train_sampler(train_dataset)
 
     # -- counting ------------------------------------------------------------------------------
 
@@ -170,6 +189,38 @@ class SFTTrainer(Trainer):
             rotate(checkpoints, self.args.save_total_limit)
             shutil.rmtree(staging, ignore_errors=True)
         self.accelerator.wait_for_everyone()
+
+    # -- sharded models ------------------------------------------------------------------------
+
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        """Every micro-batch is reduced: what waits for the last one would be whole gradients."""
+        return nullcontext()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if not self.prepared.sharded:  # else they are written with the optimizer's state
+            super().save_model(output_dir, _internal_call)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.prepared.sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        save_shards(self.model, self.optimizer, Path(output_dir))
+        if self.is_world_process_zero():
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
+    ) -> None:
+        if not self.prepared.sharded:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.prepared.sharded:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        elif checkpoint is not None:
+            load_shards(self.model, self.optimizer, Path(checkpoint))
+            state = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
+            self.lr_scheduler.load_state_dict(state)
 
 
 def matmul_dtype(model: torch.nn.Module, args: TrainingArguments) -> torch.dtype:

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -127,3 +128,65 @@ def test_two_ranks_give_the_losses_of_one(train: Callable[..., Trained], trained
     assert two.result.tokens == trained.result.tokens
     assert two.result.evaluation_before and trained.result.evaluation_before
     assert two.result.evaluation_before.heldout == trained.result.evaluation_before.heldout
+
+
+def weights_of(run: Trained) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(run.directory / "model" / "model.safetensors")
+
+
+def assert_same_weights(run: Trained, other: Trained) -> None:
+    import torch
+
+    torch.testing.assert_close(weights_of(run), weights_of(other), atol=1e-5, rtol=1e-4)
+    config = json.loads((run.directory / "model" / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_two_sharded_ranks_give_the_losses_and_the_model_of_one(
+    train: Callable[..., Trained], trained: Trained
+) -> None:
+    sharded = train(
+        "launch.nproc_per_node=2",
+        "trainer.gradient_accumulation_steps=1",
+        "trainer.parallelism=fsdp",
+        "evaluation.max_examples=5",  # one rank has more of them than the other
+    )
+    assert sharded.losses == pytest.approx(trained.losses, rel=1e-4)
+    assert sharded.result.evaluation_after and sharded.result.evaluation_after.heldout
+    assert sharded.result.evaluation_after.heldout.examples == 5
+    assert_same_weights(sharded, trained)
+
+
+@pytest.mark.slow
+def test_a_sharded_run_resumes_where_it_was(train: Callable[..., Trained]) -> None:
+    settings = ("launch.nproc_per_node=2", "trainer.parallelism=fsdp", "trainer.save_steps=3")
+    whole = train(*settings)
+    checkpoint = whole.directory / "checkpoints" / "checkpoint-3"
+    assert not (checkpoint / "model.safetensors").exists(), "the weights are in the shards"
+    resumed = train(*settings, f"trainer.resume_from_checkpoint={checkpoint}")
+    assert resumed.losses == whole.losses[3:]
+    assert_same_weights(resumed, whole)
+
+
+@pytest.mark.slow
+def test_an_adapter_on_a_sharded_model_is_the_adapter_on_a_whole_one(
+    train: Callable[..., Trained],
+) -> None:
+    settings = ("launch.nproc_per_node=2", "adapter=lora", "adapter.rank=4")
+    whole = train(*settings)
+    sharded = train(*settings, "trainer.parallelism=fsdp", "trainer.gradient_checkpointing=true")
+    assert sharded.losses == pytest.approx(whole.losses, rel=1e-4)
+    assert_same_weights(sharded, whole)
+
+
+def test_without_packing_batches_hold_examples_of_like_length(
+    train: Callable[..., Trained], trained: Trained
+) -> None:
+    batch = ("trainer.per_device_train_batch_size=4", "trainer.gradient_accumulation_steps=1")
+    unpacked = train("data.packing=none", *batch)
+    tokens = unpacked.result.tokens
+    assert unpacked.losses[-1] < unpacked.losses[0]
+    assert tokens.padding < 0.1 * tokens.total, "in random order it would be 0.22 to 0.36"
+    assert unpacked.result.evaluation_before == trained.result.evaluation_before

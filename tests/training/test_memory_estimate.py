@@ -1,52 +1,82 @@
 """The memory estimate against what the same model really holds."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sft_app.config.app import AppConfig
-from sft_app.training.memory_estimate import estimate_memory
+from sft_app.training.adapter import put_adapter
+from sft_app.training.memory_estimate import MemoryEstimate, estimate_memory
 
 SMALL = LlamaConfig(vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
                     num_attention_heads=4)  # fmt: skip
 
 
-def test_weights_gradients_and_adam_are_counted_exactly(compose: Callable[..., AppConfig]) -> None:
-    trainer = compose().trainer
-    estimate = estimate_memory(SMALL, trainer, context_length=64, dtype=torch.float32)
-    model = LlamaForCausalLM(SMALL)
-    optimizer = torch.optim.AdamW(model.parameters())
+Compose = Callable[..., AppConfig]
+
+
+def estimate(config: AppConfig, model: LlamaConfig = SMALL, **options: Any) -> MemoryEstimate:
+    settings = {"context_length": 64, "dtype": torch.float32, "chunk_bytes": 2**14} | options
+    return estimate_memory(model, config.trainer, config.adapter, **settings)
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_weights_gradients_and_adam_are_counted_exactly(compose: Compose, adapter: str) -> None:
+    config = compose(f"adapter={adapter}")
+    model = put_adapter(LlamaForCausalLM(SMALL), config.adapter)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained)
     model(input_ids=torch.zeros(1, 4, dtype=torch.long)).logits.sum().backward()
     optimizer.step()
     weights = sum(p.nbytes for p in model.parameters())
+    gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
     moments = sum(
         s[name].nbytes for s in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")
     )
-    assert estimate.num_parameters == model.num_parameters()
-    assert (estimate.weights, estimate.gradients, estimate.optimizer) == (weights, weights, moments)
+    expected = estimate(config)
+    assert expected.num_trainable_parameters == sum(p.numel() for p in trained)
+    assert (expected.weights, expected.gradients, expected.optimizer) == (
+        weights,
+        gradients,
+        moments,
+    )
 
 
 @pytest.mark.parametrize("times", [2, 8])
-def test_what_grows_with_the_context_grows_in_proportion(
-    compose: Callable[..., AppConfig], times: int
-) -> None:
-    trainer = compose().trainer
-    one = estimate_memory(SMALL, trainer, context_length=64, dtype=torch.bfloat16)
-    more = estimate_memory(SMALL, trainer, context_length=64 * times, dtype=torch.bfloat16)
+def test_what_grows_with_the_context_grows_in_proportion(compose: Compose, times: int) -> None:
+    one = estimate(compose())
+    more = estimate(compose(), context_length=64 * times)
     assert more.activations == times * one.activations
     assert more.weights == one.weights
 
 
-def test_checkpointing_keeps_less(compose: Callable[..., AppConfig]) -> None:
-    plain, checkpointed = (
-        estimate_memory(
-            SMALL,
-            compose(f"trainer.gradient_checkpointing={on}").trainer,
-            context_length=64,
-            dtype=torch.bfloat16,
+def test_the_chunked_head_holds_one_chunk_however_long_the_row(compose: Compose) -> None:
+    assert estimate(compose(), context_length=2**20).logits == 2 * 2**14
+    small = estimate(compose(), context_length=2)
+    assert small.logits == 2 * SMALL.vocab_size * (2 * 4 + 8)
+
+
+def test_shards_share_all_but_the_activations(compose: Compose) -> None:
+    whole, part = estimate(compose()), estimate(compose(), num_shards=4)
+    assert part.weights == whole.weights // 4
+    assert part.optimizer == whole.optimizer // 4
+    assert part.activations == whole.activations
+
+
+def test_checkpointing_keeps_less_and_offload_least(compose: Compose) -> None:
+    deep = LlamaConfig(**{**SMALL.to_dict(), "num_hidden_layers": 8})
+    on = "trainer.gradient_checkpointing=true"
+    kwargs = "+trainer.gradient_checkpointing_kwargs"
+    kept = [
+        estimate(compose(*overrides), deep).activations
+        for overrides in (
+            [],
+            [on, f"{kwargs}.every_n_layers=2"],
+            [on],
+            [on, f"{kwargs}.offload=true"],
         )
-        for on in ("false", "true")
-    )
-    assert checkpointed.activations < plain.activations
+    ]
+    assert kept[0] > kept[1] > kept[2] > kept[3]

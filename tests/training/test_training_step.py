@@ -1,5 +1,6 @@
 """One optimizer step of SFTTrainer: the same whatever the batch is cut into; counted; adapted."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from sft_app.config.adapter import AdapterConfig, AdapterMethod
 from sft_app.config.errors import ConfigError
+from sft_app.config.trainer import TrainerConfig
 from sft_app.training import packed_attention
 from sft_app.training.adapter import add_adapter, merge_adapter
+from sft_app.training.arguments import checkpointing_arguments
 from sft_app.training.attention_choice import AttentionChoice
 from sft_app.training.flops import shape_of
 from sft_app.training.loss import install_chunked_loss
@@ -37,11 +40,15 @@ def collate(items: list[Batch]) -> Batch:
     return {key: torch.stack([item[key] for item in items]) for key in items[0]}
 
 
-def prepared(model: PreTrainedModel, adapter: AdapterConfig | None = None) -> PreparedModel:
+def prepared(
+    model: PreTrainedModel,
+    adapter: AdapterConfig | None = None,
+    new_token_ids: Sequence[int] = (),
+) -> PreparedModel:
     packed_attention.register()
     model.set_attn_implementation(packed_attention.NAME)
     loss = install_chunked_loss(model)
-    trained = add_adapter(model, adapter or AdapterConfig(), seed=0)
+    trained = add_adapter(model, adapter or AdapterConfig(), seed=0, new_token_ids=new_token_ids)
     attention = AttentionChoice(packed_attention.NAME, "test")
     return PreparedModel(trained, attention, loss, shape_of(model))
 
@@ -162,3 +169,73 @@ def test_weighted_tokens_need_the_chunked_loss(random_model, tmp_path):
     rows = [{**row, "loss_weights": torch.ones(24)} for row in packed_rows(2)]
     with pytest.raises(ConfigError, match="the data weights its tokens"):
         trainer_of(model, tmp_path, rows, per_device_train_batch_size=2).train()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_adapter_trains_the_rows_of_added_tokens_through_the_chunked_loss(
+    random_model, tmp_path, tied
+):
+    model = random_model("llama", tie_word_embeddings=tied)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    new = [95, 96]
+    rows = packed_rows(4)
+    for row in rows:  # each is read, and each is to be predicted
+        row["input_ids"][3:5] = row["labels"][3:5] = torch.tensor(new)
+    lora = prepared(model, AdapterConfig(method=AdapterMethod.lora, rank=4), new_token_ids=new)
+    packed = model(**collate(rows), num_items_in_batch=8)
+    assert packed.logits is None, "in chunks"
+    dense = type(model).forward(model, **collate(rows), num_items_in_batch=8)
+    torch.testing.assert_close(packed.loss, dense.loss)
+
+    trainer_of(lora, tmp_path, rows, max_steps=3, per_device_train_batch_size=4).train()
+    with torch.no_grad():
+        trained = model.eval()(rows[0]["input_ids"][None]).logits
+    merged = merge_adapter(lora.model)
+
+    layers = [merged.get_input_embeddings(), merged.get_output_embeddings()]
+    assert (layers[0].weight is layers[1].weight) == tied
+    for layer, name in zip(layers, ("model.embed_tokens.weight", "lm_head.weight"), strict=True):
+        old = before.get(name, before["model.embed_tokens.weight"])
+        assert torch.equal(layer.weight[:95], old[:95])
+        assert (layer.weight[95:] != old[95:]).any(dim=1).all()
+    torch.testing.assert_close(
+        merged(rows[0]["input_ids"][None]).logits, trained, atol=1e-4, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("settings", [{}, {"every_n_layers": 2}, {"use_reentrant": True}])
+def test_checkpointing_changes_no_loss(random_model, tmp_path, settings):
+    def losses(**args: Any) -> list[float]:
+        model = prepared(random_model("llama", num_hidden_layers=4))
+        trainer = trainer_of(
+            model, tmp_path, packed_rows(8), max_steps=3, per_device_train_batch_size=4, **args
+        )
+        trainer.train()
+        return losses_of(trainer)
+
+    checkpointed = checkpointing_arguments(
+        TrainerConfig(gradient_checkpointing=True, gradient_checkpointing_kwargs=settings)
+    )
+    assert losses(**checkpointed) == pytest.approx(losses(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "optim", ["adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"]
+)
+def test_every_optimizer_without_a_package_of_its_own_learns(random_model, tmp_path, optim):
+    trainer = trainer_of(
+        prepared(random_model("llama")),
+        tmp_path,
+        packed_rows(4),
+        max_steps=8,
+        learning_rate=1e-1 if optim == "sgd" else 3e-3,
+        per_device_train_batch_size=4,
+        optim=optim,
+    )
+    trainer.train()
+    losses = losses_of(trainer)
+    assert losses[-1] < 0.97 * losses[0]
+
+
+def losses_of(trainer: SFTTrainer) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

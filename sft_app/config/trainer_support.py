@@ -1,0 +1,118 @@
+"""What the trainer group can ask for and this application, or this installation, cannot do."""
+
+import importlib.util
+
+from sft_app.config.app import AppConfig
+from sft_app.config.errors import ConfigError
+from sft_app.config.launch import Device
+from sft_app.config.trainer import Parallelism
+from sft_app.config.transformers_source import training_argument_names
+
+NOT_OFFERED = {
+    "fsdp": "trainer.parallelism=fsdp shards the model over all processes.",
+    "fsdp_config": "trainer.parallelism=fsdp shards each layer, and has no settings.",
+    "deepspeed": "trainer.parallelism=fsdp shards parameters, gradients and optimizer state.",
+    "parallelism_config": (
+        "context parallelism takes one causal mask for a whole row and cannot see packed "
+        "documents, and tensor parallelism is not proven with the chunked loss; use "
+        "trainer.parallelism=fsdp, and trainer.gradient_checkpointing=true for long rows."
+    ),
+    "torch_compile_backend": "it turns on trainer.torch_compile, which is refused.",
+    "torch_compile_mode": "it turns on trainer.torch_compile, which is refused.",
+    "auto_find_batch_size": (
+        "a smaller batch would change the step unnoticed; set trainer.per_device_train_batch_size "
+        "and trainer.gradient_accumulation_steps."
+    ),
+}
+"""TrainingArguments that the app's own loading, evaluation or saving would not be right with."""
+
+BITSANDBYTES = (
+    "adamw_bnb_8bit", "adamw_8bit", "ademamix", "ademamix_8bit", "lion_8bit", "lion_32bit",
+    "paged_adamw_32bit", "paged_adamw_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit",
+    "paged_lion_32bit", "paged_lion_8bit", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit",
+)  # fmt: skip
+OPTIMIZER_PACKAGES = {
+    **dict.fromkeys(BITSANDBYTES, "bitsandbytes"),
+    **dict.fromkeys(("adamw_torch_4bit", "adamw_torch_8bit"), "torchao"),
+    **dict.fromkeys(("lomo", "adalomo"), "lomo_optim"),
+    "grokadamw": "grokadamw",
+    "stable_adamw": "optimi",
+}
+"""Import names; galore, apollo and schedule_free follow their own in OPTIMIZER_FAMILIES."""
+OPTIMIZER_FAMILIES = {
+    "galore_": "galore_torch",
+    "apollo_": "apollo_torch",
+    "schedule_free_": "schedulefree",
+}
+INSTALL_NAMES = {
+    "optimi": "torch-optimi",
+    "lomo_optim": "lomo-optim",
+    "galore_torch": "galore-torch",
+    "apollo_torch": "apollo-torch",
+}
+"""Where pip knows a package by another name."""
+LOGGERS_BUILT_IN = ("tensorboard", "none")
+"""Of trainer.report_to; the others are packages, called as they are asked for."""
+
+
+def check_trainer_support(config: AppConfig) -> None:
+    """Raise ConfigError for what is refused, or needs a package that is not there."""
+    for name in config.trainer.extra:
+        if name in NOT_OFFERED:
+            raise ConfigError(f"trainer.extra.{name} is not offered: {NOT_OFFERED[name]}")
+    if config.trainer.torch_compile:
+        raise ConfigError(
+            "trainer.torch_compile=true is refused: attention inside documents reads their lengths "
+            "off each batch, so every batch would be compiled anew; leave it out."
+        )
+    _check_packages(config)
+    _check_checkpointing(config)
+    if config.trainer.parallelism is Parallelism.fsdp and config.trainer.fp16:
+        raise ConfigError(
+            "trainer.fp16=true with trainer.parallelism=fsdp is not proven: use trainer.bf16=true."
+        )
+
+
+def _check_packages(config: AppConfig) -> None:
+    optim = config.trainer.optim
+    package = OPTIMIZER_PACKAGES.get(optim)
+    for prefix, name in OPTIMIZER_FAMILIES.items():
+        if optim.startswith(prefix):
+            package = name
+    if package is not None and not _is_installed(package):
+        raise ConfigError(
+            f"trainer.optim={optim} needs a package that is not installed: pip install "
+            f"{INSTALL_NAMES.get(package, package)}, or use trainer.optim=adafactor, which keeps "
+            "almost no state."
+        )
+    for logger in config.trainer.report_to:
+        if logger not in LOGGERS_BUILT_IN and not _is_installed(logger):
+            raise ConfigError(
+                f"trainer.report_to=[{logger}] needs a package that is not installed: pip install "
+                f"{logger}, or leave it out (metrics.jsonl is always written)."
+            )
+
+
+def _check_checkpointing(config: AppConfig) -> None:
+    trainer = config.trainer
+    settings = trainer.gradient_checkpointing_kwargs
+    if settings and not trainer.gradient_checkpointing:
+        raise ConfigError(
+            "trainer.gradient_checkpointing_kwargs has no effect without "
+            "trainer.gradient_checkpointing=true."
+        )
+    new = {"every_n_layers", "offload"} & settings.keys()
+    if new and "activation_checkpointing_kwargs" not in training_argument_names():
+        raise ConfigError(
+            f"trainer.gradient_checkpointing_kwargs.{min(new)} needs transformers 5.23 or newer: "
+            "upgrade it, or leave this out to checkpoint every layer."
+        )
+    if settings.get("offload") and config.launch.device is Device.cpu:
+        raise ConfigError(
+            "trainer.gradient_checkpointing_kwargs.offload=true moves activations from a GPU to "
+            "the host's memory: leave it out with launch.device=cpu."
+        )
+
+
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None

@@ -1,0 +1,88 @@
+"""What cannot be done is refused before anything starts, with the key and the way out."""
+
+from collections.abc import Callable
+
+import pytest
+
+from sft_app.config.app import AppConfig
+from sft_app.config.errors import ConfigError
+from sft_app.config.trainer_support import check_trainer_support
+
+Compose = Callable[..., AppConfig]
+
+
+@pytest.mark.parametrize(
+    ("override", "way_out"),
+    [
+        ("+trainer.extra.fsdp=true", "trainer.parallelism=fsdp"),
+        ("+trainer.extra.fsdp_config={version: 2}", "trainer.parallelism=fsdp"),
+        ("+trainer.extra.deepspeed=zero3.json", "trainer.parallelism=fsdp"),
+        ("+trainer.extra.parallelism_config={cp_size: 2}", "cannot see packed documents"),
+        ("+trainer.extra.auto_find_batch_size=true", "trainer.per_device_train_batch_size"),
+        ("+trainer.extra.torch_compile_mode=default", "trainer.torch_compile"),
+        ("trainer.torch_compile=true", "leave it out"),
+    ],
+)
+def test_what_is_not_right_is_refused(compose: Compose, override: str, way_out: str) -> None:
+    key = override.lstrip("+").partition("=")[0]
+    with pytest.raises(ConfigError, match=key) as refused:
+        check_trainer_support(compose(override))
+    assert way_out in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "package"),
+    [
+        ("trainer.optim=adamw_bnb_8bit", "bitsandbytes"),
+        ("trainer.optim=paged_lion_8bit", "bitsandbytes"),
+        ("trainer.optim=adamw_torch_8bit", "torchao"),
+        ("trainer.optim=galore_adamw", "galore-torch"),
+        ("trainer.report_to=[tensorboard, wandb]", "wandb"),
+        ("trainer.report_to=[mlflow]", "mlflow"),
+    ],
+)
+def test_a_missing_package_is_named(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch, override: str, package: str
+) -> None:
+    config = compose(override)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=f"pip install {package}"):
+        check_trainer_support(config)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    check_trainer_support(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+trainer.gradient_checkpointing_kwargs.every_n_layers=2"], "no effect without"),
+        (
+            [
+                "trainer.gradient_checkpointing=true",
+                "+trainer.gradient_checkpointing_kwargs.offload=true",
+                "launch.device=cpu",
+            ],
+            "leave it out with launch.device=cpu",
+        ),
+        (["trainer.parallelism=fsdp", "trainer.fp16=true"], "trainer.bf16=true"),
+    ],
+)
+def test_settings_that_exclude_each_other(
+    compose: Compose, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_trainer_support(compose(*overrides))
+
+
+def test_older_transformers_checkpoint_every_layer(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = compose(
+        "trainer.gradient_checkpointing=true",
+        "+trainer.gradient_checkpointing_kwargs.every_n_layers=2",
+    )
+    check_trainer_support(config)
+    names = "sft_app.config.trainer_support.training_argument_names"
+    monkeypatch.setattr(names, lambda: ["gradient_checkpointing_kwargs"])
+    with pytest.raises(ConfigError, match=r"transformers 5\.23 or newer"):
+        check_trainer_support(config)
