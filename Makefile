@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Beyond that: the launchers, which the tests run for real.
-READY_TO_TEST := $(VENV)/.ready-to-test
+# Beyond that: Ray and submitit, for the tests that run them.
+READY_TO_LAUNCH := $(VENV)/.ready-to-launch
 # Twice quiet: errors only.
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 # Settings for the commands below: make train ARGS="context_length=1024 rope=yarn"
@@ -36,7 +36,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 	@echo "Ready."
 
-$(READY_TO_TEST): $(READY)
+$(READY_TO_LAUNCH): $(READY)
 	@$(INSTALL) --editable '.[dev,hub,lora,ray,slurm]'
 	@touch $@
 
@@ -45,23 +45,23 @@ train: $(READY) ## the demo: SmolLM2-135M on real conversations, about 5 minutes
 	@echo "and after: about 5 minutes on 2 CPU cores (the first time one more, to convert the model)."
 	@$(BIN)/sft-train experiment=demo $(ARGS)
 
-sweep: $(READY) ## a tiny Llama to 2 and 4 times its context, four ways, compared: about 8 minutes
+sweep: $(READY) ## a tiny Llama to 2 and 4 times its context, four ways, compared: about 7 minutes
 	@$(BIN)/python -m sft_app.pretrain outputs/tiny_llama
 	@$(BIN)/sft-train --multirun experiment=context_sweep $(ARGS)
 
 report: $(READY) ## status and report of the newest run or sweep (or ARGS=DIR)
 	@$(BIN)/sft-report $(or $(ARGS),outputs)
 
-test: $(READY_TO_TEST) ## the tests (under 10 minutes on 2 cores)
+test: $(READY) ## the tests (under 10 minutes on 2 cores)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-test-slow: $(READY_TO_TEST) ## the tests that take long: the real model, the census of architectures
+test-slow: $(READY_TO_LAUNCH) ## the tests that take long: the real model, the census of architectures, Ray
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-gpu: $(READY_TO_TEST) ## the tests that need a CUDA device
+test-gpu: $(READY) ## the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
 
-test-slurm: $(READY_TO_TEST) ## the tests on a real Slurm of two nodes, set up here (Debian, as root)
+test-slurm: $(READY_TO_LAUNCH) ## the tests on a real Slurm of two nodes, set up here (Debian, as root)
 	@command -v sbatch slurmctld slurmd munged >/dev/null || \
 	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y \
 	    --no-install-recommends slurmd slurmctld slurm-client munge; }

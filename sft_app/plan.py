@@ -9,7 +9,7 @@ from sft_app.config.app import register_schema, to_typed
 from sft_app.config.callback import exit_with_message
 from sft_app.config.command_line import prepare_arguments
 
-WRITES_NOTHING = ["hydra.run.dir=.", "hydra.output_subdir=null"]
+WRITES_NOTHING = ["hydra.run.dir=.", "hydra.output_subdir=null", "~hydra.callbacks.sweep"]
 
 
 def main() -> None:

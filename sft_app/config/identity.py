@@ -20,6 +20,13 @@ CANNOT_CHANGE_THE_OUTCOME = {
 """Group -> keys left out of the hash; None: the whole group."""
 
 
+def can_change_the_outcome(key: str) -> bool:
+    """Of a dotted key."""
+    group, _, name = key.partition(".")
+    left_out = CANNOT_CHANGE_THE_OUTCOME.get(group, ())
+    return left_out is not None and name not in left_out
+
+
 def config_hash(config: AppConfig) -> str:
     """SHA-256 (hex) of the resolved settings that can change what the run produces."""
     settings: dict[str, Any] = dataclasses.asdict(config)

@@ -19,7 +19,17 @@ from sft_app.config.transformers_source import (
     training_argument_names,
 )
 
-DATA_SUFFIXES = (".json", ".jsonl", ".parquet", ".csv", ".gz", ".zst", ".txt")
+DATA_SUFFIXES = (
+    ".json",
+    ".jsonl",
+    ".ndjson",
+    ".parquet",
+    ".csv",
+    ".tsv",
+    ".gz",
+    ".zst",
+    ".txt",
+)
 
 METHOD_FIELDS: dict[str, tuple[RopeMethod, ...]] = {
     "theta": (RopeMethod.abf,),

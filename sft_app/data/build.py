@@ -1,5 +1,6 @@
 """The writing half of the chain: conversations are rendered and tokenised by several processes."""
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -100,6 +101,7 @@ def _results(items: Iterator[Item], tokenise: _Tokenise, num_proc: int) -> Itera
     if num_proc == 1 or len(head) < 2:
         yield from map(tokenise, chain(head, batches))
         return
+    to_batch([], [])  # imports what Arrow needs once, rather than in every process
     # Forked processes inherit the tokenizer, and need not import torch and transformers again.
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(num_proc, context, _start_worker, (tokenise,)) as pool:
@@ -135,6 +137,8 @@ _tokenise_here: _Tokenise
 def _start_worker(tokenise: _Tokenise) -> None:
     global _tokenise_here
     _tokenise_here = tokenise
+    # What was inherited is never garbage here: looking through it would copy its memory.
+    gc.freeze()
 
 
 def _work(items: list[Item]) -> _Result:

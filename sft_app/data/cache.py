@@ -83,7 +83,7 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     return digest.hexdigest()
 
 
-def code_digest() -> str:
+def _code_digest() -> str:
     """Changes with this package's code and with the libraries that decide the ids."""
     digest = hashlib.sha256()
     for file in sorted(Path(__file__).parent.glob("*.py")):
@@ -91,3 +91,7 @@ def code_digest() -> str:
     for library in ("transformers", "tokenizers", "jinja2"):
         digest.update(version(library).encode())
     return digest.hexdigest()
+
+
+CODE_DIGEST = _code_digest()
+"""Taken when the code is loaded: what is edited afterwards does not run in this process."""

@@ -33,12 +33,11 @@ class ExampleDataset(Dataset[dict[str, Tensor]]):
         tokens = tokens.astype(np.int64)
         labels = np.full(piece.length, IGNORED, dtype=np.int64)
         weights = np.zeros(piece.length, dtype=np.float32)
-        shift = piece.opening - piece.start
         for span in self.store.spans(row):
-            start, stop = max(span.start, piece.start) + shift, min(span.stop, piece.stop) + shift
-            if start < stop:
-                labels[start:stop] = tokens[start:stop]
-                weights[start:stop] = span.weight
+            places = piece.place(span.start, span.stop)
+            if places:
+                labels[places.start : places.stop] = tokens[places.start : places.stop]
+                weights[places.start : places.stop] = span.weight
         item = {
             "input_ids": torch.from_numpy(tokens),
             "labels": torch.from_numpy(labels),

@@ -1,5 +1,7 @@
 """Rows of a store to the documents that training sees, with a count of what is lost."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +10,7 @@ from sft_app.config.data import Overlong
 from sft_app.data.fit import Piece, fit
 from sft_app.data.statistics import FitStatistics, add_counts
 from sft_app.data.store import TokenStore
+from sft_app.data.tokenize import TokenSpan
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +38,24 @@ def fit_rows(
             context_length=context_length,
             overlong=overlong,
         )
-        documents += [Document(row, piece) for piece in fitted.pieces]
+        pieces = [piece for piece in fitted.pieces if num_learned(piece, spans)]
+        lost = fitted.lost + Counter(no_labels=num_tokens(fitted.pieces) - num_tokens(pieces))
+        documents += [Document(row, piece) for piece in pieces]
         statistics.weighted |= any(span.weight != 1 for span in spans)
         statistics.overlong += length > context_length
-        statistics.dropped += not fitted.pieces
-        statistics.truncated += bool(fitted.pieces) and bool(fitted.lost)
-        statistics.split += len(fitted.pieces) > 1
-        statistics.pieces += len(fitted.pieces)
-        statistics.used_tokens += sum(piece.length for piece in fitted.pieces)
-        statistics.supervised_tokens += sum(
-            max(0, min(span.stop, piece.stop) - max(span.start, piece.start))
-            for piece in fitted.pieces
-            for span in spans
-        )
-        add_counts(statistics.lost_tokens, fitted.lost)
+        statistics.dropped += not pieces
+        statistics.truncated += bool(pieces) and bool(lost)
+        statistics.split += len(pieces) > 1
+        statistics.pieces += len(pieces)
+        statistics.used_tokens += num_tokens(pieces)
+        statistics.supervised_tokens += sum(num_learned(piece, spans) for piece in pieces)
+        add_counts(statistics.lost_tokens, lost)
     return documents, statistics
+
+
+def num_learned(piece: Piece, spans: Sequence[TokenSpan]) -> int:
+    return sum(len(piece.place(span.start, span.stop)) for span in spans)
+
+
+def num_tokens(pieces: Sequence[Piece]) -> int:
+    return sum(piece.length for piece in pieces)

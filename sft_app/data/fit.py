@@ -20,6 +20,14 @@ class Piece:
     def length(self) -> int:
         return self.opening + self.stop - self.start
 
+    def place(self, start: int, stop: int) -> range:
+        """Where in this piece tokens [start, stop) of the example can be learned.
+
+        Never at position 0: nothing comes before it, or in a packed row another document does.
+        """
+        shift = self.opening - self.start
+        return range(max(max(start, self.start) + shift, 1), min(stop, self.stop) + shift)
+
 
 @dataclass(frozen=True, slots=True)
 class Fitted:

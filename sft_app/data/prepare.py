@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerBase
 from sft_app.config.data import DataConfig, Packing
 from sft_app.data.build import tokenised_batches
 from sft_app.data.cache import (
+    CODE_DIGEST,
     cache_directory,
     cache_key,
     cached,
-    code_digest,
     file_digest,
     tokenizer_digest,
 )
@@ -160,7 +160,7 @@ def _tokenised(
         "on_bad_record": data.on_bad_record.value,
         "train_on": data.train_on.value,
         "tokenizer": tokenizer_digest(tokenizer),
-        "code": code_digest(),
+        "code": CODE_DIGEST,
     }
     if wanted is not None:
         parts |= {"seed": seed, "wanted": wanted, "weights": weights.tolist()}

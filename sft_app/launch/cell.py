@@ -1,13 +1,12 @@
 """One job of a sweep, where it runs: in this process, on a Ray worker, or on a Slurm node."""
 
 import dataclasses
-import fcntl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from sft_app.config.app import AppConfig
 from sft_app.launch.budget import apply_budget
+from sft_app.launch.cell_lock import only_one
 from sft_app.launch.cell_state import CellState, cell_state
 from sft_app.launch.job import (
     JobFailed,
@@ -22,8 +21,6 @@ from sft_app.launch.slurm_node import meet_on_slurm, say_turn, wait_for_turn
 from sft_app.launch.supervise import run_supervised
 from sft_app.records.result import RunError, RunResult, Status, read_result
 from sft_app.records.run_files import CONFIG
-
-LOCK = ".lock"
 
 
 def run_cell(config: AppConfig, run_dir: Path, overrides: Sequence[str]) -> RunResult | None:
@@ -91,20 +88,3 @@ def skip(config: AppConfig, run_dir: Path, shorter: RunResult) -> RunResult:
     result.write(run_dir)
     print(f"{run_dir.name} skipped: {result.error.message}", flush=True)
     return result
-
-
-@contextmanager
-def only_one(run_dir: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system releases however this process ends.
-
-    Raises JobFailed when another process is running this very job: the same sweep, started twice.
-    """
-    with (run_dir / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise JobFailed(
-                f"{run_dir} is being worked on by another process: the same sweep was started "
-                "twice. Wait for the other one, or end it."
-            ) from None
-        yield

@@ -17,6 +17,7 @@ from sft_app.config.callback import exit_with_message
 from sft_app.config.errors import ConfigError
 from sft_app.config.sweep import Budget
 from sft_app.launch.budget import apply_budget, describe_budget, shared_tokens_per_step
+from sft_app.launch.cell_lock import is_being_run
 from sft_app.launch.cell_state import CellState, cell_state, set_aside
 from sft_app.launch.job import JobInterrupted, initial_result
 from sft_app.launch.launcher import Launcher, settle_processes, which_launcher
@@ -79,6 +80,7 @@ def prepare_sweep(master: DictConfig) -> Sweep:
     else:
         _check_nodes(cells)
     cells = _settle(master, cells)
+    _check_nobody_else(cells)
     check_plans([c for c in cells if cell_state(c.run_dir, c.config) is not CellState.done])
     if launcher is Launcher.ray:
         start_pool(master, launch)
@@ -102,6 +104,15 @@ def _check_nodes(cells: list[Cell]) -> None:
             f"launch.nnodes={nnodes}: the jobs of a sweep take several nodes on Slurm only: "
             "hydra/launcher=slurm, or launch.nnodes=1."
         )
+
+
+def _check_nobody_else(cells: list[Cell]) -> None:
+    for cell in cells:
+        if is_being_run(cell.run_dir):
+            raise ConfigError(
+                f"job {cell.name} is running: this sweep was started already. Wait for it, or "
+                "choose another sweep.name."
+            )
 
 
 def _check_sweep(master: DictConfig) -> None:

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from sft_app.config.identity import can_change_the_outcome
 from sft_app.reporting.cells import CellRecord
 
 # Other settings are derived from these: conf/ interpolates context_length, and a group brings its
@@ -26,7 +27,7 @@ def differences(cells: list[CellRecord]) -> list[Difference]:
     differing = {
         key: values
         for key in sorted({key for cell in cells for key in cell.settings})
-        if len(values := _distinct(cells, key)) > 1
+        if can_change_the_outcome(key) and len(values := _distinct(cells, key)) > 1
     }
     found = {key: Difference(key=key, values=values) for key, values in differing.items()}
     for key in differing:

@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME, TRAINING_ARGS_NAME
 
 from sft_app.config.errors import ConfigError
+from sft_app.data.batching import LengthGroupedSampler
+from sft_app.data.dataset import ExampleDataset
 from sft_app.records.result import TokenCounts
 from sft_app.training.checkpoints import STAGING, publish, rotate
 from sft_app.training.documents import lengths_of_batch
@@ -74,6 +77,18 @@ class SFTTrainer(Trainer):
         self._unreduced = [0, 0, 0, 0]  # total, supervised, real, FLOPs: this rank's since the log
         self._log_time: float | None = None
         self._saving_in: Path | None = None
+
+    # -- order ---------------------------------------------------------------------------------
+
+    def _get_train_sampler(
+        self, train_dataset: Dataset[Batch] | None = None
+    ) -> torch.utils.data.Sampler[int] | None:
+        """Unpacked examples come in batches of similar length, over all ranks; rows at random."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if isinstance(dataset, ExampleDataset):
+            rows = self._train_batch_size * self.args.world_size
+            return LengthGroupedSampler(dataset.lengths, rows, self.args.seed)
+        return super()._get_train_sampler(train_dataset)
 
     # -- counting ------------------------------------------------------------------------------
 

@@ -36,3 +36,12 @@ def test_what_changes_the_outcome_changes_the_hash(compose: Compose, override: s
 )
 def test_what_cannot_change_it_does_not(compose: Compose, override: str) -> None:
     assert config_hash(compose(override)) == config_hash(compose())
+
+
+def test_keys_are_told_apart_by_whether_they_can_change_the_outcome() -> None:
+    from sft_app.config.identity import can_change_the_outcome
+
+    assert can_change_the_outcome("trainer.learning_rate")
+    assert can_change_the_outcome("context_length")
+    assert not can_change_the_outcome("launch.rdzv_endpoint")
+    assert not can_change_the_outcome("sweep.lengths")

@@ -228,6 +228,8 @@ def test_text_and_prompt_completion_train_too(tmp_path, tokenizer):
     config.train = [str(text), str(table)]
     *pieces, pair = prepare(config, tokenizer).train
     assert sum(len(piece["input_ids"]) for piece in pieces) > LENGTH
-    assert all((piece["labels"] != -100).all() for piece in pieces)
+    assert all((piece["labels"][1:] != -100).all() for piece in pieces)
+    # Nothing comes before a document's first token, or in a packed row another document does.
+    assert all(piece["labels"][0] == -100 for piece in pieces)
     learned = tokenizer.decode(pair["labels"][pair["labels"] != -100])
     assert learned == " Paris<|im_end|>"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sft_app.config.app import AppConfig
-from sft_app.launch.cell import only_one
+from sft_app.launch.cell_lock import is_being_run, only_one
 from sft_app.launch.cell_state import CellState, cell_state, set_aside
 from sft_app.launch.job import JobFailed, initial_result
 from sft_app.launch.out_of_memory import shorter_out_of_memory
@@ -73,10 +73,12 @@ def test_a_changed_run_is_kept_aside(compose: Compose, tmp_path: Path) -> None:
 
 
 def test_the_same_job_does_not_run_twice_at_once(tmp_path: Path) -> None:
+    assert not is_being_run(tmp_path)
     with only_one(tmp_path), pytest.raises(JobFailed, match="started twice"), only_one(tmp_path):
         pass
     with only_one(tmp_path):
-        pass
+        assert is_being_run(tmp_path)
+    assert not is_being_run(tmp_path)
 
 
 def ran_out(folder: Path, config: AppConfig, overrides: list[str]) -> None:

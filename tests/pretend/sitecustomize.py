@@ -2,7 +2,7 @@
 
 Python imports a module of this name at every start. A worker then notes where it ran instead of
 training, so that a test of who runs where, and when, does not pay for torch in every process.
-Seed 13 fails; PRETEND_SECONDS is how long a job takes.
+Seed 13 fails; PRETEND_SECONDS is how long a job takes, PRETEND_MEMORY how long a context fits.
 """
 
 import json
@@ -28,6 +28,8 @@ def run_training(config, run_dir):
     write_note(run_dir, rank, note)
     if config.seed == 13:
         raise OSError("the disk is on fire")
+    if config.context_length > int(os.environ.get("PRETEND_MEMORY", 2**62)):
+        raise MemoryError("no room for that many tokens")
     time.sleep(float(os.environ.get("PRETEND_SECONDS", "2")))
     write_note(run_dir, rank, {**note, "ended": time.time()})
     if rank == "0":
