@@ -1,6 +1,7 @@
 """What the trainer group can ask for and this application, or this installation, cannot do."""
 
 import importlib.util
+from difflib import get_close_matches
 
 from sft_app.config.app import AppConfig
 from sft_app.config.errors import ConfigError
@@ -51,8 +52,11 @@ INSTALL_NAMES = {
     "apollo_torch": "apollo-torch",
 }
 """Where pip knows a package by another name."""
-LOGGERS_BUILT_IN = ("tensorboard", "none")
-"""Of trainer.report_to; the others are packages, called as they are asked for."""
+LOGGERS = (
+    "wandb", "mlflow", "comet_ml", "clearml", "swanlab", "trackio", "neptune", "codecarbon",
+    "dvclive", "dagshub",
+)  # fmt: skip
+"""What trainer.report_to can name beside tensorboard: each needs the package of its name."""
 
 
 def check_trainer_support(config: AppConfig) -> None:
@@ -67,10 +71,17 @@ def check_trainer_support(config: AppConfig) -> None:
         )
     _check_packages(config)
     _check_checkpointing(config)
-    if config.trainer.parallelism is Parallelism.fsdp and config.trainer.fp16:
-        raise ConfigError(
-            "trainer.fp16=true with trainer.parallelism=fsdp is not proven: use trainer.bf16=true."
-        )
+    if config.trainer.parallelism is Parallelism.fsdp:
+        if config.trainer.fp16:
+            raise ConfigError(
+                "trainer.fp16=true with trainer.parallelism=fsdp is not proven: use "
+                "trainer.bf16=true."
+            )
+        if config.trainer.optim == "muon":
+            raise ConfigError(
+                "trainer.optim=muon needs whole matrices and trainer.parallelism=fsdp cuts them: "
+                "use trainer.parallelism=ddp, or trainer.optim=adamw_torch_fused."
+            )
 
 
 def _check_packages(config: AppConfig) -> None:
@@ -86,7 +97,16 @@ def _check_packages(config: AppConfig) -> None:
             "almost no state."
         )
     for logger in config.trainer.report_to:
-        if logger not in LOGGERS_BUILT_IN and not _is_installed(logger):
+        if logger in ("tensorboard", "none"):
+            continue
+        if logger not in LOGGERS:
+            near = get_close_matches(logger, LOGGERS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ConfigError(
+                f"trainer.report_to=[{logger}] is not known.{hint} Allowed: tensorboard, "
+                f"{', '.join(LOGGERS)}."
+            )
+        if not _is_installed(logger):
             raise ConfigError(
                 f"trainer.report_to=[{logger}] needs a package that is not installed: pip install "
                 f"{logger}, or leave it out (metrics.jsonl is always written)."

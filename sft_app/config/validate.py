@@ -187,7 +187,7 @@ def _check_evaluation(config: AppConfig) -> None:
 
 def _check_trainer(config: AppConfig) -> None:
     trainer = config.trainer
-    _check_choice("trainer.optim", trainer.optim, optimizer_names())
+    _check_choice("trainer.optim", trainer.optim, [*optimizer_names(), "muon"])
     _check_choice("trainer.lr_scheduler_type", trainer.lr_scheduler_type, scheduler_names())
     positive = {
         "per_device_train_batch_size": trainer.per_device_train_batch_size,

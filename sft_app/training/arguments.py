@@ -38,7 +38,8 @@ def training_arguments(config: AppConfig, run_dir: Path) -> TrainingArguments:
         adam_beta2=trainer.adam_beta2,
         adam_epsilon=trainer.adam_epsilon,
         max_grad_norm=trainer.max_grad_norm,
-        optim=trainer.optim,
+        # Muon is the app's own (muon.py): transformers has no name for it.
+        optim="adamw_torch" if trainer.optim == "muon" else trainer.optim,
         bf16=wants_bf16(config, use_cpu=use_cpu),
         fp16=trainer.fp16,
         tf32=trainer.tf32,

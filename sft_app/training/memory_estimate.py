@@ -15,6 +15,7 @@ from sft_app.training.loss import chunked_loss_obstacle
 STATE_BYTES_PER_PARAMETER = {
     "sgd": 0.0,
     "adafactor": 0.1,
+    "muon": 4.0,
     "adamw_8bit": 2.0,
     "adamw_bnb_8bit": 2.0,
     "paged_adamw_8bit": 2.0,

@@ -22,6 +22,7 @@ from sft_app.training.arguments import training_arguments
 from sft_app.training.checkpoints import find_resume_point
 from sft_app.training.console import set_up_logging
 from sft_app.training.metrics_file import MetricsFile
+from sft_app.training.muon import muon_for
 from sft_app.training.plans import plan_as_dict, plan_data, plan_model
 from sft_app.training.prepare_model import prepare_model
 from sft_app.training.profiling import ProfileSteps
@@ -84,6 +85,9 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
         data_collator=data.collate,
         processing_class=plans.tokenizer,
         callbacks=[Progress(), MetricsFile(run_dir / METRICS)],
+        optimizer_cls_and_kwargs=(
+            muon_for(model, config.trainer) if config.trainer.optim == "muon" else None
+        ),
     )
     trainer.remove_callback(PrinterCallback)
     if config.trainer.profile:

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 Case = Callable[[], object]
 
@@ -81,7 +83,10 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
         "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "command": f"python tests/benchmarks/{Path(sys.argv[0]).name}",
     }
 
 

@@ -65,6 +65,8 @@ def test_a_missing_package_is_named(
             "leave it out with launch.device=cpu",
         ),
         (["trainer.parallelism=fsdp", "trainer.fp16=true"], "trainer.bf16=true"),
+        (["trainer.parallelism=fsdp", "trainer.optim=muon"], "trainer.parallelism=ddp"),
+        (["trainer.report_to=[wandv]"], "Did you mean wandb"),
     ],
 )
 def test_settings_that_exclude_each_other(

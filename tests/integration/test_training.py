@@ -174,7 +174,12 @@ def test_a_sharded_run_resumes_where_it_was(train: Callable[..., Trained]) -> No
 def test_an_adapter_on_a_sharded_model_is_the_adapter_on_a_whole_one(
     train: Callable[..., Trained],
 ) -> None:
-    settings = ("launch.nproc_per_node=2", "adapter=lora", "adapter.rank=4")
+    settings = (
+        "launch.nproc_per_node=2",
+        "adapter=lora",
+        "adapter.rank=4",
+        "tokenizer.add_tokens=[spell]",
+    )
     whole = train(*settings)
     sharded = train(*settings, "trainer.parallelism=fsdp", "trainer.gradient_checkpointing=true")
     assert sharded.losses == pytest.approx(whole.losses, rel=1e-4)

@@ -17,6 +17,7 @@ from sft_app.training.arguments import checkpointing_arguments
 from sft_app.training.attention_choice import AttentionChoice
 from sft_app.training.flops import shape_of
 from sft_app.training.loss import install_chunked_loss
+from sft_app.training.muon import muon_for
 from sft_app.training.prepare_model import PreparedModel
 from sft_app.training.trainer import SFTTrainer
 
@@ -53,21 +54,33 @@ def prepared(
     return PreparedModel(trained, attention, loss, shape_of(model))
 
 
-def trainer_of(model: PreparedModel, directory: Path, rows: list[Batch], **args: Any) -> SFTTrainer:
+def trainer_of(
+    model: PreparedModel,
+    directory: Path,
+    rows: list[Batch],
+    optimizer_cls_and_kwargs: tuple[type, dict[str, Any]] | None = None,
+    **args: Any,
+) -> SFTTrainer:
     arguments = TrainingArguments(
         output_dir=str(directory),
         use_cpu=True,
         max_steps=args.pop("max_steps", 1),
         learning_rate=args.pop("learning_rate", 1e-2),
         logging_steps=1,
-        save_strategy="no",
+        save_strategy=args.pop("save_strategy", "no"),
         report_to=[],
         remove_unused_columns=False,
         disable_tqdm=True,
         average_tokens_across_devices=True,
         **args,
     )
-    return SFTTrainer(prepared=model, args=arguments, data_collator=collate, train_dataset=rows)
+    return SFTTrainer(
+        prepared=model,
+        args=arguments,
+        data_collator=collate,
+        train_dataset=rows,
+        optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+    )
 
 
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(8, 1), (4, 2), (2, 4), (1, 8)])
@@ -235,6 +248,31 @@ def test_every_optimizer_without_a_package_of_its_own_learns(random_model, tmp_p
     trainer.train()
     losses = losses_of(trainer)
     assert losses[-1] < 0.97 * losses[0]
+
+
+def test_muon_learns_and_resumes_bit_for_bit(random_model, tmp_path):
+    settings = TrainerConfig(optim="muon", learning_rate=3e-3)
+
+    def trainer(directory: Path, **args: Any) -> SFTTrainer:
+        model = prepared(random_model("llama"))
+        return trainer_of(
+            model, directory, packed_rows(8), per_device_train_batch_size=4, learning_rate=3e-3,
+            max_steps=6, optimizer_cls_and_kwargs=muon_for(model.model, settings), **args,
+        )  # fmt: skip
+
+    whole = trainer(tmp_path / "whole", save_strategy="steps", save_steps=3)
+    whole.train()
+    hidden = {p for group in whole.optimizer.optimizer.muon.param_groups for p in group["params"]}
+    names = {name for name, p in whole.model.named_parameters() if p in hidden}
+    assert "model.layers.0.mlp.up_proj.weight" in names
+    assert not {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"} & names
+    losses = losses_of(whole)
+    assert losses[-1] < 0.97 * losses[0]
+
+    resumed = trainer(tmp_path / "resumed")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def losses_of(trainer: SFTTrainer) -> list[float]:

@@ -1,0 +1,79 @@
+"""Muon for the matrices between embedding and head, AdamW for everything else.
+
+Muon's update of a matrix is its momentum made orthogonal (Jordan et al. 2024); scaled to the size
+of AdamW's updates (Liu et al. 2025, arXiv:2502.16982), so that one learning rate suits both.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from sft_app.config.trainer import TrainerConfig
+
+Groups = list[dict[str, Any]]
+
+
+class MuonAndAdamW(torch.optim.Optimizer):
+    """Two optimizers of PyTorch's over one list of groups and one state, as the Trainer wants it.
+
+    `groups` hold `params` and `weight_decay`; parameters in `not_hidden` (embedding and head) and
+    those that are no matrices are AdamW's.
+    """
+
+    def __init__(
+        self,
+        groups: Groups,
+        *,
+        not_hidden: list[nn.Parameter],
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+    ) -> None:
+        excluded = {id(parameter) for parameter in not_hidden}
+
+        def is_muons(parameter: nn.Parameter) -> bool:
+            return parameter.ndim == 2 and id(parameter) not in excluded
+
+        self.muon = torch.optim.Muon(
+            _groups_of(groups, is_muons), lr=lr, adjust_lr_fn="match_rms_adamw"
+        )
+        self.adamw = torch.optim.AdamW(
+            _groups_of(groups, lambda p: not is_muons(p)), lr=lr, betas=betas, eps=eps
+        )
+        super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
+        self._share()
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        assert closure is None, "neither the Trainer nor accelerate passes one"
+        self.muon.step()
+        self.adamw.step()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)  # which makes new groups and a new state
+        self._share()
+
+    def _share(self) -> None:
+        muons = len(self.muon.param_groups)
+        self.muon.param_groups = self.param_groups[:muons]
+        self.adamw.param_groups = self.param_groups[muons:]
+        self.muon.state = self.adamw.state = self.state
+
+
+def _groups_of(groups: Groups, wanted: Callable[[nn.Parameter], bool]) -> Groups:
+    chosen = [{**group, "params": [p for p in group["params"] if wanted(p)]} for group in groups]
+    return [group for group in chosen if group["params"]]
+
+
+def muon_for(model: PreTrainedModel, trainer: TrainerConfig) -> tuple[type, dict[str, Any]]:
+    """What the Trainer calls with its parameter groups."""
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    outer = [p for layer in layers if layer is not None for p in layer.parameters()]
+    return MuonAndAdamW, {
+        "not_hidden": outer,
+        "lr": trainer.learning_rate,
+        "betas": (trainer.adam_beta1, trainer.adam_beta2),
+        "eps": trainer.adam_epsilon,
+    }

@@ -1,0 +1,138 @@
+"""(1) Packed rows against padded ones, on the lengths of real ShareGPT conversations."""
+
+import random
+from typing import Any
+
+import torch
+from bench_data import SHAREGPT, prepared, train_tokenizer
+from measuring import take_turns, write_table
+from small_llama import VOCABULARY, small_llama
+
+from sft_app.config.data import DataConfig, OnBadRecord, Packing
+from sft_app.data.pack import best_fit_decreasing
+from sft_app.training import packed_attention
+from sft_app.training.loss import install_chunked_loss
+
+LENGTH, ROWS, BATCH, SUPERVISED = 2048, 3, 4, 0.6
+Batch = dict[str, torch.Tensor]
+
+
+def main() -> None:
+    documents = some_documents(real_lengths())
+    real = sum(len(document["input_ids"]) for document in documents)
+    app = small_llama(packed_attention.NAME)
+    install_chunked_loss(app)
+    plain = small_llama("sdpa")
+    groups = [documents[at : at + BATCH] for at in range(0, len(documents), BATCH)]
+    variants: dict[str, tuple[Any, list[Batch]]] = {
+        "packed": (app, packed_rows(documents)),
+        "padded to the longest of 4": (app, [padded(group) for group in groups]),
+        "padded to the maximum": (app, [padded([d], LENGTH) for d in documents]),
+        "padded to the maximum, transformers' attention and loss": (
+            plain,
+            [padded([d], LENGTH) for d in documents],
+        ),
+    }
+    losses = {name: total_loss(model, rows) for name, (model, rows) in variants.items()}
+    assert max(losses.values()) - min(losses.values()) < 1e-4 * losses["packed"], losses
+    timings = take_turns(
+        {
+            name: lambda m=model, r=rows: total_loss(m, r, backward=True)
+            for name, (model, rows) in variants.items()
+        },
+        rounds=3,
+    )
+    packed = timings["packed"].cpu_seconds
+    table = []
+    for name, (_, rows) in variants.items():
+        share = real / sum(row["input_ids"].numel() for row in rows)
+        times = timings[name].cpu_seconds / packed
+        table.append(
+            {
+                "rows": name,
+                "real tokens": f"{share:.1%}",
+                "wall s": timings[name].wall_seconds,
+                "CPU s": timings[name].cpu_seconds,
+                "time of packed (CPU)": times,
+                "of the inverse share": times * share,
+            }
+        )
+    write_table(
+        "packing",
+        f"Forward and backward of {len(documents)} ShareGPT-long documents, {real:,} tokens, "
+        f"context {LENGTH}",
+        table,
+        goal="padding to the maximum costs at least 0.90 of the inverse share of real tokens",
+    )
+
+
+def real_lengths() -> list[int]:
+    """Tokens of the conversations as they are trained on at this context length."""
+    config = DataConfig(train=SHAREGPT, on_bad_record=OnBadRecord.skip, packing=Packing.none)
+    config.max_examples = 4000
+    return list(prepared(config, train_tokenizer(), LENGTH).train.lengths)
+
+
+def some_documents(lengths: list[int]) -> list[Batch]:
+    """The documents of a few of the rows into which all would be packed."""
+    rows = best_fit_decreasing(lengths, LENGTH)
+    chosen = random.Random(0).sample(rows, ROWS)
+    generator = torch.Generator().manual_seed(0)
+    documents = []
+    for row in chosen:
+        for index in row:
+            tokens = torch.randint(VOCABULARY, (lengths[index],), generator=generator)
+            kept = torch.rand(len(tokens), generator=generator) < SUPERVISED
+            kept[0] = False  # the first token has nothing before it
+            documents.append({"input_ids": tokens, "labels": torch.where(kept, tokens, -100)})
+    return documents
+
+
+def packed_rows(documents: list[Batch]) -> list[Batch]:
+    lengths = [len(document["input_ids"]) for document in documents]
+    rows = []
+    for row in best_fit_decreasing(lengths, LENGTH):
+        padding = LENGTH - sum(lengths[i] for i in row)
+        parts = [torch.arange(lengths[i]) for i in row] + [torch.arange(padding)]
+        ids = [documents[i]["input_ids"] for i in row] + [torch.zeros(padding, dtype=torch.long)]
+        labels = [documents[i]["labels"] for i in row] + [torch.full((padding,), -100)]
+        rows.append(
+            {
+                "input_ids": torch.cat(ids)[None],
+                "labels": torch.cat(labels)[None],
+                "position_ids": torch.cat(parts)[None],
+            }
+        )
+    return rows
+
+
+def padded(documents: list[Batch], length: int | None = None) -> Batch:
+    longest = length or max(len(document["input_ids"]) for document in documents)
+    shape = (len(documents), longest)
+    batch = {
+        "input_ids": torch.zeros(shape, dtype=torch.long),
+        "labels": torch.full(shape, -100),
+        "attention_mask": torch.zeros(shape, dtype=torch.long),
+    }
+    for number, document in enumerate(documents):
+        end = len(document["input_ids"])
+        batch["input_ids"][number, :end] = document["input_ids"]
+        batch["labels"][number, :end] = document["labels"]
+        batch["attention_mask"][number, :end] = 1
+    return batch
+
+
+def total_loss(model: Any, rows: list[Batch], *, backward: bool = False) -> float:
+    total = 0.0
+    for row in rows:
+        with torch.set_grad_enabled(backward):
+            loss = model(**row, num_items_in_batch=1).loss
+        if backward:
+            loss.backward()
+        total += loss.item()
+    model.zero_grad()
+    return total
+
+
+if __name__ == "__main__":
+    main()
