@@ -3,6 +3,7 @@
 import importlib.util
 from difflib import get_close_matches
 
+from sft_app.config.adapter import AdapterMethod
 from sft_app.config.app import AppConfig
 from sft_app.config.errors import ConfigError
 from sft_app.config.launch import Device
@@ -68,6 +69,11 @@ def check_trainer_support(config: AppConfig) -> None:
         raise ConfigError(
             "trainer.torch_compile=true is refused: attention inside documents reads their lengths "
             "off each batch, so every batch would be compiled anew; leave it out."
+        )
+    if config.adapter.method is AdapterMethod.qlora:
+        raise ConfigError(
+            "adapter.method=qlora is refused: models are not loaded in 4 bits yet; adapter=lora "
+            "trains the same adapter beside weights of full precision."
         )
     _check_packages(config)
     _check_checkpointing(config)

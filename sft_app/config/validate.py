@@ -5,7 +5,6 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
-from sft_app.config.adapter import AdapterMethod
 from sft_app.config.app import AppConfig
 from sft_app.config.data import Packing
 from sft_app.config.errors import ConfigError
@@ -255,8 +254,6 @@ def _check_launch(config: AppConfig) -> None:
         raise ConfigError(
             f"launch.node_rank={launch.node_rank} must be from 0 to {launch.nnodes - 1}."
         )
-    if config.adapter.method is AdapterMethod.qlora and launch.device is Device.cpu:
-        raise ConfigError("adapter=qlora needs a GPU; adapter=lora works on the CPU.")
 
 
 def _check_nodes_by_hand(config: AppConfig) -> None:

@@ -96,6 +96,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
         announce(trainer, data)
         train(trainer, config, run_dir, record)
     record.note_peak_memory(device)
+    trainer.let_go()
     model = prepared.model if prepared.sharded else merge_adapter(prepared.model)
 
     if config.evaluation.after and heldout:

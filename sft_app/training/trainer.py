@@ -54,6 +54,9 @@ class SFTTrainer(Trainer):
     process's training loop.
     """
 
+    optimizer: Any
+    lr_scheduler: Any
+
     def __init__(
         self,
         *,
@@ -158,6 +161,17 @@ class SFTTrainer(Trainer):
         if share.of_measured is not None:
             logs["mfu_of_measured_matmul"] = share.of_measured
         return logs
+
+    def let_go(self) -> None:
+        """Drop what only training needs: optimizer state, and DDP's wrapper around the model.
+
+        The wrapper has to go before its process group does. Holding the last reference to a gloo
+        group, its destructor joins gloo's threads under the GIL; one of them may be waiting for it.
+        """
+        self.model_wrapped = self.model
+        self.optimizer = self.lr_scheduler = None
+        self.callback_handler.optimizer = self.callback_handler.lr_scheduler = None
+        self.accelerator.free_memory()
 
     # -- checkpoints ---------------------------------------------------------------------------
 

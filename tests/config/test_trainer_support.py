@@ -21,6 +21,7 @@ Compose = Callable[..., AppConfig]
         ("+trainer.extra.auto_find_batch_size=true", "trainer.per_device_train_batch_size"),
         ("+trainer.extra.torch_compile_mode=default", "trainer.torch_compile"),
         ("trainer.torch_compile=true", "leave it out"),
+        ("adapter.method=qlora", "adapter=lora"),
     ],
 )
 def test_what_is_not_right_is_refused(compose: Compose, override: str, way_out: str) -> None:

@@ -122,7 +122,11 @@ def test_a_resumed_run_ends_with_the_same_weights(
 
 
 def test_two_ranks_give_the_losses_of_one(train: Callable[..., Trained], trained: Trained) -> None:
-    two = train("launch.nproc_per_node=2", "trainer.gradient_accumulation_steps=1")
+    two = train(
+        "launch.nproc_per_node=2",
+        "trainer.gradient_accumulation_steps=1",
+        "trainer.gradient_checkpointing=true",
+    )
     assert two.result.world_size == 2
     assert two.losses == pytest.approx(trained.losses, rel=1e-4)
     assert two.result.tokens == trained.result.tokens

@@ -51,3 +51,17 @@ def test_the_chunked_head_equals_plain_cross_entropy():
     gradients = torch.autograd.grad(ours, (hidden, weight))
     for gradient, wanted in zip(gradients, expected, strict=True):
         torch.testing.assert_close(gradient, wanted, rtol=2e-2, atol=2e-3)
+
+
+def test_activations_kept_on_the_host_give_the_same_gradients(random_model):
+    tokens = torch.randint(3, 97, (2, 64), device="cuda")
+    results = []
+    for offload in (False, True):
+        model = random_model("llama").cuda().train()
+        if offload:
+            model.activation_checkpointing_enable(offload=True)
+        loss = model(tokens, labels=tokens).loss
+        loss.backward()
+        results.append([loss, *(p.grad for p in model.parameters())])
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain)
