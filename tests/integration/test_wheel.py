@@ -60,8 +60,10 @@ def test_its_own_groups_answer_a_wrong_option(installed: Path, tmp_path: Path) -
 
 
 def test_every_data_file_is_in_the_wheel(installed: Path) -> None:
-    packaged = {p.relative_to(installed / "sft_app") for p in installed.rglob("*.yaml")}
-    assert packaged == {p.relative_to(ROOT) for p in (ROOT / "conf").rglob("*.yaml")}
-    for pattern in ("*.html", "*.css", "*.jinja"):
+    packaged = installed / "sft_app" / "conf"
+    assert {p.relative_to(packaged) for p in packaged.rglob("*.yaml")} == {
+        p.relative_to(ROOT / "conf") for p in (ROOT / "conf").rglob("*.yaml")
+    }
+    for pattern in ("*.html", "*.css", "*.js", "*.jinja", "pretrain/*.yaml"):
         ours = {p.relative_to(ROOT) for p in (ROOT / "sft_app").rglob(pattern)}
         assert ours == {p.relative_to(installed) for p in (installed / "sft_app").rglob(pattern)}
