@@ -30,7 +30,7 @@ def main() -> None:
         }
         timings = take_turns(
             {name: lambda a=arguments: run(a, work) for name, arguments in commands.items()},
-            rounds=3,
+            rounds=2,
         )
     rows = [
         {"command": name, "wall s": timing.wall_seconds, "CPU s": timing.cpu_seconds}
