@@ -13,7 +13,7 @@ from sft_app.data.pack import best_fit_decreasing
 from sft_app.training import packed_attention
 from sft_app.training.loss import install_chunked_loss
 
-LENGTH, ROWS, BATCH, SUPERVISED = 2048, 1, 4, 0.6
+LENGTH, ROWS, BATCH, SUPERVISED = 2048, 4, 4, 0.6
 Batch = dict[str, torch.Tensor]
 
 
