@@ -14,12 +14,20 @@ Compose = Callable[..., AppConfig]
 
 GROUPS = sorted(d.name for d in conf_dir().iterdir() if d.is_dir() and any(d.glob("*.yaml")))
 
+# What `make sweep` makes before it starts.
+TINY_DATA = ["data.train=org/data", "data.eval=org/data"]
+TINY_MODEL = ["model.name_or_path=org/model"]
+
 NEEDED = {
     ("rope", "abf"): ["rope.theta=1000000"],
     ("rope", "longrope"): ["rope.short_factor=[1.0]", "rope.long_factor=[2.0]"],
     ("model", "custom"): ["model.name_or_path=org/model"],
     ("data", "custom"): ["data.train=org/data"],
     ("experiment", "vicuna_7b"): ["data.train=org/data"],
+    ("model", "tiny_llama"): TINY_MODEL,
+    ("data", "tiny_llama"): TINY_DATA,
+    ("experiment", "context_sweep"): [*TINY_MODEL, *TINY_DATA],
+    ("experiment", "lr_search"): [*TINY_MODEL, *TINY_DATA],
 }
 """What an option cannot know by itself."""
 
