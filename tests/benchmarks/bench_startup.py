@@ -30,7 +30,7 @@ def main() -> None:
         }
         timings = take_turns(
             {name: lambda a=arguments: run(a, work) for name, arguments in commands.items()},
-            rounds=3,
+            rounds=2,
         )
     rows = [
         {"command": name, "wall s": timing.wall_seconds, "CPU s": timing.cpu_seconds}
@@ -52,8 +52,16 @@ def make_inputs(work: Path) -> list[str]:
         num_attention_heads=4, max_position_embeddings=128,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(work / "model")
-    turns = [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "It is 4."}]
-    chats = [{"id": str(i), "conversations": turns} for i in range(40)]
+    chats = [
+        {
+            "id": str(i),
+            "conversations": [
+                {"from": "human", "value": f"{i} + {i}?"},
+                {"from": "gpt", "value": f"It is {2 * i}."},
+            ],
+        }
+        for i in range(40)
+    ]
     (work / "chat.json").write_text(json.dumps(chats))
     return [f"model.name_or_path={work / 'model'}", f"data.train={work / 'chat.json'}"]
 

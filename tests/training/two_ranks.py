@@ -1,6 +1,7 @@
 """Run by test_two_ranks.py on two gloo ranks; prints one line per thing that holds."""
 
 import sys
+import weakref
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from conftest import build_random_model
 from test_training_step import collate, packed_rows, prepared, trainer_of
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
 ROWS = packed_rows(8)
 NUM_ITEMS = sum(int((row["labels"] != -100).sum()) for row in ROWS)
@@ -40,6 +42,10 @@ def check_ddp(directory: Path) -> None:
     for name, parameter in trainer.model.named_parameters():
         step = start[name] - 1e-2 * gradients[name]
         torch.testing.assert_close(parameter, step, atol=1e-5, rtol=1e-4)
+    wrapper = weakref.ref(trainer.model_wrapped)
+    assert isinstance(wrapper(), DistributedDataParallel)
+    trainer.let_go()
+    assert wrapper() is None, "it would outlive its process group, and could wait for it forever"
     print(f"rank {dist.get_rank()}: DDP equals one process", flush=True)
 
 
