@@ -1,15 +1,13 @@
 """Where a checkpoint is: a local directory, a hub id, a package's data, or a GGUF file."""
 
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sft_app.config.errors import ConfigError
 from sft_app.config.model import ModelConfig
+from sft_app.config.sources import PACKAGE_PREFIX, package_file
 from sft_app.loader.gguf import convert_gguf
-
-_PACKAGE_PREFIX = "pkg://"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +35,7 @@ def find_checkpoint(model: ModelConfig, *, name_or_path: str | None = None) -> C
     """
     name = name_or_path or model.name_or_path
     key = "tokenizer.name_or_path" if name_or_path else "model.name_or_path"
-    path = _package_path(name, key) if name.startswith(_PACKAGE_PREFIX) else Path(name).expanduser()
+    path = package_file(name) if name.startswith(PACKAGE_PREFIX) else Path(name).expanduser()
     if name_or_path is None and model.gguf_file is not None:
         path = _gguf_inside(model, path)
     if path.suffix == ".gguf":
@@ -46,7 +44,7 @@ def find_checkpoint(model: ModelConfig, *, name_or_path: str | None = None) -> C
         return Checkpoint(location=str(convert_gguf(path, model.cache_dir)), is_local=True)
     if path.is_dir():
         return Checkpoint(location=str(path), is_local=True)
-    if name.startswith((_PACKAGE_PREFIX, "/", "./", "../", "~")) or name.count("/") > 1:
+    if name.startswith((PACKAGE_PREFIX, "/", "./", "../", "~")) or name.count("/") > 1:
         raise ConfigError(
             f"{key}: {name!r} is not a directory; give a directory with a checkpoint, a hub id "
             "such as org/name, or a .gguf file."
@@ -58,19 +56,6 @@ def find_checkpoint(model: ModelConfig, *, name_or_path: str | None = None) -> C
         revision=model.revision if name == model.name_or_path else None,
         cache_dir=model.cache_dir,
     )
-
-
-def _package_path(name: str, key: str) -> Path:
-    """The file behind `pkg://package/file`; the package is not imported, which may fail."""
-    package, _, file = name.removeprefix(_PACKAGE_PREFIX).partition("/")
-    spec = importlib.util.find_spec(package)
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder) / file
-        if path.exists():
-            return path
-    found = "has no such file" if spec else "is not installed"
-    hint = f"pip install {package.replace('_', '-')}"
-    raise ConfigError(f"{key}: {name!r}: the Python package {package!r} {found}; try `{hint}`.")
 
 
 def _gguf_inside(model: ModelConfig, directory: Path) -> Path:

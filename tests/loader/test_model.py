@@ -115,7 +115,7 @@ def test_code_from_a_hub_is_run_only_from_a_commit(revision: str | None) -> None
         ("./nor/this", "is not a directory"),
         ("nothing.gguf", "is not a file"),
         ("pkg://no_such_package/model.gguf", "is not installed"),
-        ("pkg://json/model.gguf", "has no such file"),
+        ("pkg://json/model.gguf", "has no 'model.gguf'"),
     ],
 )
 def test_a_name_that_leads_nowhere_is_refused_with_what_would_do(name: str, message: str) -> None:
