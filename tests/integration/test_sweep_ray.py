@@ -1,10 +1,14 @@
 """hydra/launcher=ray on a real local pool of pretended GPUs; jobs note where and when they ran."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -72,18 +76,16 @@ def test_what_never_fits_is_an_error_and_no_wait(
 def test_a_running_cluster_is_joined_and_outlives_the_sweep(
     run_command: Run, tmp_path: Path, sweep: list[str]
 ) -> None:
-    ray = str(Path(sys.executable).with_name("ray"))
-    if not Path(ray).exists():
-        ray = str(Path(__import__("ray").__file__).parents[4] / "bin/ray")
     address = "127.0.0.1:6399"
-    quiet = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
-    cluster = subprocess.Popen(
-        [ray, "start", "--head", "--block", "--port=6399", "--node-ip-address=127.0.0.1",
-         "--num-gpus=4", "--include-dashboard=false", f"--temp-dir={tmp_path}/ray"],
-        env={**quiet, **PRETEND}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    short = tempfile.mkdtemp(prefix="ray-")  # Ray's sockets lie there: 107 bytes at the most
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    command += ["--port=6399", "--node-ip-address=127.0.0.1", "--num-gpus=4"]
+    command += ["--include-dashboard=false", f"--temp-dir={short}"]
+    environment = {**os.environ, **PRETEND, "RAY_USAGE_STATS_ENABLED": "0"}
+    nowhere = subprocess.DEVNULL
+    cluster = subprocess.Popen(command, env=environment, stdout=nowhere, stderr=nowhere)
     try:
-        time.sleep(8)
+        wait_for_port(6399, cluster)
         joined = [word for word in sweep if "num_gpus" not in word]
         answer = run_command(
             *joined, f"hydra.launcher.ray.init.address={address}", "context_length=64,128",
@@ -95,6 +97,17 @@ def test_a_running_cluster_is_joined_and_outlives_the_sweep(
     finally:
         cluster.terminate()
         cluster.wait(timeout=30)
+        shutil.rmtree(short, ignore_errors=True)
+
+
+def wait_for_port(port: int, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert server.poll() is None, "the cluster did not start"
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.5)
+    raise AssertionError("the cluster does not answer")
 
 
 def test_interrupted_nothing_is_left_running(tmp_path: Path, sweep: list[str]) -> None:
