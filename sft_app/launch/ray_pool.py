@@ -45,7 +45,8 @@ def start_pool(master: DictConfig, launch: LaunchConfig) -> None:
     except OSError as error:  # ConnectionError is one
         raise ConfigError(
             f"hydra.launcher.ray.init.address={settings.init.address}: no Ray cluster answers "
-            f"there ({error}). Start one with `ray start --head`, or leave the address out."
+            f"there ({error}). Start one with `ray start --head`, or leave the address out; to a "
+            "cluster that asks for a token, RAY_AUTH_MODE=token in the environment opens the door."
         ) from error
     signal.signal(signal.SIGTERM, before)  # Ray's own would end this process with a wrong code
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
