@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sft_app.data.dataset import padding_document
+from sft_app.data.dataset import padding_documents
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +13,7 @@ class CollateDocuments:
     """For rows that rely on position_ids to keep documents apart (packing=best_fit).
 
     The batch has no attention_mask: transformers isolates documents by their positions only when
-    it is given none. Rows are filled up to `length` with a document of padding: one shape for
+    it is given none. Rows are filled up to `length` with documents of padding: one shape for
     every batch.
     """
 
@@ -46,6 +46,6 @@ def _padded(items: list[dict[str, Tensor]], length: int, pad_token_id: int) -> d
     padded = []
     for item in items:
         missing = length - len(item["input_ids"])
-        padding = padding_document(missing, pad_token_id, "loss_weights" in item)
+        padding = padding_documents(missing, pad_token_id, "loss_weights" in item)
         padded.append({key: torch.cat([item[key], padding[key]]) for key in item})
     return {key: torch.stack([item[key] for item in padded]) for key in items[0]}

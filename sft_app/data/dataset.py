@@ -68,12 +68,17 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         return {key: torch.cat([d[key] for d in documents]) for key in documents[0]}
 
 
-def padding_document(length: int, pad_token_id: int, weighted: bool) -> dict[str, Tensor]:
+LONGEST_PADDING_DOCUMENT = 256
+"""Tokens. Padding attends inside its documents like any text: in long ones it would cost the square
+of their length, in one for each token a call for each on a CPU."""
+
+
+def padding_documents(length: int, pad_token_id: int, weighted: bool) -> dict[str, Tensor]:
     """Tokens that nothing learns from and, having positions of their own, nothing attends to."""
     document = {
         "input_ids": torch.full((length,), pad_token_id),
         "labels": torch.full((length,), IGNORED),
-        "position_ids": torch.arange(length),
+        "position_ids": torch.arange(length) % LONGEST_PADDING_DOCUMENT,
     }
     if weighted:
         document["loss_weights"] = torch.zeros(length)

@@ -8,8 +8,11 @@ import torch
 from tokenizers_for_tests import CHATML, byte_level
 
 from sft_app.config.data import DataConfig, OnBadRecord, Overlong, Packing, TrainOn
+from sft_app.data.collate import CollateDocuments
+from sft_app.data.dataset import LONGEST_PADDING_DOCUMENT
 from sft_app.data.errors import DataError
 from sft_app.data.prepare import prepare_data
+from sft_app.training.documents import lengths_of_batch
 
 LENGTH = 128
 
@@ -51,6 +54,16 @@ def test_packed_rows_have_one_length_positions_per_document_and_no_attention_mas
         for start, stop in zip(starts, [*starts[1:], LENGTH], strict=True):
             assert positions[start:stop].tolist() == list(range(stop - start))
         assert tokenizer.decode(ids[:1]) == "<|im_start|>"
+
+
+def test_an_almost_empty_row_costs_what_its_padding_is_long_and_not_the_square_of_it():
+    collate = CollateDocuments(pad_token_id=0, length=4096)
+    text = {name: torch.arange(7) for name in ("input_ids", "labels", "position_ids")}
+    batch = collate([text])
+    lengths = lengths_of_batch(batch)
+    assert lengths[0] == 7 and sum(lengths) == 4096
+    assert max(lengths) == LONGEST_PADDING_DOCUMENT
+    assert (batch["labels"][0, 7:] == -100).all()
 
 
 def test_labels_are_the_answers_with_their_end_token_and_nothing_else(chats, tmp_path, tokenizer):
