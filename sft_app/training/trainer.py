@@ -12,7 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import (
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer import SCHEDULER_NAME, TRAINING_ARGS_NAME
 
 from sft_app.config.errors import ConfigError
@@ -47,11 +53,22 @@ class CountingCollate:
         return {**self.collate(examples), REAL_TOKENS: torch.tensor(real)}
 
 
+class LogWithCheckpoint(TrainerCallback):
+    """The log that a checkpoint carries ends with its own step: a resumed run counts on from it."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        control.should_log |= control.should_save
+
+    on_epoch_end = on_step_end
+
+
 class SFTTrainer(Trainer):
     """Trains on batches of `input_ids`, `labels` [B, T] (and `position_ids` or `attention_mask`).
 
-    `tokens` and `flops` count what all ranks did; `training_seconds` is the wall time of this
-    process's training loop.
+    `tokens` and `flops` count what all ranks did, and `training_seconds` the wall time of the
+    training loop, before a resume as well.
     """
 
     optimizer: Any
@@ -67,8 +84,9 @@ class SFTTrainer(Trainer):
     ) -> None:
         collate = CountingCollate(data_collator)
         super().__init__(model=prepared.model, args=args, data_collator=collate, **kwargs)
+        self.add_callback(LogWithCheckpoint())
         self.prepared = prepared
-        self.flops = 0
+        self.flops = 0.0
         self.datasheet_rate = None
         if args.device.type == "cuda":
             self.datasheet_rate = datasheet_rate(torch.cuda.get_device_name(args.device))
@@ -100,6 +118,7 @@ class SFTTrainer(Trainer):
     ) -> tuple[list[Batch], Tensor | int | None]:
         """The micro-batches of one optimizer step, and their number of supervised tokens."""
         if self._log_time is None:
+            self._continue_counting()
             self._log_time = time.perf_counter()
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         for batch in batches:
@@ -115,6 +134,17 @@ class SFTTrainer(Trainer):
             lengths = lengths_of_batch(batch)
             self._unreduced[3] += flops_of_batch(self.prepared.shape, lengths, supervised)
         return batches, num_items
+
+    def _continue_counting(self) -> None:
+        """From the last logged step of the checkpoint, if there is one."""
+        for logged in reversed(self.state.log_history):
+            if "tokens" in logged:
+                self.tokens.total = logged["tokens"]
+                self.tokens.supervised = logged["supervised_tokens"]
+                self.tokens.padding = logged["padding_tokens"]
+                self.flops = logged["flops"]
+                self.training_seconds = logged["seconds"]
+                return
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add tokens and speed to what is logged; raise TrainingDiverged on a loss of NaN."""
@@ -133,8 +163,10 @@ class SFTTrainer(Trainer):
         now = time.perf_counter()
         assert self._log_time is not None, "a step was taken before its loss is logged"
         seconds = now - self._log_time
-        counts = torch.tensor(self._unreduced, device=self.args.device)
-        total, supervised, real, flops = self.accelerator.reduce(counts).tolist()
+        # float64: a few steps of a thousand GPUs are more operations than an int64 can count.
+        counts = torch.tensor(self._unreduced, dtype=torch.float64, device=self.args.device)
+        *tokens, flops = self.accelerator.reduce(counts).tolist()
+        total, supervised, real = map(int, tokens)
         self.tokens.total += total
         self.tokens.supervised += supervised
         self.tokens.padding += total - real
@@ -154,6 +186,7 @@ class SFTTrainer(Trainer):
             "padding_tokens": self.tokens.padding,
             "tokens_per_second": real / seconds,
             "supervised_tokens_per_second": supervised / seconds,
+            "flops": self.flops,
             "seconds": self.training_seconds,
         }
         if share.of_datasheet is not None:

@@ -16,7 +16,7 @@ from sft_app.training.loss import install_chunked_loss
 LENGTH, ROWS, BATCH, SUPERVISED = 2048, 4, 4, 0.6
 HIDDEN, LAYERS = 512, 4
 """With a fifth of all parameters in the head, as in small models that people train (SmolLM2-135M:
-0.21, Llama 3.2 1B: 0.21). Padding never reaches our head, so a larger share would flatter it."""
+0.21, Llama 3.2 1B: 0.21). Padding never reaches our head: a larger share would help it."""
 Batch = dict[str, torch.Tensor]
 
 

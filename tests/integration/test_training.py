@@ -117,6 +117,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
     resumed = train("trainer.save_steps=3", f"trainer.resume_from_checkpoint={checkpoint}")
     assert resumed.result.resumed_from == str(checkpoint)
     assert resumed.losses == trained.losses[3:]
+    assert resumed.result.tokens == trained.result.tokens, "those before the resume are counted"
     weights = "model/model.safetensors"
     assert (resumed.directory / weights).read_bytes() == (trained.directory / weights).read_bytes()
 
