@@ -6,8 +6,6 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sft_app.training.memory import peak_memory_bytes
-
 
 class MetricsFile(TrainerCallback):
     """Appends what the Trainer logs; a resumed run first drops the steps that it repeats."""
@@ -31,11 +29,7 @@ class MetricsFile(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if state.is_world_process_zero and logs is not None and "loss" in logs:
-            line = {
-                "step": state.global_step,
-                **logs,
-                "peak_memory_bytes": peak_memory_bytes()[args.device.type != "cpu"],
-            }
+            line = {"step": state.global_step, **logs}
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 

@@ -1,7 +1,6 @@
 """What a person sees while training: a bar on a terminal, a line per logging step elsewhere."""
 
 import sys
-import time
 from datetime import timedelta
 from typing import Any
 
@@ -14,13 +13,10 @@ class Progress(TrainerCallback):
 
     def __init__(self) -> None:
         self.bar: Any = None
-        self.first_step = 0
-        self.started = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.first_step, self.started = state.global_step, time.perf_counter()
         if state.is_world_process_zero and sys.stderr.isatty():
             self.bar = tqdm(
                 total=state.max_steps, initial=state.global_step, desc="training", unit="step",
@@ -47,12 +43,10 @@ class Progress(TrainerCallback):
         if self.bar is not None:
             self.bar.set_postfix_str(f"loss {logs['loss']:.4f}, {speed:,.0f} tokens/s")
             return
-        done = state.global_step - self.first_step
-        left = (time.perf_counter() - self.started) / done * (state.max_steps - state.global_step)
         print(
             f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}  "
             f"loss {logs['loss']:.4f}  lr {logs['learning_rate']:.2e}  "
-            f"{speed:,.0f} tokens/s  {timedelta(seconds=round(left))} left",
+            f"{speed:,.0f} tokens/s  {timedelta(seconds=round(logs['seconds_left']))} left",
             flush=True,
         )
 

@@ -28,6 +28,7 @@ from sft_app.records.result import TokenCounts
 from sft_app.training.checkpoints import STAGING, publish, rotate
 from sft_app.training.documents import lengths_of_batch
 from sft_app.training.flops import flops_of_batch
+from sft_app.training.memory import peak_memory_bytes
 from sft_app.training.prepare_model import PreparedModel
 from sft_app.training.sharding import load_shards, save_shards
 from sft_app.training.throughput import datasheet_rate, measure_matmul_rate, utilisation
@@ -97,6 +98,8 @@ class SFTTrainer(Trainer):
         self.training_seconds = 0.0
         self._unreduced = [0, 0, 0, 0]  # total, supervised, real, FLOPs: this rank's since the log
         self._log_time: float | None = None
+        self._first_step = 0
+        self._seconds_before = 0.0
         self._saving_in: Path | None = None
 
     # -- order ---------------------------------------------------------------------------------
@@ -137,13 +140,14 @@ class SFTTrainer(Trainer):
 
     def _continue_counting(self) -> None:
         """From the last logged step of the checkpoint, if there is one."""
+        self._first_step = self.state.global_step
         for logged in reversed(self.state.log_history):
             if "tokens" in logged:
                 self.tokens.total = logged["tokens"]
                 self.tokens.supervised = logged["supervised_tokens"]
                 self.tokens.padding = logged["padding_tokens"]
                 self.flops = logged["flops"]
-                self.training_seconds = logged["seconds"]
+                self.training_seconds = self._seconds_before = logged["seconds"]
                 return
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -186,14 +190,23 @@ class SFTTrainer(Trainer):
             "padding_tokens": self.tokens.padding,
             "tokens_per_second": real / seconds,
             "supervised_tokens_per_second": supervised / seconds,
+            "padding_tokens_per_second": (total - real) / seconds,
             "flops": self.flops,
             "seconds": self.training_seconds,
+            "seconds_left": self._seconds_left(),
+            "peak_memory_bytes": peak_memory_bytes()[self.args.device.type != "cpu"],
         }
         if share.of_datasheet is not None:
             logs["mfu"] = share.of_datasheet
         if share.of_measured is not None:
             logs["mfu_of_measured_matmul"] = share.of_measured
         return logs
+
+    def _seconds_left(self) -> float:
+        """At the mean speed since this process began to train."""
+        steps = self.state.global_step - self._first_step
+        seconds = self.training_seconds - self._seconds_before
+        return seconds / steps * (self.state.max_steps - self.state.global_step)
 
     def let_go(self) -> None:
         """Drop what only training needs: optimizer state, and DDP's wrapper around the model.

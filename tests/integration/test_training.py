@@ -82,6 +82,22 @@ def test_the_result_says_what_happened(trained: Trained) -> None:
     assert set(result.seconds) >= {"plan", "data", "load", "evaluate_before", "train", "total"}
 
 
+def test_every_logged_step_says_what_was_done_and_what_is_left(trained: Trained) -> None:
+    lines = [json.loads(text) for text in (trained.directory / "metrics.jsonl").open()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    for line in lines:
+        assert {
+            "loss", "learning_rate", "grad_norm", "tokens_per_second",
+            "supervised_tokens_per_second", "padding_tokens_per_second", "mfu_of_measured_matmul",
+            "peak_memory_bytes",
+        } <= line.keys()  # fmt: skip
+        share = line["padding_tokens_per_second"] / line["tokens_per_second"]
+        assert share < 1, "padding is the smaller part of packed rows"
+    left = [line["seconds_left"] for line in lines]
+    assert left[0] > left[-1] == 0
+    assert lines[-1]["flops"] == pytest.approx(6 * lines[0]["flops"], rel=0.5)
+
+
 def test_training_lowers_both_losses(trained: Trained) -> None:
     before, after = trained.result.evaluation_before, trained.result.evaluation_after
     assert before and after and before.heldout and after.heldout

@@ -123,6 +123,7 @@ def test_what_is_logged_counts_tokens_and_flops(random_model, tmp_path):
     assert logged["supervised_tokens"] == 2 + 4 + 6 + 8
     assert 0 < logged["mfu_of_measured_matmul"] < 1
     assert "mfu" not in logged  # a CPU has no datasheet figure
+    assert logged["peak_memory_bytes"] > 0
     shape = trainer.prepared.shape
     attention = 6 * 2 * 32 * 4 * (9**2 + 11**2 + 4**2)
     assert trainer.flops == shape.body_factor * 96 + shape.head_factor * 20 + attention
