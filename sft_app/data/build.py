@@ -15,9 +15,11 @@ from itertools import chain, islice
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
+from sft_app.data.chat_template import TemplateRefused
 from sft_app.data.conversations import ConversationReader, Item
 from sft_app.data.errors import DataError
-from sft_app.data.render import Renderer, TemplateRefused, with_valid_unicode
+from sft_app.data.render import Renderer
+from sft_app.data.rendered import with_valid_unicode
 from sft_app.data.statistics import add_counts
 from sft_app.data.store import to_batch
 from sft_app.data.tokenize import ChatTokenizer
@@ -44,7 +46,7 @@ class _Tokenise:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._renderer = Renderer(tokenizer)
-        if not self._renderer.ends_answers_with_a_token():
+        if not self._renderer.template.ends_answers_with_a_token():
             log.warning(
                 "the chat template ends an answer without a special token: the model will not "
                 "learn where to stop; tokenizer.chat_template can name another template"

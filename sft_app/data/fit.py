@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from sft_app.config.data import Overlong
-from sft_app.data.render import Break
+from sft_app.data.rendered import Break
 from sft_app.data.tokenize import TokenSpan
 
 

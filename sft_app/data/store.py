@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sft_app.data.render import Break
+from sft_app.data.rendered import Break
 from sft_app.data.tokenize import TokenizedExample, TokenSpan
 
 _SCHEMA = pa.schema(

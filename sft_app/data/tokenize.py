@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from sft_app.data.render import Break, Rendered, TemplateRefused
+from sft_app.data.chat_template import TemplateRefused
+from sft_app.data.rendered import Break, Rendered
 
 
 @dataclass(frozen=True, slots=True)

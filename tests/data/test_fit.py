@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sft_app.config.data import Overlong
 from sft_app.data.fit import Piece, fit
-from sft_app.data.render import Break
+from sft_app.data.rendered import Break
 from sft_app.data.tokenize import TokenSpan
 
 

@@ -16,8 +16,10 @@ from tokenizers_for_tests import (
     sentencepiece_like,
 )
 
+from sft_app.data.chat_template import TemplateRefused
 from sft_app.data.conversation import Conversation, Message, Passage
-from sft_app.data.render import Renderer, TemplateRefused, with_valid_unicode
+from sft_app.data.render import Renderer
+from sft_app.data.rendered import with_valid_unicode
 from sft_app.data.tokenize import ChatTokenizer
 
 TOKENIZERS = {
@@ -186,8 +188,8 @@ def test_text_that_spells_a_special_token_does_not_move_the_labels():
 
 
 def test_a_template_without_an_end_of_turn_token_is_noticed():
-    assert Renderer(byte_level(CHATML)).ends_answers_with_a_token()
-    assert not Renderer(byte_level(WITHOUT_END_TOKEN)).ends_answers_with_a_token()
+    assert Renderer(byte_level(CHATML)).template.ends_answers_with_a_token()
+    assert not Renderer(byte_level(WITHOUT_END_TOKEN)).template.ends_answers_with_a_token()
 
 
 def test_half_a_surrogate_pair_is_replaced_in_its_place():
