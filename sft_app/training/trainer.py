@@ -3,15 +3,14 @@
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME, TRAINING_ARGS_NAME
 
@@ -20,31 +19,19 @@ from sft_app.data.batching import LengthGroupedSampler
 from sft_app.data.dataset import ExampleDataset
 from sft_app.records.result import TokenCounts
 from sft_app.training.checkpoints import STAGING, publish, rotate
-from sft_app.training.documents import lengths_of_batch
-from sft_app.training.flops import flops_of_batch
+from sft_app.training.context_parallel import attention_over_whole_rows, split_rows
+from sft_app.training.counting import REAL_TOKENS, Batch, Collate, CountingCollate, counts_of_batch
+from sft_app.training.data_share import data_share
 from sft_app.training.prepare_model import PreparedModel
 from sft_app.training.sharding import load_shards, save_shards
 from sft_app.training.throughput import datasheet_rate, measure_matmul_rate, utilisation
 
-Batch = dict[str, Tensor]
-Collate = Callable[[list[Batch]], Batch]
-
-REAL_TOKENS = "num_real_tokens"
+DOCUMENTS = "documents"
+"""Beside the tensors of a part of the rows: the documents of the whole ones."""
 
 
 class TrainingDiverged(ValueError):
     """The loss is no number any more: every weight would be NaN after the next step."""
-
-
-@dataclass(frozen=True)
-class CountingCollate:
-    """Adds to each batch how many of its positions are data, which ids alone do not tell."""
-
-    collate: Collate
-
-    def __call__(self, examples: list[Batch]) -> Batch:
-        real = sum(len(example["input_ids"]) for example in examples)
-        return {**self.collate(examples), REAL_TOKENS: torch.tensor(real)}
 
 
 class SFTTrainer(Trainer):
@@ -68,6 +55,10 @@ class SFTTrainer(Trainer):
         collate = CountingCollate(data_collator)
         super().__init__(model=prepared.model, args=args, data_collator=collate, **kwargs)
         self.prepared = prepared
+        self.context = prepared.context
+        self.share = data_share(
+            args.world_size, args.process_index, self.context.size if self.context else 1
+        )
         self.flops = 0
         self.datasheet_rate = None
         if args.device.type == "cuda":
@@ -77,11 +68,22 @@ class SFTTrainer(Trainer):
         self.is_distributed_loading_by_transformers = prepared.sharded
         self.tokens = TokenCounts()
         self.training_seconds = 0.0
-        self._unreduced = [0, 0, 0, 0]  # total, supervised, real, FLOPs: this rank's since the log
+        self._unreduced = [0, 0, 0, 0]  # as counts_of_batch: this rank's since the log
         self._log_time: float | None = None
         self._saving_in: Path | None = None
 
-    # -- order ---------------------------------------------------------------------------------
+    # -- which batches -------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The ranks that share rows read the same ones."""
+        loader = super().get_train_dataloader()
+        if self.context is not None:
+            self.share.apply(loader)
+        return loader
+
+    def get_total_train_batch_size(self, args: TrainingArguments) -> int:
+        """Rows of an optimizer step, which the Trainer logs."""
+        return int(self._train_batch_size * args.gradient_accumulation_steps * self.share.count)
 
     def _get_train_sampler(
         self, train_dataset: Dataset[Batch] | None = None
@@ -89,7 +91,7 @@ class SFTTrainer(Trainer):
         """Unpacked examples come in batches of similar length, over all ranks; rows at random."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(dataset, ExampleDataset):
-            rows = self._train_batch_size * self.args.world_size
+            rows = self._train_batch_size * self.share.count
             return LengthGroupedSampler(dataset.lengths, rows, self.args.seed)
         return super()._get_train_sampler(train_dataset)
 
@@ -101,20 +103,34 @@ class SFTTrainer(Trainer):
         """The micro-batches of one optimizer step, and their number of supervised tokens."""
         if self._log_time is None:
             self._log_time = time.perf_counter()
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        for batch in batches:
-            if "loss_weights" in batch and not self.prepared.loss.chunked:
-                raise ConfigError(
-                    "the data weights its tokens, and the model's own loss cannot: leave the "
-                    f"weights out. {self.prepared.loss}"
-                )
-            supervised = int((batch["labels"][:, 1:] != -100).sum())
-            self._unreduced[0] += batch["input_ids"].numel()
-            self._unreduced[1] += supervised
-            self._unreduced[2] += int(batch.pop(REAL_TOKENS))
-            lengths = lengths_of_batch(batch)
-            self._unreduced[3] += flops_of_batch(self.prepared.shape, lengths, supervised)
-        return batches, num_items
+        mine = map(self._take, epoch_iterator)
+        return super().get_batch_samples(mine, num_batches, device)
+
+    def _take(self, batch: Batch) -> dict[str, Any]:
+        """Count a micro-batch as it was read; what this rank has to do of it."""
+        if "loss_weights" in batch and not self.prepared.loss.chunked:
+            raise ConfigError(
+                "the data weights its tokens, and the model's own loss cannot: leave the "
+                f"weights out. {self.prepared.loss}"
+            )
+        if self.share.counts:
+            counts = counts_of_batch(batch, self.prepared.shape)
+            self._unreduced = [a + b for a, b in zip(self._unreduced, counts, strict=True)]
+        del batch[REAL_TOKENS]
+        if self.context is None:
+            return batch
+        part, documents = split_rows(batch, self.context)
+        return {**part, DOCUMENTS: documents}
+
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        documents = inputs.pop(DOCUMENTS, None)
+        if documents is None:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        assert self.context is not None
+        with attention_over_whole_rows(documents, self.context):
+            return super().compute_loss(model, inputs, *args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add tokens and speed to what is logged; raise TrainingDiverged on a loss of NaN."""
