@@ -50,6 +50,10 @@ class TrainerConfig:
     parallelism: Parallelism = Parallelism.ddp
     """What several processes share: ddp, the data alone; fsdp, also the parameters, gradients and
     optimizer state, of which each holds a shard (the loaded model must fit one device whole)."""
+    context_parallel_size: int = 1
+    """Processes that share each row of the data, for contexts that are too long for one: each keeps
+    its part of a row's activations. 1: whole rows. It divides the number of processes and the
+    model's attention heads; per_device_train_batch_size then counts the rows of a group."""
     torch_compile: bool = False
     report_to: list[str] = field(default_factory=lambda: ["tensorboard"])
     resume_from_checkpoint: str | None = None

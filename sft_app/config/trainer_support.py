@@ -7,6 +7,7 @@ from sft_app.config.adapter import AdapterMethod
 from sft_app.config.app import AppConfig
 from sft_app.config.errors import ConfigError
 from sft_app.config.launch import Device
+from sft_app.config.parallel_support import check_parallel
 from sft_app.config.trainer import Parallelism
 from sft_app.config.transformers_source import training_argument_names
 
@@ -15,9 +16,10 @@ NOT_OFFERED = {
     "fsdp_config": "trainer.parallelism=fsdp shards each layer, and has no settings.",
     "deepspeed": "trainer.parallelism=fsdp shards parameters, gradients and optimizer state.",
     "parallelism_config": (
-        "context parallelism takes one causal mask for a whole row and cannot see packed "
+        "its context parallelism takes one causal mask for a whole row and cannot see packed "
         "documents, and tensor parallelism is not proven with the chunked loss; use "
-        "trainer.parallelism=fsdp, and trainer.gradient_checkpointing=true for long rows."
+        "trainer.context_parallel_size for long rows, and trainer.parallelism=fsdp for large "
+        "models."
     ),
     "torch_compile_backend": "it turns on trainer.torch_compile, which is refused.",
     "torch_compile_mode": "it turns on trainer.torch_compile, which is refused.",
@@ -77,6 +79,7 @@ def check_trainer_support(config: AppConfig) -> None:
         )
     _check_packages(config)
     _check_checkpointing(config)
+    check_parallel(config)
     if config.trainer.parallelism is Parallelism.fsdp:
         if config.trainer.fp16:
             raise ConfigError(

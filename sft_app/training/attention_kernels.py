@@ -70,7 +70,7 @@ def _one_document(
     # [n, H, D] -> [1, H, n, D]
     q, k, v = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (query, key, value))
     if window is None or window >= query.shape[0]:
-        attended = _attend(q, k, v, None, settings)
+        attended = attend_heads_first(q, k, v, None, settings)
     else:
         attended = _attend_in_window(q, k, v, window, settings)
     return attended.squeeze(0).transpose(0, 1)
@@ -95,11 +95,11 @@ def _attend_in_window(
         )
         allowed = (distance >= 0) & (distance < window)
         keys, values = key[:, :, first_key:end], value[:, :, first_key:end]
-        blocks.append(_attend(query[:, :, start:end], keys, values, allowed, settings))
+        blocks.append(attend_heads_first(query[:, :, start:end], keys, values, allowed, settings))
     return torch.cat(blocks, dim=2)
 
 
-def _attend(
+def attend_heads_first(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

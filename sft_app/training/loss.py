@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
@@ -23,7 +24,7 @@ from sft_app.training.loss_head import LogitTransform, chunked_cross_entropy
 IGNORED = -100
 """Label of a position that is not supervised, as everywhere in PyTorch."""
 NEEDS_OWN_FORWARD = frozenset(
-    {"shift_labels", "logits_to_keep", "return_dict", "output_hidden_states", "output_attentions"}
+    {"logits_to_keep", "return_dict", "output_hidden_states", "output_attentions"}
 )
 """Arguments that ask for more than the loss, or for another one."""
 
@@ -96,6 +97,7 @@ def _chunked_forward(
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         loss_weights: torch.Tensor | None = None,
+        shift_labels: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         if labels is None:
@@ -108,9 +110,16 @@ def _chunked_forward(
                 raise ValueError("loss_weights need the chunked head, which cannot be used here")
             if num_items_in_batch is not None:
                 kwargs["num_items_in_batch"] = num_items_in_batch
+            if shift_labels is not None:
+                kwargs["shift_labels"] = shift_labels
             return own_forward(self, *args, labels=labels, **kwargs)
         hidden = self.base_model(**kwargs).last_hidden_state
-        loss = supervised_loss(hidden, head, labels, transform, num_items_in_batch, loss_weights)
+        if shift_labels is None:
+            shift_labels = shifted(labels, IGNORED)
+            loss_weights = None if loss_weights is None else shifted(loss_weights, 0)
+        loss = supervised_loss(
+            hidden, head, shift_labels, transform, num_items_in_batch, loss_weights
+        )
         return CausalLMOutput(loss=loss)
 
     return forward
@@ -121,31 +130,36 @@ def _linear_inside(head: nn.Module) -> nn.Module:
     return getattr(head, "original_module", head)
 
 
+def shifted(values: torch.Tensor, fill: int) -> torch.Tensor:
+    """Values of tokens [B, T], each moved to the position before, which predicts its token."""
+    return F.pad(values[:, 1:], (0, 1), value=fill)
+
+
 def supervised_loss(
     hidden: torch.Tensor,
     head: nn.Module,
-    labels: torch.Tensor,
+    shift_labels: torch.Tensor,
     transform: LogitTransform,
     num_items_in_batch: torch.Tensor | int | None = None,
     loss_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Cross-entropy of predicting labels [B, T] one step ahead from hidden [B, T, D], in nats.
+    """Cross-entropy of predicting shift_labels [B, T] from hidden [B, T, D], in nats.
 
-    `num_items_in_batch`: supervised tokens over all micro-batches and ranks of the optimizer step,
-    by which the sum is divided; None: those of this call. `loss_weights` [B, T] are factors of the
-    tokens' terms. A batch without a supervised token costs nothing and teaches nothing: loss 0.
+    Labels and `loss_weights` [B, T], factors of the tokens' terms, stand at the position that
+    predicts. `num_items_in_batch`: supervised tokens over all micro-batches and ranks of the
+    optimizer step, by which the sum is divided; None: those of this call. A batch without a
+    supervised token costs nothing and teaches nothing: loss 0.
     """
-    flat_labels = labels[:, 1:].flatten()
+    flat_labels = shift_labels.flatten()
     kept = (flat_labels != IGNORED).nonzero().flatten()  # the one wait for the device
-    predicting = kept + kept // max(labels.shape[1] - 1, 1)  # rows of hidden are one longer
     weight: Any = head.weight  # of PEFT's wrapper: with the rows that it trains
     bias: Any = _linear_inside(head).bias
     total = chunked_cross_entropy(
-        hidden.flatten(0, 1).index_select(0, predicting),
+        hidden.flatten(0, 1).index_select(0, kept),
         weight,
         flat_labels[kept],
         bias=bias,
-        token_weights=None if loss_weights is None else loss_weights[:, 1:].flatten()[kept],
+        token_weights=None if loss_weights is None else loss_weights.flatten()[kept],
         transform=transform,
     )
     if num_items_in_batch is None:

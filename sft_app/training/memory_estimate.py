@@ -72,7 +72,7 @@ def estimate_memory(
     chunk_bytes: int,
     num_shards: int = 1,
 ) -> MemoryEstimate:
-    """A step over rows of `context_length` tokens, as one process holds it.
+    """A step over rows of `context_length` tokens, or its part of them, as one process holds it.
 
     Frozen weights have neither gradients nor optimizer state; with an adapter, only it has them.
     `chunk_bytes`: float32 logits that the loss head holds at a time. `num_shards`: processes that
@@ -85,7 +85,8 @@ def estimate_memory(
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     state = sum(_state_bytes(parameter, trainer.optim) for parameter in trained)
     text = config.get_text_config(decoder=True)
-    tokens = trainer.per_device_train_batch_size * context_length
+    part = math.ceil(context_length / trainer.context_parallel_size)
+    tokens = trainer.per_device_train_batch_size * part
     # the logits, their float32 copy in the loss, and the gradient of each
     logits = tokens * text.vocab_size * (2 * dtype.itemsize + 8)
     return MemoryEstimate(

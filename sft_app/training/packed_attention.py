@@ -3,7 +3,8 @@
 transformers asks two functions for each attention implementation: one makes the mask, once per
 forward; the other attends, once per layer. Ours makes no mask but the list of documents, and
 attends inside each; the padding of a row counts as one more document. What is neither packed nor
-padded goes to PyTorch's SDPA as it would without us.
+padded goes to PyTorch's SDPA as it would without us. In a forward of one part of the rows (see
+context_parallel.py) the documents are those of the whole rows, and attention sees all of them.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -17,15 +18,18 @@ from transformers.masking_utils import sdpa_mask
 
 from sft_app.training.attention_kernels import (
     AttentionSettings,
+    attend_heads_first,
     choose_kernel,
     soft_capped_attention,
 )
+from sft_app.training.context_parallel import SplitDocuments, documents_of_this_forward
 from sft_app.training.documents import (
     Documents,
     MayAttend,
     documents_of_lengths,
     documents_of_mask,
 )
+from sft_app.training.ulysses import own_positions_of_all_heads, whole_rows_of_own_heads
 
 NAME = "sft_packed"
 CUDNN_FROM_LENGTH = 2048
@@ -51,12 +55,18 @@ def make_documents(
     use_vmap: bool = False,
     device: torch.device | str = "cpu",
     **options: Any,
-) -> Documents | torch.Tensor | None:
+) -> Documents | SplitDocuments | torch.Tensor | None:
     """What transformers hands to the layers as their mask.
 
     `Documents` for packed or padded rows and for sliding windows; None for plain causal attention;
     the dense boolean mask [B, 1, T, T] of SDPA with a cache, and for rules that are not causal.
+    `SplitDocuments` in a forward of a part of the rows, where `mask_function` sees but that part.
     """
+    split = documents_of_this_forward()
+    if split is not None:
+        if use_vmap or attention_mask is not None or q_length != kv_length:
+            raise ValueError("its attention follows a rule that a part of a row does not tell")
+        return split.within(local_size)
     packable = (
         not use_vmap  # a rule of the model's own, which need not be causal inside a document
         and q_length == kv_length > 1
@@ -90,7 +100,7 @@ def attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: Documents | torch.Tensor | None,
+    attention_mask: Documents | SplitDocuments | torch.Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
     softcap: float | None = None,
@@ -101,6 +111,8 @@ def attend(
         if extra.get(name) is not None:
             raise NotImplementedError(f"attention with {name} has no packed kernel")
     settings = AttentionSettings(scaling, softcap, dropout)
+    if isinstance(attention_mask, SplitDocuments):
+        return _attend_with_other_ranks(query, key, value, attention_mask, settings), None
     if isinstance(attention_mask, Documents):
         return _attend_inside_documents(query, key, value, attention_mask, settings), None
     if softcap is not None:
@@ -124,6 +136,24 @@ def _attend_inside_documents(
     q, k, v = (tensor.transpose(1, 2).flatten(0, 1) for tensor in (query, key, value))
     kernel = choose_kernel(q, v, settings)
     return kernel(q, k, v, documents, settings).unflatten(0, (batch_size, row_length))
+
+
+def _attend_with_other_ranks(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    split: SplitDocuments,
+    settings: AttentionSettings,
+) -> torch.Tensor:
+    """query [B, H, T/P, D] of this rank's positions -> [B, T/P, H, Dv] of the same."""
+    q, k, v = whole_rows_of_own_heads(query, key, value, split.among)
+    documents = split.documents
+    if len(documents.lengths) == len(q) and documents.window is None:
+        with _preferred_kernels(q, None):
+            attended = attend_heads_first(q, k, v, None, settings).transpose(1, 2)
+    else:
+        attended = _attend_inside_documents(q, k, v, documents, settings)
+    return own_positions_of_all_heads(attended, split.among)
 
 
 def _attend_soft_capped(

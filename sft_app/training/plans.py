@@ -1,6 +1,7 @@
 """Everything that is decided before weights are loaded: each run begins so, sft-plan prints it."""
 
 import copy
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from sft_app.loader.rope_plan import RopePlan, apply_rope_plan, plan_rope
 from sft_app.loader.tokenizer import load_tokenizer
 from sft_app.loader.tokenizer_plan import TokenizerPlan
 from sft_app.training.attention_choice import AttentionChoice
+from sft_app.training.context_proof import check_parts
 from sft_app.training.loss_head import chunk_bytes
 from sft_app.training.memory_estimate import MemoryEstimate, estimate_memory
 from sft_app.training.prepare_model import plan_attention
@@ -32,9 +34,15 @@ class ModelPlans:
     tokenizer_plan: TokenizerPlan
     attention: AttentionChoice
     memory: MemoryEstimate
+    num_parts: int
+    """Of each row; every part is on a process of its own."""
 
     def __str__(self) -> str:
-        return f"{self.rope}\n{self.tokenizer_plan}\n{self.attention}\n{self.memory}"
+        lines = [str(self.rope), str(self.tokenizer_plan), str(self.attention), str(self.memory)]
+        if self.num_parts > 1:
+            tokens = math.ceil(self.rope.context_length / self.num_parts)
+            lines.append(f"context         rows in {self.num_parts} parts of {tokens:,} tokens")
+        return "\n".join(lines)
 
 
 def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
@@ -50,6 +58,8 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
     tokenizer, tokenizer_plan = load_tokenizer(config.tokenizer, config.model, pretrained)
     planned = copy.deepcopy(pretrained)
     apply_rope_plan(planned, rope)
+    if config.trainer.context_parallel_size > 1:
+        check_parts(planned, attention, config.trainer.context_parallel_size)
     memory = estimate_memory(
         planned,
         config.trainer,
@@ -66,6 +76,7 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
         tokenizer_plan=tokenizer_plan,
         attention=attention,
         memory=memory,
+        num_parts=config.trainer.context_parallel_size,
     )
 
 
@@ -92,4 +103,5 @@ def plan_as_dict(model: ModelPlans, data: PreparedData) -> dict[str, Any]:
         "data": data.statistics.as_dict(),
         "attention": asdict(model.attention),
         "memory": model.memory.as_dict(),
+        "context_parallel_size": model.num_parts,
     }

@@ -18,6 +18,8 @@ from sft_app.training.attention_choice import (
     settle_attention,
     use_attention,
 )
+from sft_app.training.context_parallel import ContextGroup
+from sft_app.training.context_proof import require_equal_parts
 from sft_app.training.flops import ModelShape, shape_of
 from sft_app.training.loss import LossChoice, install_chunked_loss
 from sft_app.training.sharding import shard
@@ -34,6 +36,8 @@ class PreparedModel:
     shape: ModelShape
     sharded: bool = False
     """Whether each rank holds a part of it only (FSDP)."""
+    context: ContextGroup | None = None
+    """The ranks that share each row with this one; None: it has whole rows."""
 
 
 def plan_attention(
@@ -49,10 +53,12 @@ def prepare_model(
     config: AppConfig,
     attention: AttentionChoice,
     new_token_ids: Sequence[int] = (),
+    context: ContextGroup | None = None,
 ) -> PreparedModel:
     """Change the loaded model in place, and prove each change on it.
 
-    Raises ConfigError when packed documents would see each other.
+    Raises ConfigError when packed documents would see each other, or parts of rows would not be
+    what whole rows are.
     """
     if config.data.packing is Packing.best_fit:
         attention = settle_attention(model, attention)
@@ -61,9 +67,11 @@ def prepare_model(
     log.info("%s", attention)
     loss = install_chunked_loss(model)
     log.info("%s", loss)
+    if context is not None:
+        log.info("context         %s", require_equal_parts(model, context).sentence())
     trained = add_adapter(model, config.adapter, seed=config.seed, new_token_ids=new_token_ids)
     shape = shape_of(model)
     sharded = config.trainer.parallelism is Parallelism.fsdp and shard(
         trained, model, torch.device(model.device)
     )
-    return PreparedModel(trained, attention, loss, shape, sharded)
+    return PreparedModel(trained, attention, loss, shape, sharded, context)

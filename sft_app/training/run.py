@@ -21,6 +21,7 @@ from sft_app.training.adapter import merge_adapter, merge_gathered, plain_model
 from sft_app.training.arguments import training_arguments
 from sft_app.training.checkpoints import find_resume_point
 from sft_app.training.console import set_up_logging
+from sft_app.training.context_parallel import form_context_group
 from sft_app.training.metrics_file import MetricsFile
 from sft_app.training.muon import muon_for
 from sft_app.training.plans import plan_as_dict, plan_data, plan_model
@@ -29,7 +30,6 @@ from sft_app.training.profiling import ProfileSteps
 from sft_app.training.progress import Progress
 from sft_app.training.run_record import RunRecord
 from sft_app.training.sharding import gather_weights
-from sft_app.training.throughput import utilisation
 from sft_app.training.time_estimate import estimate_time
 from sft_app.training.trainer import SFTTrainer
 
@@ -42,6 +42,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run_dir / TENSORBOARD)
     args = training_arguments(config, run_dir)
     device = args.device  # sets up torch.distributed
+    context = form_context_group(config.trainer.context_parallel_size, device)
     set_seed(config.seed)
     record = RunRecord(run_dir, is_main=args.process_index == 0)
     record.result.world_size = args.world_size
@@ -63,7 +64,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
         model = load_model(config.model, plans.pretrained, plans.rope, device=device)
         fit_model_to_tokenizer(model, plans.tokenizer, plans.tokenizer_plan)
         prepared = prepare_model(
-            model, config, plans.attention, plans.tokenizer_plan.added_token_ids
+            model, config, plans.attention, plans.tokenizer_plan.added_token_ids, context
         )
     record.result.num_parameters = model.num_parameters()
     record.result.num_trainable_parameters = model.num_parameters(only_trainable=True)
@@ -132,16 +133,12 @@ def train(trainer: SFTTrainer, config: AppConfig, run_dir: Path, record: RunReco
     result.resumed_from = str(resume_point) if resume_point else None
     result.steps = trainer.state.global_step
     result.epochs = round(trainer.state.epoch or 0.0, 4)
-    result.tokens = trainer.tokens
-    if trainer.training_seconds:
-        real = trainer.tokens.total - trainer.tokens.padding
-        result.tokens_per_second = round(real / trainer.training_seconds, 2)
-        share = utilisation(
-            trainer.flops / trainer.args.world_size,
-            trainer.training_seconds,
-            datasheet_rate=trainer.datasheet_rate,
-            measured_rate=trainer.measured_rate,
-        )
+    count = trainer.count
+    result.tokens = count.tokens
+    if count.seconds:
+        real = count.tokens.total - count.tokens.padding
+        result.tokens_per_second = round(real / count.seconds, 2)
+        share = count.overall(trainer.args.world_size)
         result.model_flops_utilisation = share.of_datasheet
         result.measured_matmul_utilisation = share.of_measured
     if losses:
@@ -152,34 +149,37 @@ def train(trainer: SFTTrainer, config: AppConfig, run_dir: Path, record: RunReco
 
 def announce(trainer: SFTTrainer, data: PreparedData) -> None:
     """Say how many steps there are, of what, and about how long they take."""
-    args = trainer.args
+    args, groups = trainer.args, trainer.share.count
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    steps = num_steps(args, data)
+    steps = num_steps(args, data, groups)
     estimate = estimate_time(
         trainer.prepared.shape,
-        matmul_rate=trainer.measured_rate,
+        matmul_rate=trainer.count.measured_rate,
         row_lengths=data.train.lengths,
         supervised_share=data.statistics.train.supervised_tokens
         / data.statistics.train.used_tokens,
-        num_rows=steps * rows,
+        num_rows=steps * rows * groups / args.world_size,
     )
-    trainer.measured_rate = estimate.matmul_rate
+    trainer.count.measured_rate = estimate.matmul_rate
     log.info(
-        "training        %d steps of %d rows (%d per device x %d accumulated x %d processes), %s",
+        "training        %d steps of %d rows (%d per device x %d accumulated x %s), %s",
         steps,
-        rows * args.world_size,
+        rows * groups,
         args.per_device_train_batch_size,
         args.gradient_accumulation_steps,
-        args.world_size,
+        trainer.share,
         estimate,
     )
 
 
-def num_steps(args: TrainingArguments, data: PreparedData) -> int:
-    """Optimizer steps of the whole run, as the Trainer counts them."""
+def num_steps(args: TrainingArguments, data: PreparedData, groups: int) -> int:
+    """Optimizer steps of the whole run, as the Trainer counts them.
+
+    `groups`: processes, or groups of processes, that read rows of their own.
+    """
     if args.max_steps > 0:
         return args.max_steps
-    batches = math.ceil(len(data.train) / (args.per_device_train_batch_size * args.world_size))
+    batches = math.ceil(len(data.train) / (args.per_device_train_batch_size * groups))
     per_epoch = max(1, math.ceil(batches / args.gradient_accumulation_steps))
     return math.ceil(per_epoch * args.num_train_epochs)
 

@@ -29,7 +29,7 @@ def estimate_time(
     matmul_rate: float,
     row_lengths: Sequence[int],
     supervised_share: float,
-    num_rows: int,
+    num_rows: float,
 ) -> TimeEstimate:
     """For `num_rows` rows through one process, of which `row_lengths` (tokens) are typical."""
     supervised = int(sum(row_lengths) * supervised_share)

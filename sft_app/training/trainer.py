@@ -2,16 +2,14 @@
 
 import math
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import (
     Trainer,
     TrainerCallback,
@@ -24,34 +22,19 @@ from transformers.trainer import SCHEDULER_NAME, TRAINING_ARGS_NAME
 from sft_app.config.errors import ConfigError
 from sft_app.data.batching import LengthGroupedSampler
 from sft_app.data.dataset import ExampleDataset
-from sft_app.records.result import TokenCounts
 from sft_app.training.checkpoints import STAGING, publish, rotate
-from sft_app.training.documents import lengths_of_batch
-from sft_app.training.flops import flops_of_batch
-from sft_app.training.memory import peak_memory_bytes
+from sft_app.training.context_parallel import attention_over_whole_rows, split_rows
+from sft_app.training.counting import REAL_TOKENS, Batch, Collate, CountingCollate, WorkCount
+from sft_app.training.data_share import data_share
 from sft_app.training.prepare_model import PreparedModel
 from sft_app.training.sharding import load_shards, save_shards
-from sft_app.training.throughput import datasheet_rate, measure_matmul_rate, utilisation
 
-Batch = dict[str, Tensor]
-Collate = Callable[[list[Batch]], Batch]
-
-REAL_TOKENS = "num_real_tokens"
+DOCUMENTS = "documents"
+"""Beside the tensors of a part of the rows: the documents of the whole ones."""
 
 
 class TrainingDiverged(ValueError):
     """The loss is no number any more: every weight would be NaN after the next step."""
-
-
-@dataclass(frozen=True)
-class CountingCollate:
-    """Adds to each batch how many of its positions are data, which ids alone do not tell."""
-
-    collate: Collate
-
-    def __call__(self, examples: list[Batch]) -> Batch:
-        real = sum(len(example["input_ids"]) for example in examples)
-        return {**self.collate(examples), REAL_TOKENS: torch.tensor(real)}
 
 
 class LogWithCheckpoint(TrainerCallback):
@@ -68,8 +51,7 @@ class LogWithCheckpoint(TrainerCallback):
 class SFTTrainer(Trainer):
     """Trains on batches of `input_ids`, `labels` [B, T] (and `position_ids` or `attention_mask`).
 
-    `tokens` and `flops` count what all ranks did, and `training_seconds` the wall time of the
-    training loop, before a resume as well.
+    `count` has what all ranks did, before a resume as well.
     """
 
     optimizer: Any
@@ -85,24 +67,29 @@ class SFTTrainer(Trainer):
     ) -> None:
         collate = CountingCollate(data_collator)
         super().__init__(model=prepared.model, args=args, data_collator=collate, **kwargs)
-        self.add_callback(LogWithCheckpoint())
         self.prepared = prepared
-        self.flops = 0.0
-        self.datasheet_rate = None
-        if args.device.type == "cuda":
-            self.datasheet_rate = datasheet_rate(torch.cuda.get_device_name(args.device))
-        self.measured_rate = measure_matmul_rate(args.device, matmul_dtype(prepared.model, args))
+        self.context = prepared.context
+        self.share = data_share(
+            args.world_size, args.process_index, self.context.size if self.context else 1
+        )
+        self.add_callback(LogWithCheckpoint())
+        self.count = WorkCount(prepared.shape, args.device, matmul_dtype(prepared.model, args))
         # Not before: the Trainer refuses to save checkpoints of sharded models, which we do below.
         self.is_distributed_loading_by_transformers = prepared.sharded
-        self.tokens = TokenCounts()
-        self.training_seconds = 0.0
-        self._unreduced = [0, 0, 0, 0]  # total, supervised, real, FLOPs: this rank's since the log
-        self._log_time: float | None = None
-        self._first_step = 0
-        self._seconds_before = 0.0
         self._saving_in: Path | None = None
 
-    # -- order ---------------------------------------------------------------------------------
+    # -- which batches -------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The ranks that share rows read the same ones."""
+        loader = super().get_train_dataloader()
+        if self.context is not None:
+            self.share.apply(loader)
+        return loader
+
+    def get_total_train_batch_size(self, args: TrainingArguments) -> int:
+        """Rows of an optimizer step, which the Trainer logs."""
+        return int(self._train_batch_size * args.gradient_accumulation_steps * self.share.count)
 
     def _get_train_sampler(
         self, train_dataset: Dataset[Batch] | None = None
@@ -110,7 +97,7 @@ class SFTTrainer(Trainer):
         """Unpacked examples come in batches of similar length, over all ranks; rows at random."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(dataset, ExampleDataset):
-            rows = self._train_batch_size * self.args.world_size
+            rows = self._train_batch_size * self.share.count
             return LengthGroupedSampler(dataset.lengths, rows, self.args.seed)
         return super()._get_train_sampler(train_dataset)
 
@@ -120,35 +107,34 @@ class SFTTrainer(Trainer):
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor | int | None]:
         """The micro-batches of one optimizer step, and their number of supervised tokens."""
-        if self._log_time is None:
-            self._continue_counting()
-            self._log_time = time.perf_counter()
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        for batch in batches:
-            if "loss_weights" in batch and not self.prepared.loss.chunked:
-                raise ConfigError(
-                    "the data weights its tokens, and the model's own loss cannot: leave the "
-                    f"weights out. {self.prepared.loss}"
-                )
-            supervised = int((batch["labels"][:, 1:] != -100).sum())
-            self._unreduced[0] += batch["input_ids"].numel()
-            self._unreduced[1] += supervised
-            self._unreduced[2] += int(batch.pop(REAL_TOKENS))
-            lengths = lengths_of_batch(batch)
-            self._unreduced[3] += flops_of_batch(self.prepared.shape, lengths, supervised)
-        return batches, num_items
+        self.count.start(self.state)
+        mine = map(self._take, epoch_iterator)
+        return super().get_batch_samples(mine, num_batches, device)
 
-    def _continue_counting(self) -> None:
-        """From the last logged step of the checkpoint, if there is one."""
-        self._first_step = self.state.global_step
-        for logged in reversed(self.state.log_history):
-            if "tokens" in logged:
-                self.tokens.total = logged["tokens"]
-                self.tokens.supervised = logged["supervised_tokens"]
-                self.tokens.padding = logged["padding_tokens"]
-                self.flops = logged["flops"]
-                self.training_seconds = self._seconds_before = logged["seconds"]
-                return
+    def _take(self, batch: Batch) -> dict[str, Any]:
+        """Count a micro-batch as it was read; what this rank has to do of it."""
+        if "loss_weights" in batch and not self.prepared.loss.chunked:
+            raise ConfigError(
+                "the data weights its tokens, and the model's own loss cannot: leave the "
+                f"weights out. {self.prepared.loss}"
+            )
+        if self.share.counts:
+            self.count.add(batch)
+        del batch[REAL_TOKENS]
+        if self.context is None:
+            return batch
+        part, documents = split_rows(batch, self.context)
+        return {**part, DOCUMENTS: documents}
+
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        documents = inputs.pop(DOCUMENTS, None)
+        if documents is None:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        assert self.context is not None
+        with attention_over_whole_rows(documents, self.context):
+            return super().compute_loss(model, inputs, *args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add tokens and speed to what is logged; raise TrainingDiverged on a loss of NaN."""
@@ -160,53 +146,8 @@ class SFTTrainer(Trainer):
                     "trainer.learning_rate, lengthen trainer.warmup_steps, or look for broken "
                     "records; no later checkpoint was written."
                 )
-            logs.update(self._throughput())
+            logs.update(self.count.since_last_log(self.accelerator, self.state))
         super().log(logs, start_time)
-
-    def _throughput(self) -> dict[str, float]:
-        now = time.perf_counter()
-        assert self._log_time is not None, "a step was taken before its loss is logged"
-        seconds = now - self._log_time
-        # float64: a few steps of a thousand GPUs are more operations than an int64 can count.
-        counts = torch.tensor(self._unreduced, dtype=torch.float64, device=self.args.device)
-        *tokens, flops = self.accelerator.reduce(counts).tolist()
-        total, supervised, real = map(int, tokens)
-        self.tokens.total += total
-        self.tokens.supervised += supervised
-        self.tokens.padding += total - real
-        self.flops += flops
-        self.training_seconds += seconds
-        self._unreduced = [0, 0, 0, 0]
-        self._log_time = now
-        share = utilisation(
-            flops / self.args.world_size,
-            seconds,
-            datasheet_rate=self.datasheet_rate,
-            measured_rate=self.measured_rate,
-        )
-        logs = {
-            "tokens": self.tokens.total,
-            "supervised_tokens": self.tokens.supervised,
-            "padding_tokens": self.tokens.padding,
-            "tokens_per_second": real / seconds,
-            "supervised_tokens_per_second": supervised / seconds,
-            "padding_tokens_per_second": (total - real) / seconds,
-            "flops": self.flops,
-            "seconds": self.training_seconds,
-            "seconds_left": self._seconds_left(),
-            "peak_memory_bytes": peak_memory_bytes()[self.args.device.type != "cpu"],
-        }
-        if share.of_datasheet is not None:
-            logs["mfu"] = share.of_datasheet
-        if share.of_measured is not None:
-            logs["mfu_of_measured_matmul"] = share.of_measured
-        return logs
-
-    def _seconds_left(self) -> float:
-        """At the mean speed since this process began to train."""
-        steps = self.state.global_step - self._first_step
-        seconds = self.training_seconds - self._seconds_before
-        return seconds / steps * (self.state.max_steps - self.state.global_step)
 
     def let_go(self) -> None:
         """Drop what only training needs: optimizer state, and DDP's wrapper around the model.

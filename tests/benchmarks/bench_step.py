@@ -129,7 +129,7 @@ def trainer_of(prepared: PreparedModel, example: Batch) -> SFTTrainer:
         prepared=prepared, args=args, data_collator=stack, train_dataset=[example] * STEPS
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.measured_rate = 1.0  # measured here already: not part of the step
+    trainer.count.measured_rate = 1.0  # measured here already: not part of the step
     return trainer
 
 

@@ -68,6 +68,25 @@ def test_a_missing_package_is_named(
         (["trainer.parallelism=fsdp", "trainer.fp16=true"], "trainer.bf16=true"),
         (["trainer.parallelism=fsdp", "trainer.optim=muon"], "trainer.parallelism=ddp"),
         (["trainer.report_to=[wandv]"], "Did you mean wandb"),
+        (["trainer.context_parallel_size=0"], "must be 1"),
+        (
+            ["trainer.context_parallel_size=2", "launch.nproc_per_node=1"],
+            r"there is 1: set launch\.nproc_per_node=2",
+        ),
+        (
+            ["trainer.context_parallel_size=4", "launch.nproc_per_node=6"],
+            r"there are 6: set launch\.nproc_per_node=4, or trainer\.context_parallel_size=3",
+        ),
+        (["trainer.context_parallel_size=2", "rope=dynamic"], "use rope=yarn"),
+        (["trainer.context_parallel_size=2", "model.attn_implementation=sdpa"], "leave it out"),
+        (
+            ["trainer.context_parallel_size=2", "+trainer.extra.label_smoothing_factor=0.1"],
+            "shifts the labels",
+        ),
+        (
+            ["trainer.context_parallel_size=2", "+trainer.extra.neftune_noise_alpha=5"],
+            "length of a part",
+        ),
     ],
 )
 def test_settings_that_exclude_each_other(
@@ -75,6 +94,13 @@ def test_settings_that_exclude_each_other(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         check_trainer_support(compose(*overrides))
+
+
+def test_parts_of_rows_go_with_a_multiple_of_their_number(compose: Compose) -> None:
+    nodes = ("launch.nproc_per_node=2", "launch.nnodes=3")
+    for size in (1, 2, 3, 6):
+        check_trainer_support(compose(f"trainer.context_parallel_size={size}", *nodes))
+    check_trainer_support(compose("trainer.context_parallel_size=4"))  # how many GPUs: seen later
 
 
 def test_older_transformers_checkpoint_every_layer(

@@ -180,6 +180,85 @@ def test_two_sharded_ranks_give_the_losses_and_the_model_of_one(
     assert_same_weights(sharded, trained)
 
 
+def test_two_parts_of_each_row_give_the_losses_and_the_model_of_one(
+    train: Callable[..., Trained], trained: Trained
+) -> None:
+    parts = train(
+        "launch.nproc_per_node=2",
+        "trainer.context_parallel_size=2",
+        "trainer.gradient_checkpointing=true",
+    )
+    assert parts.losses == pytest.approx(trained.losses, rel=1e-4)
+    assert parts.result.tokens == trained.result.tokens
+    assert parts.result.evaluation_before and trained.result.evaluation_before
+    assert parts.result.evaluation_before.heldout == trained.result.evaluation_before.heldout
+    assert_same_weights(parts, trained)
+    log = (parts.directory / "train.log").read_text()
+    assert "context         rows in 2 parts of 64 tokens" in log
+    assert "6 steps of 2 rows (1 per device x 2 accumulated x 1 group of 2 processes)" in log
+    plan, whole = (
+        json.loads((run.directory / "plan.json").read_text()) for run in (parts, trained)
+    )
+    assert (plan["context_parallel_size"], whole["context_parallel_size"]) == (2, 1)
+    assert plan["memory"]["activations"] < whole["memory"]["activations"]
+
+
+@pytest.mark.slow
+def test_unpacked_rows_in_parts_resume_where_they_were(train: Callable[..., Trained]) -> None:
+    settings = ("data.packing=none", "trainer.per_device_train_batch_size=3")
+    settings += ("trainer.num_train_epochs=2", "trainer.max_steps=-1", "trainer.save_steps=12")
+    whole = train(*settings)
+    parts = train(*settings, "launch.nproc_per_node=2", "trainer.context_parallel_size=2")
+    assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
+    assert parts.result.steps == whole.result.steps > 12
+    assert parts.result.tokens == whole.result.tokens
+    assert_same_weights(parts, whole)
+    resumed = train(
+        *settings,
+        "launch.nproc_per_node=2",
+        "trainer.context_parallel_size=2",
+        f"trainer.resume_from_checkpoint={parts.directory / 'checkpoints' / 'checkpoint-12'}",
+    )
+    assert resumed.losses == parts.losses[12:]
+    assert_same_weights(resumed, parts)
+
+
+@pytest.mark.slow
+def test_parts_of_rows_go_with_sharded_weights_and_an_adapter(
+    train: Callable[..., Trained],
+) -> None:
+    adapter = ("adapter=lora", "adapter.rank=4", "tokenizer.add_tokens=[spell]")
+    whole = train(*adapter)
+    parts = train(
+        *adapter,
+        "launch.nproc_per_node=2",
+        "trainer.context_parallel_size=2",
+        "trainer.parallelism=fsdp",
+        "trainer.gradient_checkpointing=true",
+    )
+    assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
+    assert_same_weights(parts, whole)
+
+
+def test_what_cannot_be_trained_on_parts_is_said_before_weights_are_loaded(
+    run_command: Run, tiny_model: Path, chat_file: Path, tmp_path: Path
+) -> None:
+    answer = run_command(
+        "sft-train",
+        f"model.name_or_path={tiny_model}",
+        f"data.train={chat_file}",
+        "context_length=128",
+        "launch.device=cpu",
+        "launch.nproc_per_node=3",
+        "trainer.context_parallel_size=3",
+        "hydra.run.dir=run",
+        cwd=tmp_path,
+    )
+    assert answer.returncode == 1
+    assert "it has 4 attention heads, which must be shared out evenly" in answer.stderr
+    assert "load" not in read_result(tmp_path / "run").seconds
+
+
 @pytest.mark.slow
 def test_a_sharded_run_resumes_where_it_was(train: Callable[..., Trained]) -> None:
     settings = ("launch.nproc_per_node=2", "trainer.parallelism=fsdp", "trainer.save_steps=3")

@@ -126,7 +126,7 @@ def test_what_is_logged_counts_tokens_and_flops(random_model, tmp_path):
     assert logged["peak_memory_bytes"] > 0
     shape = trainer.prepared.shape
     attention = 6 * 2 * 32 * 4 * (9**2 + 11**2 + 4**2)
-    assert trainer.flops == shape.body_factor * 96 + shape.head_factor * 20 + attention
+    assert trainer.count.flops == shape.body_factor * 96 + shape.head_factor * 20 + attention
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

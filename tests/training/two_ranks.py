@@ -38,7 +38,7 @@ def check_ddp(directory: Path) -> None:
     )
     trainer.train()
     assert abs(trainer.state.log_history[0]["loss"] - expected) < 1e-5
-    assert trainer.tokens.total == 8 * 24
+    assert trainer.count.tokens.total == 8 * 24
     for name, parameter in trainer.model.named_parameters():
         step = start[name] - 1e-2 * gradients[name]
         torch.testing.assert_close(parameter, step, atol=1e-5, rtol=1e-4)

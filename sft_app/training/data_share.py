@@ -1,0 +1,45 @@
+"""Which batches a process reads, where several processes work on the same ones."""
+
+from dataclasses import dataclass
+
+from accelerate.data_loader import BatchSamplerShard
+from torch.utils.data import DataLoader
+
+
+@dataclass(frozen=True)
+class DataShare:
+    count: int
+    """Groups of processes; each group reads batches of its own."""
+    index: int
+    """This process's group."""
+    counts: bool
+    """Whether this process counts what its group reads."""
+    group_size: int
+
+    def __str__(self) -> str:
+        if self.group_size == 1:
+            return f"{self.count} processes"
+        groups = "1 group" if self.count == 1 else f"{self.count} groups"
+        return f"{groups} of {self.group_size} processes"
+
+    def apply(self, loader: DataLoader) -> None:
+        """Have a loader that accelerate prepared yield the batches of this group.
+
+        accelerate deals batches out to all processes in turn; transformers, too, corrects it so.
+        """
+        sampler = loader.batch_sampler
+        assert isinstance(sampler, BatchSamplerShard), "accelerate shards where there are processes"
+        sampler.num_processes = self.count
+        sampler.process_index = self.index
+        # A single group has nobody to keep step with: its last batch may be a short one.
+        sampler.even_batches = self.count > 1
+
+
+def data_share(world_size: int, rank: int, group_size: int) -> DataShare:
+    """Of process `rank`, where `group_size` consecutive ones read the same batches."""
+    return DataShare(
+        count=world_size // group_size,
+        index=rank // group_size,
+        counts=rank % group_size == 0,
+        group_size=group_size,
+    )

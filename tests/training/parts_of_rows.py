@@ -1,0 +1,230 @@
+"""Run by test_context_parallel.py: in one process, then on gloo ranks.
+
+Each rank prints one line per thing that holds. What the ranks compute on parts of rows is compared
+with one process and whole rows, through transformers' own attention and loss.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from conftest import build_random_model
+from test_training_step import Batch, collate, losses_of, packed_rows, prepared, trainer_of
+from transformers import PreTrainedModel
+
+from sft_app.config.adapter import AdapterConfig, AdapterMethod
+from sft_app.config.errors import ConfigError
+from sft_app.training.context_parallel import (
+    ContextGroup,
+    attention_over_whole_rows,
+    form_context_group,
+    split_rows,
+)
+from sft_app.training.context_proof import prove_parts, require_equal_parts
+from sft_app.training.prepare_model import PreparedModel
+from sft_app.training.sharding import shard
+from sft_app.training.trainer import SFTTrainer
+
+CPU = torch.device("cpu")
+
+
+def packed_batch() -> Batch:
+    return collate(packed_rows(3))
+
+
+def padded_batch() -> Batch:
+    """Rows of 23, 15 and 2 tokens: padded at the end, and no multiple of the ranks."""
+    batch = {name: tensor[:, :23] for name, tensor in packed_batch().items()}
+    lengths = torch.tensor([23, 15, 2])[:, None]
+    places = torch.arange(23).expand(3, -1)
+    batch["position_ids"] = torch.where(places < lengths, places, places - lengths)
+    batch["attention_mask"] = (places < lengths).long()
+    batch["labels"] = torch.where(places < lengths, batch["labels"], -100)
+    return batch
+
+
+def plain_rows() -> Batch:
+    """Neither packed nor padded, and without positions."""
+    batch = packed_batch()
+    del batch["position_ids"]
+    return batch
+
+
+CASES: dict[str, tuple[str, dict[str, Any], Callable[[], Batch]]] = {
+    "packed": ("llama", {}, packed_batch),
+    "packed, the model's own loss": ("llama", {}, packed_batch),
+    "padded": ("llama", {}, padded_batch),
+    "plain": ("llama", {}, plain_rows),
+    "one key and value head": ("llama", {"num_key_value_heads": 1}, packed_batch),
+    "one key and value head, plain": ("llama", {"num_key_value_heads": 1}, plain_rows),
+    "sliding window": ("mistral", {}, packed_batch),
+    "sliding window, padded": ("mistral", {}, padded_batch),
+    "some layers with a window": ("gemma3_text", {}, packed_batch),
+    "soft-capped scores": ("gemma2", {"attn_logit_softcapping": 2.0}, packed_batch),
+    "soft-capped scores, plain": (
+        "gemma2",
+        {"attn_logit_softcapping": 2.0, "sliding_window": 64},
+        plain_rows,
+    ),
+    "latent attention": ("deepseek_v3", {}, packed_batch),
+    "position table": ("gpt2", {}, plain_rows),
+    "mixture": ("mixtral", {}, packed_batch),
+}
+ADAPTERS = {
+    "all weights": AdapterConfig(),
+    "lora": AdapterConfig(method=AdapterMethod.lora, rank=4),
+}
+HEADS_OF_A_THIRD = {"hidden_size": 48, "num_attention_heads": 12, "num_key_value_heads": 6}
+
+
+def step(model: PreTrainedModel, batch: Batch, num_items: int) -> tuple[float, Batch]:
+    """Loss and gradients of whole rows."""
+    loss = model(**batch, num_items_in_batch=num_items).loss
+    loss.backward()
+    return loss.item(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+def step_in_parts(
+    model: PreTrainedModel, batch: Batch, num_items: int, among: ContextGroup
+) -> tuple[float, Batch]:
+    """The same, summed over the ranks, each of which had a part."""
+    part, documents = split_rows(batch, among)
+    with attention_over_whole_rows(documents, among):
+        loss = model(**part, num_items_in_batch=num_items).loss
+    loss.backward()
+    total = loss.detach().clone()
+    dist.all_reduce(total)
+    gradients = {}
+    for name, parameter in model.named_parameters():
+        summed = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        dist.all_reduce(summed)
+        gradients[name] = summed
+    return total.item(), gradients
+
+
+def check_gradients(among: ContextGroup) -> None:
+    cases = dict(CASES)
+    if among.size == 4:  # 12 query heads and 6 of keys: neither divides the other's share
+        cases = {"six key and value heads": ("llama", HEADS_OF_A_THIRD, packed_batch)}
+    for case, (family, overrides, make_batch) in cases.items():
+        batch = make_batch()
+        num_items = int((batch["labels"][:, 1:] != -100).sum())
+        eager = build_random_model(family, attention="eager", **overrides)
+        expected, gradients = step(eager, batch, num_items)
+        ours = prepared(build_random_model(family, **overrides)).model
+        if case.endswith("own loss"):
+            del ours.forward
+        loss, found = step_in_parts(ours, batch, num_items, among)
+        assert loss == pytest.approx(expected, rel=1e-5), case
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4, msg=case)
+        say(f"gradients, {case}")
+
+
+def check_weighted_tokens(among: ContextGroup) -> None:
+    batch = packed_batch() | {"loss_weights": torch.rand(3, 24, generator=seeded())}
+    ours = prepared(build_random_model("llama")).model
+    expected, gradients = step(ours, batch, 30)
+    twin = prepared(build_random_model("llama")).model
+    loss, found = step_in_parts(twin, batch, 30, among)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(found["lm_head.weight"], gradients["lm_head.weight"])
+    say("weighted tokens")
+
+
+def check_proof(among: ContextGroup) -> None:
+    for family in ("llama", "mistral", "gemma2", "gpt2", "mixtral"):
+        proof = prove_parts(prepared(build_random_model(family)).model, among)
+        assert proof.equal and proof.control > 1e-2, proof.sentence()
+    in_16_bits = prepared(build_random_model("llama").bfloat16()).model
+    assert require_equal_parts(in_16_bits, among).equal
+    mamba = build_random_model("mamba2")
+    mixed = build_random_model("mixtral", output_router_logits=True)
+    other_attention = build_random_model("llama", attention="sdpa")
+    for model in (mamba, mixed, other_attention):
+        with pytest.raises(ConfigError, match=r"cannot be trained on parts of rows .*moves? the"):
+            require_equal_parts(model, among)
+    say("the proof")
+
+
+def train_eight_rows(
+    model: PreparedModel, directory: Path, accumulation: int, **args: Any
+) -> SFTTrainer:
+    """Three steps of eight rows, in micro-batches of two."""
+    trainer = trainer_of(
+        model,
+        directory,
+        packed_rows(8),
+        max_steps=3,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=accumulation,
+        optim="sgd",
+        lr_scheduler_type="constant",
+        **args,
+    )
+    trainer.train()
+    return trainer
+
+
+def save_reference(directory: Path) -> None:
+    """In one process, and on whole rows."""
+    for name, adapter in ADAPTERS.items():
+        trainer = train_eight_rows(prepared(build_random_model("llama"), adapter), directory, 4)
+        weights = {name: p.detach() for name, p in trainer.model.named_parameters()}
+        counts = (trainer.count.tokens.total, trainer.count.tokens.supervised, trainer.count.flops)
+        torch.save((losses_of(trainer), counts, weights), directory / f"{name}.pt")
+
+
+def check_trainer(
+    among: ContextGroup, directory: Path, name: str, *, sharded: bool = False, **args: Any
+) -> None:
+    losses, counts, weights = torch.load(directory / f"{name}.pt")
+    model = build_random_model("llama")
+    ours = replace(prepared(model, ADAPTERS[name]), context=among)
+    if sharded:
+        ours = replace(ours, sharded=shard(ours.model, model, CPU))
+    groups = dist.get_world_size() // among.size
+    trainer = train_eight_rows(ours, directory / "parts", 4 // groups, **args)
+    assert losses_of(trainer) == pytest.approx(losses, rel=1e-5)
+    assert (
+        trainer.count.tokens.total,
+        trainer.count.tokens.supervised,
+        trainer.count.flops,
+    ) == counts
+    for key, parameter in trainer.model.named_parameters():
+        whole = parameter.full_tensor() if sharded else parameter
+        torch.testing.assert_close(whole, weights[key], atol=1e-5, rtol=1e-4)
+    trainer.let_go()
+    say(f"SFTTrainer, {name}, {sharded=}, {args}")
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(1)
+
+
+def say(what: str) -> None:
+    print(f"rank {dist.get_rank()}: {what}\n", end="", flush=True)  # in one piece
+
+
+if __name__ == "__main__":
+    what, directory, size = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    if what == "reference":
+        save_reference(directory)
+        sys.exit()
+    dist.init_process_group("gloo")
+    among = form_context_group(size, CPU)
+    assert among is not None
+    if what == "gradients":
+        check_gradients(among)
+        check_weighted_tokens(among)
+        check_proof(among)
+    else:
+        check_trainer(among, directory, "all weights")
+        check_trainer(among, directory, "lora", gradient_checkpointing=True)
+        check_trainer(among, directory, "all weights", sharded=True, gradient_checkpointing=True)
+    dist.destroy_process_group()

@@ -1,0 +1,90 @@
+"""Ranks that each have a part of every row compute what one process computes on whole rows."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sft_app.config.errors import ConfigError
+from sft_app.training.context_parallel import form_context_group
+
+
+def run(*arguments: str) -> str:
+    answer = subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr[-5000:]
+    return answer.stdout
+
+
+def run_ranks(what: str, directory: Path, world_size: int, size: int) -> list[set[str]]:
+    """What each rank says that it found to hold."""
+    program = str(Path(__file__).with_name("parts_of_rows.py"))
+    if what == "trainer":
+        run(program, "reference", str(directory), "1")
+    start_ranks = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
+    lines = run(*start_ranks, program, what, str(directory), str(size)).splitlines()
+    said = []
+    for rank in range(world_size):
+        start = f"rank {rank}: "
+        said.append({line.removeprefix(start) for line in lines if line.startswith(start)})
+    return said
+
+
+GRADIENTS = {
+    f"gradients, {case}"
+    for case in (
+        "packed",
+        "packed, the model's own loss",
+        "padded",
+        "plain",
+        "one key and value head",
+        "one key and value head, plain",
+        "sliding window",
+        "sliding window, padded",
+        "some layers with a window",
+        "soft-capped scores",
+        "soft-capped scores, plain",
+        "latent attention",
+        "position table",
+        "mixture",
+    )
+}
+TRAINED = {
+    "SFTTrainer, all weights, sharded=False, {}",
+    "SFTTrainer, lora, sharded=False, {'gradient_checkpointing': True}",
+    "SFTTrainer, all weights, sharded=True, {'gradient_checkpointing': True}",
+}
+
+
+def test_two_parts_of_a_row_give_the_gradients_of_the_whole(tmp_path: Path) -> None:
+    expected = GRADIENTS | {"weighted tokens", "the proof"}
+    assert run_ranks("gradients", tmp_path, world_size=2, size=2) == [expected, expected]
+
+
+@pytest.mark.slow
+def test_heads_of_keys_are_repeated_just_enough_for_four_parts(tmp_path: Path) -> None:
+    expected = {"gradients, six key and value heads", "weighted tokens", "the proof"}
+    assert run_ranks("gradients", tmp_path, world_size=4, size=4) == [expected] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world_size", "size"), [(2, 2), (4, 2)])
+def test_steps_on_parts_of_rows_are_those_of_one_process(
+    tmp_path: Path, world_size: int, size: int
+) -> None:
+    assert run_ranks("trainer", tmp_path, world_size, size) == [TRAINED] * world_size
+
+
+def test_a_row_of_several_parts_needs_several_processes() -> None:
+    assert form_context_group(1, torch.device("cpu")) is None
+    with pytest.raises(ConfigError, match=r"there is 1: set launch\.nproc_per_node=2"):
+        form_context_group(2, torch.device("cpu"))
