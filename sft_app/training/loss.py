@@ -100,6 +100,8 @@ def _chunked_forward(
     ) -> Any:
         if labels is None:
             return own_forward(self, *args, **kwargs)
+        # PEFT names every argument that its wrapper knows, most of them with None.
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}
         head = self.get_output_embeddings()
         linear = _linear_inside(head)
         plain_head = type(linear) is nn.Linear and not isinstance(linear.weight, DTensor)
