@@ -49,7 +49,8 @@ class TrainerConfig:
     dataloader_num_workers: int = 0
     parallelism: Parallelism = Parallelism.ddp
     """What several processes share: ddp, the data alone; fsdp, also the parameters, gradients and
-    optimizer state, of which each holds a shard (the loaded model must fit one device whole)."""
+    optimizer state, of which each holds a shard (the host of rank 0 must hold the whole model, no
+    device has to)."""
     torch_compile: bool = False
     report_to: list[str] = field(default_factory=lambda: ["tensorboard"])
     resume_from_checkpoint: str | None = None
