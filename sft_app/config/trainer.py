@@ -49,7 +49,8 @@ class TrainerConfig:
     dataloader_num_workers: int = 0
     parallelism: Parallelism = Parallelism.ddp
     """What several processes share: ddp, the data alone; fsdp, also the parameters, gradients and
-    optimizer state, of which each holds a shard (the loaded model must fit one device whole)."""
+    optimizer state, of which each holds a shard (the host of rank 0 must hold the whole model, no
+    device has to)."""
     context_parallel_size: int = 1
     """Processes that share each row of the data, for contexts that are too long for one: each keeps
     its part of a row's activations. 1: whole rows. It divides the number of processes and the

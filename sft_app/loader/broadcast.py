@@ -34,7 +34,7 @@ def receive_weights(model: nn.Module, device: torch.device) -> None:
     expected = _unique_state(model)
     if [name for name, _, _ in layout] != list(expected):
         raise RuntimeError("the ranks built different models: their parameters have other names")
-    places = _places(model)
+    places = places_of(model)
     for name, shape, dtype in layout:
         tensor = torch.empty(shape, dtype=dtype, device=device)
         dist.broadcast(tensor, src=0)
@@ -45,7 +45,7 @@ def receive_weights(model: nn.Module, device: torch.device) -> None:
     model.to(device)
 
 
-def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+def places_of(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
     """Every (module, attribute) that holds a tensor, by the tensor's identity."""
     places: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():

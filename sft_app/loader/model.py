@@ -29,11 +29,14 @@ def load_model(
     plan: RopePlan,
     *,
     device: torch.device | str = "cpu",
+    on_host_of_rank_0: bool = False,
 ) -> PreTrainedModel:
     """Build the model with the plan's positions, load its weights, and check what was built.
 
     `config` is copied, not changed. The key-value cache is off: in training it costs memory and
-    breaks packing. In a process group rank 0 reads the weights and the others receive them.
+    breaks packing. In a process group rank 0 reads the weights and the others receive them; with
+    `on_host_of_rank_0` they do not: rank 0 keeps the weights in the host's memory, the others have
+    parameters without memory, and whoever shards or quantises the model hands them out.
 
     Raises ConfigError when the weights cannot be had as asked (pickled only, not there).
     """
@@ -50,18 +53,21 @@ def load_model(
     if attention.value is not None:
         arguments["attn_implementation"] = attention.value
 
-    if not _shares_loading():
-        built = _read(model, config, plan, arguments).to(device)
-    elif dist.get_rank() == 0:
-        built = _read(model, config, plan, arguments).to(device)
-        send_weights(built)
+    alone = not _shares_loading()
+    if alone or dist.get_rank() == 0:
+        built = _read(model, config, plan, arguments)
+        if not on_host_of_rank_0:
+            built = built.to(device)
+            if not alone:
+                send_weights(built)
     else:
         apply_rope_plan(config, plan)
         # Parameters without memory; buffers are real, so that inverse frequencies are computed.
         with init_empty_weights(include_buffers=False):
             built = AutoModelForCausalLM.from_config(config, **arguments)
         built.tie_weights()  # on the meta device every assignment made a parameter of its own
-        receive_weights(built, device)
+        if not on_host_of_rank_0:
+            receive_weights(built, device)
         built.eval()
 
     if built.generation_config is not None:

@@ -5,6 +5,7 @@ import logging
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
 
 from sft_app.config.errors import ConfigError
@@ -81,16 +82,19 @@ def _choose_automatically(model_config: PretrainedConfig, on_cuda: bool) -> Atte
     return AttentionChoice(packed_attention.NAME, how)
 
 
-def settle_attention(model: PreTrainedModel, choice: AttentionChoice) -> AttentionChoice:
+def settle_attention(
+    model: PreTrainedModel, choice: AttentionChoice, called: nn.Module | None = None
+) -> AttentionChoice:
     """Prove on the loaded model that packed documents stay apart; fall back until they do.
 
-    Call it when the model is as training will call it (use_cache off). Returns what is in use;
-    raises ConfigError when no implementation isolates, or the one that was asked for does not.
+    Call it when the model is as training will call it (use_cache off); `called` is what training
+    calls, where that wraps the model. Returns what is in use; raises ConfigError when no
+    implementation isolates, or the one that was asked for does not.
     """
     fallbacks = () if choice.asked_for else (packed_attention.NAME, "sdpa", "eager")
     findings: list[str] = []
     for name in dict.fromkeys((choice.name, *fallbacks)):
-        finding = _try_implementation(model, name)
+        finding = _try_implementation(model, name, called or model)
         if finding is None:
             reason = "; ".join([choice.reason, *findings])
             return choice if not findings else AttentionChoice(name, reason)
@@ -109,11 +113,11 @@ def use_attention(model: PreTrainedModel, name: str) -> None:
         model.set_attn_implementation(name)
 
 
-def _try_implementation(model: PreTrainedModel, name: str) -> str | None:
+def _try_implementation(model: PreTrainedModel, name: str, called: nn.Module) -> str | None:
     """None when documents are isolated under `name`, else what is wrong with it."""
     try:
         use_attention(model, name)
-        proof = prove_isolation(model)
+        proof = prove_isolation(model, called)
     except (ValueError, TypeError, AttributeError, NotImplementedError, ImportError) as error:
         return str(error).splitlines()[0]
     return None if proof.isolated else proof.sentence()

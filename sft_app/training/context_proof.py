@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from sft_app.config.errors import ConfigError
@@ -85,10 +85,15 @@ def _rope_types(parameters: dict[str, object]) -> list[object]:
     return [p.get("rope_type") for p in by_layer_type or [parameters]]
 
 
-def require_equal_parts(model: PreTrainedModel, among: ContextGroup) -> ContextProof:
-    """Every rank of the group calls it, on the same model; ConfigError where parts differ."""
+def require_equal_parts(
+    model: PreTrainedModel, among: ContextGroup, called: nn.Module | None = None
+) -> ContextProof:
+    """Every rank of the group calls it, on the same model; ConfigError where parts differ.
+
+    `called` is what training calls, where that wraps the model.
+    """
     try:
-        proof = prove_parts(model, among)
+        proof = prove_parts(model, among, called or model)
         finding = None if proof.equal else proof.sentence()
     except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
         finding = str(error).splitlines()[0]
@@ -106,8 +111,8 @@ def _refusal(family: str, size: int, reason: str) -> ConfigError:
 
 
 @torch.no_grad()
-def prove_parts(model: PreTrainedModel, among: ContextGroup) -> ContextProof:
-    """One short row of three documents, called as training calls it."""
+def prove_parts(model: PreTrainedModel, among: ContextGroup, called: nn.Module) -> ContextProof:
+    """One short row of three documents through `called`, as training calls it."""
     batch = _packed_row(model, TOKENS_OF_A_PART * among.size - 1)
     inputs = {name: batch[name] for name in ("input_ids", "position_ids")}
     part, documents = split_rows(batch, among)
@@ -119,12 +124,12 @@ def prove_parts(model: PreTrainedModel, among: ContextGroup) -> ContextProof:
     was_training = model.training
     model.eval()  # dropout would drown the answer
     try:
-        whole = model(**inputs).logits[:, mine].float()
-        alone = model(**part_inputs).logits[:, : whole.shape[1]].float()
-        whole_loss = model(**inputs, labels=batch["labels"], num_items_in_batch=num_items).loss
+        whole = called(**inputs).logits[:, mine].float()
+        alone = called(**part_inputs).logits[:, : whole.shape[1]].float()
+        whole_loss = called(**inputs, labels=batch["labels"], num_items_in_batch=num_items).loss
         with attention_over_whole_rows(documents, among):
-            split = model(**part_inputs).logits[:, : whole.shape[1]].float()
-            split_loss = model(**part, num_items_in_batch=num_items).loss
+            split = called(**part_inputs).logits[:, : whole.shape[1]].float()
+            split_loss = called(**part, num_items_in_batch=num_items).loss
     finally:
         model.train(was_training)
     sums = torch.stack(

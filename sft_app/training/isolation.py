@@ -7,6 +7,7 @@ them in silence, and then every document is trained on what its neighbours say. 
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 DOCUMENT = 6
@@ -33,8 +34,8 @@ class IsolationProof:
 
 
 @torch.no_grad()
-def prove_isolation(model: PreTrainedModel) -> IsolationProof:
-    """One forward over three short rows, called as training calls it.
+def prove_isolation(model: PreTrainedModel, called: nn.Module | None = None) -> IsolationProof:
+    """One forward over three short rows through `called`, which may wrap the model.
 
     Row 0 is the reference; in row 1 the first document has other tokens; in row 2 only its first
     token is another, which shows how much a token can do where it may.
@@ -51,7 +52,8 @@ def prove_isolation(model: PreTrainedModel) -> IsolationProof:
     was_training = model.training
     model.eval()  # dropout would drown the answer
     try:
-        logits = model(input_ids=rows.to(device), position_ids=positions.to(device)).logits
+        batch = {"input_ids": rows.to(device), "position_ids": positions.to(device)}
+        logits = (called or model)(**batch).logits
     finally:
         model.train(was_training)
     reference, other_document, other_token = logits.float()

@@ -39,24 +39,25 @@ class LossChoice:
         return f"loss            {name} ({self.reason})"
 
 
-def install_chunked_loss(model: PreTrainedModel) -> LossChoice:
+def install_chunked_loss(model: PreTrainedModel, called: nn.Module | None = None) -> LossChoice:
     """Make `model(labels=...)` return `loss` and no logits, if that is provably the same loss.
 
     Without labels (generation, scoring) forward stays as it was. The proof is a tiny batch through
     both; where they differ, or the model is built otherwise, it keeps its own loss, and the choice
-    says why. Call it on the loaded model, before it is wrapped.
+    says why. `called` is what training calls, where that wraps the model.
     """
     obstacle = chunked_loss_obstacle(model)
     if obstacle is None:
         transform = logit_transform(model)
         model.forward = MethodType(_chunked_forward(type(model).forward, transform), model)
         try:
-            difference = _relative_difference(model)
+            difference = _relative_difference(model, called or model)
         except (TypeError, ValueError, AttributeError, RuntimeError) as error:
             difference, obstacle = math.inf, f"the chunked head fails: {error}"
         tolerance = 1e-5 if model.dtype == torch.float32 else 2e-2
         if difference <= tolerance:
-            equal = f"equal to {type(model).__name__}'s own within {difference:.0e}"
+            name = type(model).__name__.removeprefix("FSDP")  # fully_shard makes a class of its own
+            equal = f"equal to {name}'s own within {difference:.0e}"
             return LossChoice(True, equal)
         del model.forward
         obstacle = obstacle or f"the chunked head's loss differs by {difference:.0e}"
@@ -76,6 +77,7 @@ def logit_transform(model: PreTrainedModel) -> LogitTransform:
 def chunked_loss_obstacle(model: PreTrainedModel) -> str | None:
     """What in the model's build speaks against the chunked head; it may be without memory."""
     head = model.get_output_embeddings()
+    head = None if head is None else _linear_inside(head)
     if type(head) is not nn.Linear:
         return f"its head is no plain linear layer but {type(head).__name__}"
     if model.base_model is model:
@@ -102,6 +104,8 @@ def _chunked_forward(
     ) -> Any:
         if labels is None:
             return own_forward(self, *args, **kwargs)
+        # PEFT names every argument that its wrapper knows, most of them with None.
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}
         head = self.get_output_embeddings()
         linear = _linear_inside(head)
         plain_head = type(linear) is nn.Linear and not isinstance(linear.weight, DTensor)
@@ -170,7 +174,7 @@ def supervised_loss(
 
 
 @torch.no_grad()
-def _relative_difference(model: PreTrainedModel) -> float:
+def _relative_difference(model: PreTrainedModel, called: nn.Module) -> float:
     """Between the chunked and the model's own loss of a tiny batch with some labels ignored."""
     vocab_size = model.config.get_text_config(decoder=True).vocab_size
     generator = torch.Generator().manual_seed(0)
@@ -181,8 +185,8 @@ def _relative_difference(model: PreTrainedModel) -> float:
     was_training = model.training
     model.eval()
     try:
-        ours = model(**batch).loss.item()
-        own = type(model).forward(model, **batch).loss.item()
+        ours = called(**batch).loss.item()
+        own = called(**batch, return_dict=True).loss.item()  # which needs the own forward
     finally:
         model.train(was_training)
     return abs(ours - own) / abs(own)

@@ -5,12 +5,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from sft_app.config.adapter import AdapterConfig
 from sft_app.config.trainer import TrainerConfig
 from sft_app.training.adapter import put_adapter
 from sft_app.training.loss import chunked_loss_obstacle
+from sft_app.training.sharding import decoder_layers
 
 STATE_BYTES_PER_PARAMETER = {
     "sgd": 0.0,
@@ -43,10 +45,14 @@ class MemoryEstimate:
     activations: int
     logits: int
     """Of one chunk, where the loss head works in chunks."""
+    gathered: int = 0
+    """Weights and gradients that FSDP has whole at a time: two layers, and what is around them."""
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+        """All of them: what the fields are on top of each other."""
+        parts = (self.weights, self.gradients, self.optimizer, self.activations, self.logits)
+        return sum(parts) + self.gathered
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "total": self.total}
@@ -59,6 +65,7 @@ class MemoryEstimate:
             f"memory          about {gib(self.total)} per process: weights {gib(self.weights)}, "
             f"gradients {gib(self.gradients)}, optimizer {gib(self.optimizer)}, "
             f"activations {gib(self.activations)}, logits {gib(self.logits)}"
+            + (f", gathered from shards {gib(self.gathered)}" if self.gathered else "")
         )
 
 
@@ -81,7 +88,8 @@ def estimate_memory(
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     in_chunks = chunked_loss_obstacle(model) is None
-    parameters = list(put_adapter(model, adapter).parameters())
+    whole = put_adapter(model, adapter)
+    parameters = list(whole.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     state = sum(_state_bytes(parameter, trainer.optim) for parameter in trained)
     text = config.get_text_config(decoder=True)
@@ -98,7 +106,21 @@ def estimate_memory(
         activations=_activations(trainer, tokens, text, dtype.itemsize),
         # a chunk's logits and their exponentials, or everything where that is less
         logits=min(logits, 2 * chunk_bytes) if in_chunks else logits,
+        gathered=_gathered(whole, model) if num_shards > 1 else 0,
     )
+
+
+def _gathered(trained: nn.Module, model: PreTrainedModel) -> int:
+    """The layer in use and the one that is fetched meanwhile; embedding and head all the time.
+
+    A gradient is whole until it is reduced, right after its layer's backward.
+    """
+
+    def nbytes(module: nn.Module) -> int:
+        return sum(p.nbytes * (2 if p.requires_grad else 1) for p in module.parameters())
+
+    layers = [nbytes(layer) for layer in decoder_layers(model)]
+    return 2 * max(layers, default=0) + nbytes(trained) - sum(layers)
 
 
 def _state_bytes(parameter: torch.nn.Parameter, optim: str) -> float:

@@ -10,7 +10,6 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from sft_app.config.app import AppConfig
 from sft_app.config.data import Packing
-from sft_app.config.trainer import Parallelism
 from sft_app.training.adapter import add_adapter
 from sft_app.training.attention_choice import (
     AttentionChoice,
@@ -22,7 +21,7 @@ from sft_app.training.context_parallel import ContextGroup
 from sft_app.training.context_proof import require_equal_parts
 from sft_app.training.flops import ModelShape, shape_of
 from sft_app.training.loss import LossChoice, install_chunked_loss
-from sft_app.training.sharding import shard
+from sft_app.training.sharding import shard, wants_shards
 
 log = logging.getLogger(__name__)
 
@@ -52,26 +51,28 @@ def prepare_model(
     model: PreTrainedModel,
     config: AppConfig,
     attention: AttentionChoice,
+    device: torch.device,
     new_token_ids: Sequence[int] = (),
     context: ContextGroup | None = None,
 ) -> PreparedModel:
-    """Change the loaded model in place, and prove each change on it.
+    """Change the loaded model in place, and prove each change on it, as training will call it.
 
     Raises ConfigError when packed documents would see each other, or parts of rows would not be
     what whole rows are.
     """
+    trained = add_adapter(model, config.adapter, seed=config.seed, new_token_ids=new_token_ids)
+    shape = shape_of(model)
+    sharded = wants_shards(config.trainer)
+    if sharded:
+        shard(trained, model, device)
     if config.data.packing is Packing.best_fit:
-        attention = settle_attention(model, attention)
+        attention = settle_attention(model, attention, trained)
     else:
         use_attention(model, attention.name)
     log.info("%s", attention)
-    loss = install_chunked_loss(model)
+    loss = install_chunked_loss(model, trained)
     log.info("%s", loss)
     if context is not None:
-        log.info("context         %s", require_equal_parts(model, context).sentence())
-    trained = add_adapter(model, config.adapter, seed=config.seed, new_token_ids=new_token_ids)
-    shape = shape_of(model)
-    sharded = config.trainer.parallelism is Parallelism.fsdp and shard(
-        trained, model, torch.device(model.device)
-    )
+        proof = require_equal_parts(model, context, trained)
+        log.info("context         %s", proof.sentence())
     return PreparedModel(trained, attention, loss, shape, sharded, context)

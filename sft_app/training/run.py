@@ -29,7 +29,7 @@ from sft_app.training.prepare_model import prepare_model
 from sft_app.training.profiling import ProfileSteps
 from sft_app.training.progress import Progress
 from sft_app.training.run_record import RunRecord
-from sft_app.training.sharding import gather_weights
+from sft_app.training.sharding import gather_weights, wants_shards
 from sft_app.training.time_estimate import estimate_time
 from sft_app.training.trainer import SFTTrainer
 
@@ -61,10 +61,16 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
         write_atomically(run_dir / PLAN, text + "\n")
 
     with record.phase("load"):
-        model = load_model(config.model, plans.pretrained, plans.rope, device=device)
+        model = load_model(
+            config.model,
+            plans.pretrained,
+            plans.rope,
+            device=device,
+            on_host_of_rank_0=wants_shards(config.trainer),
+        )
         fit_model_to_tokenizer(model, plans.tokenizer, plans.tokenizer_plan)
         prepared = prepare_model(
-            model, config, plans.attention, plans.tokenizer_plan.added_token_ids, context
+            model, config, plans.attention, device, plans.tokenizer_plan.added_token_ids, context
         )
     record.result.num_parameters = model.num_parameters()
     record.result.num_trainable_parameters = model.num_parameters(only_trainable=True)

@@ -4,6 +4,9 @@
 only: so the path that two CPU ranks test is the one that GPUs take. Each decoder layer is gathered
 when it is needed and let go afterwards; what stands around the layers (embedding, last norm, head)
 is one more group, whole while the chunked loss reads the head's weight.
+
+No device ever holds the whole model: rank 0 reads it into its host's memory, every rank shards the
+same model without memory, and receives its shards of one parameter after the other.
 """
 
 from pathlib import Path
@@ -25,38 +28,55 @@ from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel, Trainer
 
 from sft_app.config.errors import ConfigError
+from sft_app.config.trainer import Parallelism, TrainerConfig
 from sft_app.training.checkpoints import SHARDS
+from sft_app.training.shard_weights import hand_out_shards, take_weights
 
 
-def shard(trained: nn.Module, model: PreTrainedModel, device: torch.device) -> bool:
+def wants_shards(trainer: TrainerConfig) -> bool:
+    """Whether the model is sharded: a single process has nothing to share."""
+    several = dist.is_initialized() and dist.get_world_size() > 1
+    return several and trainer.parallelism is Parallelism.fsdp
+
+
+def shard(trained: nn.Module, model: PreTrainedModel, device: torch.device) -> None:
     """Shard `trained` (the model, or PEFT's wrapper of it) in place over all ranks.
 
-    False, and nothing done, in a single process. Raises ConfigError where it cannot be had.
+    Rank 0 holds its weights; on the other ranks parameters may be without memory. Raises
+    ConfigError where it cannot be had.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return False
     if not hasattr(Trainer, "_sync_replicated_trainable_parameters"):
         raise ConfigError(
             "trainer.parallelism=fsdp needs transformers 5.23 or newer: older Trainers would wrap "
             "the sharded model once more. Upgrade it, or use trainer.parallelism=ddp."
         )
-    names = set(model._no_split_modules or ())
-    layers = [module for module in model.modules() if type(module).__name__ in names]
+    layers = decoder_layers(model)
     if not layers:
         raise ConfigError(
             f"trainer.parallelism=fsdp: {type(model).__name__} does not name its layers; use "
             "trainer.parallelism=ddp."
         )
+    weights = take_weights(trained)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for layer in layers:
         fully_shard(layer, mesh=mesh)
     # The outermost module: its forward is the one that is called, so its hooks run.
     fully_shard(trained, mesh=mesh)
-    return True
+    hand_out_shards(trained, weights, device)
+
+
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """What is gathered and let go as one; none where the family does not name its layers."""
+    names = set(model._no_split_modules or ())
+    return [module for module in model.modules() if type(module).__name__ in names]
 
 
 def gather_weights(trained: nn.Module) -> dict[str, Tensor]:
-    """All weights, whole and on the CPU, on rank 0; nothing elsewhere. Every rank calls it."""
+    """All weights, whole and on the CPU, on rank 0; nothing elsewhere. Every rank calls it.
+
+    They are gathered one by one, and leave the device before the next one is: so a device holds
+    its shards and the largest of them.
+    """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights: dict[str, Any] = get_model_state_dict(trained, options=options)
     return weights

@@ -64,6 +64,9 @@ def test_shards_share_all_but_the_activations(compose: Compose) -> None:
     assert part.weights == whole.weights // 4
     assert part.optimizer == whole.optimizer // 4
     assert part.activations == whole.activations
+    layer = 4 * (4 * 32 * 32 + 3 * 32 * 64 + 2 * 32)  # projections and norms, in float32
+    around = 4 * (2 * 128 * 32 + 32)
+    assert (whole.gathered, part.gathered) == (0, 2 * (2 * layer + around))
 
 
 def test_checkpointing_keeps_less_and_offload_least(compose: Compose) -> None:

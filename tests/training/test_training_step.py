@@ -196,7 +196,7 @@ def test_an_adapter_trains_the_rows_of_added_tokens_through_the_chunked_loss(
     for row in rows:  # each is read, and each is to be predicted
         row["input_ids"][3:5] = row["labels"][3:5] = torch.tensor(new)
     lora = prepared(model, AdapterConfig(method=AdapterMethod.lora, rank=4), new_token_ids=new)
-    packed = model(**collate(rows), num_items_in_batch=8)
+    packed = lora.model(**collate(rows), num_items_in_batch=8)  # as the Trainer calls it
     assert packed.logits is None, "in chunks"
     dense = type(model).forward(model, **collate(rows), num_items_in_batch=8)
     torch.testing.assert_close(packed.loss, dense.loss)

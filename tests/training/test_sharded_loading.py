@@ -1,0 +1,176 @@
+"""FSDP: one rank reads the weights, every rank receives its shards, and no more than those."""
+
+import itertools
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from sft_app.config.app import AppConfig
+from sft_app.loader.model import load_model
+from sft_app.loader.pretrained_config import load_pretrained_config
+from sft_app.loader.rope_plan import plan_rope
+from sft_app.training.adapter import merge_gathered
+from sft_app.training.prepare_model import PreparedModel, plan_attention, prepare_model
+from sft_app.training.sharding import gather_weights
+
+Answer = dict[str, Any]
+CPU = torch.device("cpu")
+
+
+def prepared(config: AppConfig) -> PreparedModel:
+    pretrained = load_pretrained_config(config.model)
+    plan = plan_rope(pretrained, config.context_length, config.rope)
+    model = load_model(config.model, pretrained, plan, on_host_of_rank_0=True)
+    if config.tokenizer.add_tokens:  # what is done to a model without memory, too
+        model.resize_token_embeddings(100, pad_to_multiple_of=64, mean_resizing=False)
+    return prepare_model(model, config, plan_attention(config, pretrained, CPU), CPU)
+
+
+def weights_and_gradients(config: AppConfig) -> Answer:
+    sharded = prepared(config)
+    layers = [sharded.model.get_input_embeddings(), sharded.model.get_output_embeddings()]
+    tokens = torch.arange(24).reshape(2, 12)
+    loss = sharded.model(input_ids=tokens, labels=tokens, num_items_in_batch=22).loss
+    loss.backward()
+    gradients = {n: p.grad for n, p in sharded.model.named_parameters() if p.requires_grad}
+    weights = gather_weights(sharded.model)
+    return {
+        "weights": {n: w.numpy() for n, w in merge_gathered(sharded.model, weights).items()}
+        if weights
+        else {},
+        "gradients": {n: g.full_tensor().numpy() for n, g in gradients.items()},
+        "tied": layers[0].weight is layers[1].weight,
+        "loss": loss.item(),
+        "chunked": sharded.loss.chunked,
+    }
+
+
+def memory(config: AppConfig) -> Answer:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        sharded = prepared(config)
+    sharded.model.reshard()  # embedding and head, which the proofs left gathered
+    parameters = list(sharded.model.parameters())
+    assert all(isinstance(p, DTensor) for p in parameters)
+    return {
+        "whole": sum(p.numel() * p.element_size() for p in parameters),
+        "shards": sum(p.to_local().nbytes for p in parameters),
+        "peak": peak_of_tensors(profiled),
+        "loss": sharded.loss.reason,
+    }
+
+
+def peak_of_tensors(profiled: profile) -> int:
+    """Bytes: the most that torch's allocator had given out at a time. What is mapped from a file
+    is not in it."""
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(itertools.accumulate(sizes))
+
+
+def _rank(
+    rank: int, port: int, what: Callable[[AppConfig], Answer], config: AppConfig, end: Connection
+) -> None:
+    try:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        torch.set_num_threads(1)
+        dist.init_process_group("gloo", rank=rank, world_size=2)
+        end.send(what(config))
+        dist.destroy_process_group()
+    except BaseException:
+        end.send(traceback.format_exc())
+
+
+def on_two_ranks(what: Callable[[AppConfig], Answer], config: AppConfig) -> list[Answer]:
+    fork = multiprocessing.get_context("fork")  # the imports cost more than all the rest
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    ends, processes = [], []
+    for rank in range(2):
+        ours, theirs = fork.Pipe()
+        process = fork.Process(target=_rank, args=(rank, port, what, config, theirs))
+        process.start()
+        ends.append(ours)
+        processes.append(process)
+    answers = [end.recv() if end.poll(120) else "no answer" for end in ends]
+    for process in processes:
+        process.join(30)
+    for answer in answers:
+        assert isinstance(answer, dict), answer
+    return answers
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings"),
+    [
+        ({}, []),  # 97 words are uneven shards
+        ({"tie_word_embeddings": True}, []),
+        ({"tie_word_embeddings": True}, ["tokenizer.add_tokens=[new]"]),
+        ({}, ["adapter=lora", "adapter.rank=4"]),
+    ],
+)
+def test_the_sharded_model_is_the_whole_one(
+    compose: Callable[..., AppConfig],
+    random_model: Callable[..., PreTrainedModel],
+    tmp_path: Path,
+    changes: dict[str, Any],
+    settings: list[str],
+) -> None:
+    random_model("llama", **changes).save_pretrained(tmp_path)
+    config = compose(
+        f"model.name_or_path={tmp_path}", "context_length=64", "trainer.parallelism=fsdp", *settings
+    )
+    reader, receiver = on_two_ranks(weights_and_gradients, config)
+
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path)
+    if config.tokenizer.add_tokens:
+        whole.resize_token_embeddings(100, pad_to_multiple_of=64, mean_resizing=False)
+    tokens = torch.arange(24).reshape(2, 12)
+    loss = whole(input_ids=tokens, labels=tokens).loss
+    loss.backward()
+    assert reader["chunked"] and receiver["chunked"]
+    for answer in (reader, receiver):
+        assert answer["loss"] == pytest.approx(loss.item(), rel=1e-5)
+        assert answer["tied"] is bool(changes)
+    assert not receiver["weights"], "gathered on rank 0 alone"
+    expected = whole.state_dict()
+    assert reader["weights"].keys() == expected.keys()
+    rows = 97  # the rest are drawn at random
+    for name, weight in reader["weights"].items():
+        assert (weight[:rows] == expected[name].numpy()[:rows]).all(), name
+    if config.adapter.method == "none":
+        for name, parameter in whole.named_parameters():
+            ours = torch.from_numpy(reader["gradients"][name])
+            torch.testing.assert_close(ours, parameter.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_a_rank_never_holds_more_than_its_shards_and_some_layers(
+    compose: Callable[..., AppConfig],
+    random_model: Callable[..., PreTrainedModel],
+    tmp_path: Path,
+) -> None:
+    """Every tensor counts, those of the proofs too: 18 layers of 1 MB, and 0.4 MB around them."""
+    random_model(
+        "llama", hidden_size=128, intermediate_size=512, num_hidden_layers=18, vocab_size=400
+    ).save_pretrained(tmp_path)
+    config = compose(
+        f"model.name_or_path={tmp_path}", "context_length=64", "trainer.parallelism=fsdp"
+    )
+    reader, receiver = on_two_ranks(memory, config)
+    for rank in (reader, receiver):
+        assert rank["shards"] == pytest.approx(rank["whole"] / 2, rel=0.01)
+        assert rank["loss"].startswith("equal"), "the proofs ran on the shards"
+    assert receiver["peak"] < 0.75 * receiver["whole"]
+    assert reader["peak"] > reader["whole"], "rank 0 reads it, into the host's memory"
