@@ -18,6 +18,7 @@ from sft_app.loader.tokenizer import load_tokenizer
 from sft_app.loader.tokenizer_plan import TokenizerPlan
 from sft_app.training.attention_choice import AttentionChoice
 from sft_app.training.loss_head import chunk_bytes
+from sft_app.training.loss_plan import LossPlan, plan_loss
 from sft_app.training.memory_estimate import MemoryEstimate, estimate_memory
 from sft_app.training.prepare_model import plan_attention
 
@@ -31,6 +32,7 @@ class ModelPlans:
     tokenizer: PreTrainedTokenizerBase
     tokenizer_plan: TokenizerPlan
     attention: AttentionChoice
+    loss: LossPlan
     memory: MemoryEstimate
 
     def __str__(self) -> str:
@@ -47,6 +49,7 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
         original_context_length=config.model.original_context_length,
     )
     attention = plan_attention(config, pretrained, device)
+    loss = plan_loss(config.trainer.loss_head, pretrained, device)
     tokenizer, tokenizer_plan = load_tokenizer(config.tokenizer, config.model, pretrained)
     planned = copy.deepcopy(pretrained)
     apply_rope_plan(planned, rope)
@@ -65,6 +68,7 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
         tokenizer=tokenizer,
         tokenizer_plan=tokenizer_plan,
         attention=attention,
+        loss=loss,
         memory=memory,
     )
 
@@ -91,5 +95,6 @@ def plan_as_dict(model: ModelPlans, data: PreparedData) -> dict[str, Any]:
         "tokenizer": model.tokenizer_plan.as_dict(),
         "data": data.statistics.as_dict(),
         "attention": asdict(model.attention),
+        "loss": asdict(model.loss),
         "memory": model.memory.as_dict(),
     }

@@ -19,7 +19,8 @@ from sft_app.training.attention_choice import (
     use_attention,
 )
 from sft_app.training.flops import ModelShape, shape_of
-from sft_app.training.loss import LossChoice, install_chunked_loss
+from sft_app.training.loss import CHUNKED, LossChoice, install_chunked_loss
+from sft_app.training.loss_plan import LossPlan
 from sft_app.training.sharding import shard
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ def prepare_model(
     config: AppConfig,
     attention: AttentionChoice,
     new_token_ids: Sequence[int] = (),
+    loss_plan: LossPlan = CHUNKED,
 ) -> PreparedModel:
     """Change the loaded model in place, and prove each change on it.
 
@@ -59,7 +61,7 @@ def prepare_model(
     else:
         use_attention(model, attention.name)
     log.info("%s", attention)
-    loss = install_chunked_loss(model)
+    loss = install_chunked_loss(model, loss_plan)
     log.info("%s", loss)
     trained = add_adapter(model, config.adapter, seed=config.seed, new_token_ids=new_token_ids)
     shape = shape_of(model)
