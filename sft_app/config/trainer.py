@@ -16,6 +16,16 @@ class Parallelism(StrEnum):
     fsdp = "fsdp"
 
 
+class LossHead(StrEnum):
+    """auto: liger on a GPU where liger-kernel is installed, else chunked; model: the model's own
+    loss, which holds all logits."""
+
+    auto = "auto"
+    chunked = "chunked"
+    liger = "liger"
+    model = "model"
+
+
 @dataclass(kw_only=True)
 class TrainerConfig:
     num_train_epochs: float = 1.0
@@ -55,7 +65,10 @@ class TrainerConfig:
     """Processes that share each row of the data, for contexts that are too long for one: each keeps
     its part of a row's activations. 1: whole rows. It divides the number of processes and the
     model's attention heads; per_device_train_batch_size then counts the rows of a group."""
+    loss_head: LossHead = LossHead.auto
+    """How the loss is computed from the hidden states: auto, chunked, liger, model."""
     torch_compile: bool = False
+    """Compile each decoder layer for itself while it trains; attention stays as it is."""
     report_to: list[str] = field(default_factory=lambda: ["tensorboard"])
     resume_from_checkpoint: str | None = None
     """A checkpoint directory; a run's directory (its newest complete checkpoint); or `auto` (the

@@ -8,7 +8,7 @@ from sft_app.config.app import AppConfig
 from sft_app.config.errors import ConfigError
 from sft_app.config.launch import Device
 from sft_app.config.parallel_support import check_parallel
-from sft_app.config.trainer import Parallelism
+from sft_app.config.trainer import LossHead, Parallelism
 from sft_app.config.transformers_source import training_argument_names
 
 NOT_OFFERED = {
@@ -21,8 +21,14 @@ NOT_OFFERED = {
         "trainer.context_parallel_size for long rows, and trainer.parallelism=fsdp for large "
         "models."
     ),
-    "torch_compile_backend": "it turns on trainer.torch_compile, which is refused.",
-    "torch_compile_mode": "it turns on trainer.torch_compile, which is refused.",
+    "torch_compile_backend": (
+        "it would compile the whole model; trainer.torch_compile=true compiles each layer, with "
+        "inductor."
+    ),
+    "torch_compile_mode": (
+        "it would compile the whole model; trainer.torch_compile=true compiles each layer, in "
+        "inductor's default mode."
+    ),
     "auto_find_batch_size": (
         "a smaller batch would change the step unnoticed; set trainer.per_device_train_batch_size "
         "and trainer.gradient_accumulation_steps."
@@ -67,11 +73,6 @@ def check_trainer_support(config: AppConfig) -> None:
     for name in config.trainer.extra:
         if name in NOT_OFFERED:
             raise ConfigError(f"trainer.extra.{name} is not offered: {NOT_OFFERED[name]}")
-    if config.trainer.torch_compile:
-        raise ConfigError(
-            "trainer.torch_compile=true is refused: attention inside documents reads their lengths "
-            "off each batch, so every batch would be compiled anew; leave it out."
-        )
     if config.adapter.method is AdapterMethod.qlora:
         raise ConfigError(
             "adapter.method=qlora is refused: models are not loaded in 4 bits yet; adapter=lora "
@@ -105,6 +106,16 @@ def _check_packages(config: AppConfig) -> None:
             f"{INSTALL_NAMES.get(package, package)}, or use trainer.optim=adafactor, which keeps "
             "almost no state."
         )
+    if config.trainer.loss_head is LossHead.liger:
+        if not _is_installed("liger_kernel"):
+            raise ConfigError(
+                "trainer.loss_head=liger needs a package that is not installed: pip install "
+                "liger-kernel (or 'sft-app[fused]'), or leave it out."
+            )
+        if config.launch.device is Device.cpu:
+            raise ConfigError(
+                "trainer.loss_head=liger needs a GPU: leave it out with launch.device=cpu."
+            )
     for logger in config.trainer.report_to:
         if logger in ("tensorboard", "none"):
             continue

@@ -19,7 +19,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from sft_app.training.loss_head import LogitTransform, chunked_cross_entropy
+from sft_app.config.errors import ConfigError
+from sft_app.config.trainer import LossHead
+from sft_app.training.liger_head import liger_cross_entropy
+from sft_app.training.loss_head import LogitTransform, chunked_cross_entropy, logit_transform
+from sft_app.training.loss_plan import LossPlan
 
 IGNORED = -100
 """Label of a position that is not supervised, as everywhere in PyTorch."""
@@ -29,49 +33,80 @@ NEEDS_OWN_FORWARD = frozenset(
 """Arguments that ask for more than the loss, or for another one."""
 
 
+CHUNKED = LossPlan(LossHead.chunked, "the default")
+NAMES = {
+    LossHead.chunked: "chunked head",
+    LossHead.liger: "liger-kernel's fused head",
+    LossHead.model: "the model's own",
+}
+
+
 @dataclass(frozen=True)
 class LossChoice:
-    chunked: bool
+    head: LossHead
     reason: str
 
+    @property
+    def chunked(self) -> bool:
+        """No logits: the loss comes from a head that takes hidden states."""
+        return self.head is not LossHead.model
+
     def __str__(self) -> str:
-        name = "chunked head" if self.chunked else "the model's own"
-        return f"loss            {name} ({self.reason})"
+        return f"loss            {NAMES[self.head]} ({self.reason})"
 
 
-def install_chunked_loss(model: PreTrainedModel, called: nn.Module | None = None) -> LossChoice:
+def install_chunked_loss(
+    model: PreTrainedModel, plan: LossPlan = CHUNKED, called: nn.Module | None = None
+) -> LossChoice:
     """Make `model(labels=...)` return `loss` and no logits, if that is provably the same loss.
 
     Without labels (generation, scoring) forward stays as it was. The proof is a tiny batch through
     both; where they differ, or the model is built otherwise, it keeps its own loss, and the choice
-    says why. `called` is what training calls, where that wraps the model.
+    says why. `called` is what training calls, where that wraps the model. Raises ConfigError when
+    liger was asked for and fails.
     """
+    if plan.head is LossHead.model:
+        return LossChoice(plan.head, plan.reason)
     obstacle = chunked_loss_obstacle(model)
-    if obstacle is None:
-        transform = logit_transform(model)
-        model.forward = MethodType(_chunked_forward(type(model).forward, transform), model)
-        try:
-            difference = _relative_difference(model, called or model)
-        except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-            difference, obstacle = math.inf, f"the chunked head fails: {error}"
-        tolerance = 1e-5 if model.dtype == torch.float32 else 2e-2
-        if difference <= tolerance:
+    if obstacle is not None:
+        return _own_loss(plan, [obstacle])
+    findings: list[str] = []
+    for head in dict.fromkeys((plan.head, LossHead.chunked)):
+        difference, finding = _try_head(model, called or model, head)
+        if finding is None:
             name = type(model).__name__.removeprefix("FSDP")  # fully_shard makes a class of its own
             equal = f"equal to {name}'s own within {difference:.0e}"
-            return LossChoice(True, equal)
-        del model.forward
-        obstacle = obstacle or f"the chunked head's loss differs by {difference:.0e}"
-    return LossChoice(False, obstacle)
+            return LossChoice(head, "; ".join([equal, *findings]))
+        findings.append(finding)
+        if plan.asked_for and head is LossHead.liger:
+            break
+    return _own_loss(plan, findings)
 
 
-def logit_transform(model: PreTrainedModel) -> LogitTransform:
-    """Scaling and soft-capping of the logits, from the names that families give them."""
-    config = model.config.get_text_config(decoder=True)
-    scale = 1.0
-    for name in ("logit_scale", "lm_head_multiplier"):  # Cohere, Falcon-H1
-        scale *= getattr(config, name, None) or 1.0
-    scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite
-    return LogitTransform(scale, getattr(config, "final_logit_softcapping", None))  # Gemma
+def _own_loss(plan: LossPlan, findings: list[str]) -> LossChoice:
+    reason = "; ".join(findings)
+    if plan.asked_for and plan.head is LossHead.liger:
+        raise ConfigError(
+            f"trainer.loss_head=liger cannot be used here: {reason}; set trainer.loss_head=auto."
+        )
+    return LossChoice(LossHead.model, reason)
+
+
+def _try_head(
+    model: PreTrainedModel, called: nn.Module, head: LossHead
+) -> tuple[float, str | None]:
+    """Install it, and say how far it is off; with what is wrong with it, where it is taken out."""
+    transform = logit_transform(model.config)
+    model.forward = MethodType(_chunked_forward(type(model).forward, transform, head), model)
+    try:
+        difference = _relative_difference(model, called)
+        finding = f"the {NAMES[head]}'s loss differs by {difference:.0e}"
+    except (TypeError, ValueError, AttributeError, RuntimeError, ImportError) as error:
+        difference, finding = math.inf, f"the {NAMES[head]} fails: {error}"
+    if difference <= (1e-5 if model.dtype == torch.float32 else 2e-2):
+        return difference, None
+    del model.forward
+    return difference, finding
 
 
 def chunked_loss_obstacle(model: PreTrainedModel) -> str | None:
@@ -88,7 +123,7 @@ def chunked_loss_obstacle(model: PreTrainedModel) -> str | None:
 
 
 def _chunked_forward(
-    own_forward: Callable[..., Any], transform: LogitTransform
+    own_forward: Callable[..., Any], transform: LogitTransform, loss_head: LossHead
 ) -> Callable[..., Any]:
     """The model is not in the closure: a deep copy of it must not call the original."""
 
@@ -122,7 +157,7 @@ def _chunked_forward(
             shift_labels = shifted(labels, IGNORED)
             loss_weights = None if loss_weights is None else shifted(loss_weights, 0)
         loss = supervised_loss(
-            hidden, head, shift_labels, transform, num_items_in_batch, loss_weights
+            hidden, head, shift_labels, transform, num_items_in_batch, loss_weights, loss_head
         )
         return CausalLMOutput(loss=loss)
 
@@ -146,26 +181,31 @@ def supervised_loss(
     transform: LogitTransform,
     num_items_in_batch: torch.Tensor | int | None = None,
     loss_weights: torch.Tensor | None = None,
+    loss_head: LossHead = LossHead.chunked,
 ) -> torch.Tensor:
     """Cross-entropy of predicting shift_labels [B, T] from hidden [B, T, D], in nats.
 
-    Labels and `loss_weights` [B, T], factors of the tokens' terms, stand at the position that
-    predicts. `num_items_in_batch`: supervised tokens over all micro-batches and ranks of the
-    optimizer step, by which the sum is divided; None: those of this call. A batch without a
-    supervised token costs nothing and teaches nothing: loss 0.
+    Labels and `loss_weights` [B, T], factors of the tokens' terms (only the chunked head has them),
+    stand at the position that predicts. `num_items_in_batch`: supervised tokens over all
+    micro-batches and ranks of the optimizer step, by which the sum is divided; None: those of this
+    call. A batch without a supervised token costs nothing and teaches nothing: loss 0.
     """
     flat_labels = shift_labels.flatten()
     kept = (flat_labels != IGNORED).nonzero().flatten()  # the one wait for the device
     weight: Any = head.weight  # of PEFT's wrapper: with the rows that it trains
     bias: Any = _linear_inside(head).bias
-    total = chunked_cross_entropy(
-        hidden.flatten(0, 1).index_select(0, kept),
-        weight,
-        flat_labels[kept],
-        bias=bias,
-        token_weights=None if loss_weights is None else loss_weights.flatten()[kept],
-        transform=transform,
-    )
+    rows, targets = hidden.flatten(0, 1).index_select(0, kept), flat_labels[kept]
+    if loss_head is LossHead.liger and loss_weights is None:
+        total = liger_cross_entropy(rows, weight, targets, bias)
+    else:
+        total = chunked_cross_entropy(
+            rows,
+            weight,
+            targets,
+            bias=bias,
+            token_weights=None if loss_weights is None else loss_weights.flatten()[kept],
+            transform=transform,
+        )
     if num_items_in_batch is None:
         num_items_in_batch = len(kept)
     if isinstance(num_items_in_batch, torch.Tensor):

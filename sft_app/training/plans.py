@@ -20,6 +20,7 @@ from sft_app.loader.tokenizer_plan import TokenizerPlan
 from sft_app.training.attention_choice import AttentionChoice
 from sft_app.training.context_proof import check_parts
 from sft_app.training.loss_head import chunk_bytes
+from sft_app.training.loss_plan import LossPlan, plan_loss
 from sft_app.training.memory_estimate import MemoryEstimate, estimate_memory
 from sft_app.training.prepare_model import plan_attention
 
@@ -33,6 +34,7 @@ class ModelPlans:
     tokenizer: PreTrainedTokenizerBase
     tokenizer_plan: TokenizerPlan
     attention: AttentionChoice
+    loss: LossPlan
     memory: MemoryEstimate
     num_parts: int
     """Of each row; every part is on a process of its own."""
@@ -55,6 +57,7 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
         original_context_length=config.model.original_context_length,
     )
     attention = plan_attention(config, pretrained, device)
+    loss = plan_loss(config.trainer.loss_head, pretrained, device)
     tokenizer, tokenizer_plan = load_tokenizer(config.tokenizer, config.model, pretrained)
     planned = copy.deepcopy(pretrained)
     apply_rope_plan(planned, rope)
@@ -75,6 +78,7 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
         tokenizer=tokenizer,
         tokenizer_plan=tokenizer_plan,
         attention=attention,
+        loss=loss,
         memory=memory,
         num_parts=config.trainer.context_parallel_size,
     )
@@ -102,6 +106,7 @@ def plan_as_dict(model: ModelPlans, data: PreparedData) -> dict[str, Any]:
         "tokenizer": model.tokenizer_plan.as_dict(),
         "data": data.statistics.as_dict(),
         "attention": asdict(model.attention),
+        "loss": asdict(model.loss),
         "memory": model.memory.as_dict(),
         "context_parallel_size": model.num_parts,
     }

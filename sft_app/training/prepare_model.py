@@ -20,7 +20,8 @@ from sft_app.training.attention_choice import (
 from sft_app.training.context_parallel import ContextGroup
 from sft_app.training.context_proof import require_equal_parts
 from sft_app.training.flops import ModelShape, shape_of
-from sft_app.training.loss import LossChoice, install_chunked_loss
+from sft_app.training.loss import CHUNKED, LossChoice, install_chunked_loss
+from sft_app.training.loss_plan import LossPlan
 from sft_app.training.sharding import shard, wants_shards
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,9 @@ def prepare_model(
     config: AppConfig,
     attention: AttentionChoice,
     device: torch.device,
+    *,
     new_token_ids: Sequence[int] = (),
+    loss_plan: LossPlan = CHUNKED,
     context: ContextGroup | None = None,
 ) -> PreparedModel:
     """Change the loaded model in place, and prove each change on it, as training will call it.
@@ -70,7 +73,7 @@ def prepare_model(
     else:
         use_attention(model, attention.name)
     log.info("%s", attention)
-    loss = install_chunked_loss(model, trained)
+    loss = install_chunked_loss(model, loss_plan, trained)
     log.info("%s", loss)
     if context is not None:
         proof = require_equal_parts(model, context, trained)

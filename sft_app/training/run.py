@@ -70,7 +70,13 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
         )
         fit_model_to_tokenizer(model, plans.tokenizer, plans.tokenizer_plan)
         prepared = prepare_model(
-            model, config, plans.attention, device, plans.tokenizer_plan.added_token_ids, context
+            model,
+            config,
+            plans.attention,
+            device,
+            new_token_ids=plans.tokenizer_plan.added_token_ids,
+            loss_plan=plans.loss,
+            context=context,
         )
     record.result.num_parameters = model.num_parameters()
     record.result.num_trainable_parameters = model.num_parameters(only_trainable=True)

@@ -20,7 +20,7 @@ Compose = Callable[..., AppConfig]
         ("+trainer.extra.parallelism_config={cp_size: 2}", "cannot see packed documents"),
         ("+trainer.extra.auto_find_batch_size=true", "trainer.per_device_train_batch_size"),
         ("+trainer.extra.torch_compile_mode=default", "trainer.torch_compile"),
-        ("trainer.torch_compile=true", "leave it out"),
+        ("+trainer.extra.torch_compile_backend=eager", "trainer.torch_compile"),
         ("adapter.method=qlora", "adapter=lora"),
     ],
 )
@@ -40,6 +40,7 @@ def test_what_is_not_right_is_refused(compose: Compose, override: str, way_out: 
         ("trainer.optim=galore_adamw", "galore-torch"),
         ("trainer.report_to=[tensorboard, wandb]", "wandb"),
         ("trainer.report_to=[mlflow]", "mlflow"),
+        ("trainer.loss_head=liger", "liger-kernel"),
     ],
 )
 def test_a_missing_package_is_named(
@@ -87,11 +88,15 @@ def test_a_missing_package_is_named(
             ["trainer.context_parallel_size=2", "+trainer.extra.neftune_noise_alpha=5"],
             "length of a part",
         ),
+        (["trainer.loss_head=liger", "launch.device=cpu"], "launch.device=cpu"),
     ],
 )
 def test_settings_that_exclude_each_other(
-    compose: Compose, overrides: list[str], message: str
+    compose: Compose, monkeypatch: pytest.MonkeyPatch, overrides: list[str], message: str
 ) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    names = "sft_app.config.trainer_support.training_argument_names"
+    monkeypatch.setattr(names, lambda: ["activation_checkpointing_kwargs"])
     with pytest.raises(ConfigError, match=message):
         check_trainer_support(compose(*overrides))
 
@@ -110,8 +115,9 @@ def test_older_transformers_checkpoint_every_layer(
         "trainer.gradient_checkpointing=true",
         "+trainer.gradient_checkpointing_kwargs.every_n_layers=2",
     )
-    check_trainer_support(config)
     names = "sft_app.config.trainer_support.training_argument_names"
+    monkeypatch.setattr(names, lambda: ["activation_checkpointing_kwargs"])
+    check_trainer_support(config)
     monkeypatch.setattr(names, lambda: ["gradient_checkpointing_kwargs"])
     with pytest.raises(ConfigError, match=r"transformers 5\.23 or newer"):
         check_trainer_support(config)

@@ -1,0 +1,99 @@
+"""liger-kernel's head keeps our contract, run by Triton's interpreter where there is no GPU."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sft_app.config.errors import ConfigError
+from sft_app.config.trainer import LossHead
+from sft_app.training import loss as loss_module
+from sft_app.training.loss import install_chunked_loss
+from sft_app.training.loss_plan import LossPlan, plan_loss
+
+INSTALLED = importlib.util.find_spec("liger_kernel") is not None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not INSTALLED, reason="needs liger-kernel: pip install 'sft-app[fused]'")
+def test_it_equals_the_plain_head() -> None:
+    answer = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("liger_in_the_interpreter.py"))],
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    for held in (
+        "loss and gradients equal, with_bias=False",
+        "loss and gradients equal, with_bias=True",
+        "frozen parts have no gradient",
+        "no positions, no loss",
+        "autocast equal",
+        "model equal: loss            liger-kernel's fused head",
+    ):
+        assert held in answer.stdout
+
+
+@pytest.fixture
+def liger_is(monkeypatch: pytest.MonkeyPatch):
+    def install(installed: bool) -> None:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: name if installed else None)
+
+    return install
+
+
+def test_auto_takes_liger_on_a_gpu_where_it_is_installed(random_model, liger_is) -> None:
+    pretrained = random_model("llama").config
+    liger_is(True)
+    assert plan_loss(LossHead.auto, pretrained, "cuda").head is LossHead.liger
+    assert plan_loss(LossHead.auto, pretrained, "cpu").head is LossHead.chunked
+    liger_is(False)
+    plan = plan_loss(LossHead.auto, pretrained, "cuda")
+    assert plan.head is LossHead.chunked
+    assert "sft-app[fused]" in plan.reason
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"), [("gemma2", {"final_logit_softcapping": 2.0}), ("cohere", {})]
+)
+def test_logits_that_are_scaled_or_capped_stay_with_the_chunked_head(
+    random_model, liger_is, family, settings
+) -> None:
+    pretrained = random_model(family, **settings).config
+    liger_is(True)
+    assert plan_loss(LossHead.auto, pretrained, "cuda").head is LossHead.chunked
+    with pytest.raises(ConfigError, match=r"trainer\.loss_head=liger .* soft-caps its logits"):
+        plan_loss(LossHead.liger, pretrained, "cuda")
+
+
+def test_liger_asked_for_without_a_gpu_is_refused_before_weights_are_loaded(random_model) -> None:
+    with pytest.raises(ConfigError, match="runs on cpu; leave it out"):
+        plan_loss(LossHead.liger, random_model("llama").config, "cpu")
+
+
+def test_a_fused_head_that_is_wrong_is_replaced_or_refused(random_model, monkeypatch) -> None:
+    def wrong(hidden, weight, targets, bias=None):
+        return hidden.float().sum() + 1.0
+
+    monkeypatch.setattr(loss_module, "liger_cross_entropy", wrong)
+    choice = install_chunked_loss(random_model("llama"), LossPlan(LossHead.liger, "installed"))
+    assert choice.head is LossHead.chunked
+    assert "liger-kernel's fused head's loss differs by" in str(choice)
+    asked = LossPlan(LossHead.liger, "asked", asked_for=True)
+    with pytest.raises(ConfigError, match=r"trainer\.loss_head=liger cannot be used here"):
+        install_chunked_loss(random_model("llama"), asked)
+
+
+def test_the_models_own_loss_can_be_asked_for(random_model) -> None:
+    model = random_model("llama")
+    plan = plan_loss(LossHead.model, model.config, "cpu")
+    assert install_chunked_loss(model, plan).head is LossHead.model
+    tokens = torch.arange(3, 15)[None]
+    assert model(tokens, labels=tokens).logits is not None
