@@ -27,9 +27,10 @@ class ModelConfig:
     trust_remote_code: bool = False
     """Run Python code that a checkpoint carries. Off: a model that needs it is refused."""
     dtype: Dtype = Dtype.auto
-    """Parameter dtype; auto = what the hardware does well: bfloat16 on GPUs that have it, for
-    parameters and optimizer state alike. float32 there keeps full-precision master weights and
-    trains in mixed precision, at about twice the memory."""
+    """Of the parameters while they are trained; auto = float32, computed in bfloat16 where the GPU
+    has it (trainer.bf16); below an adapter bfloat16 there. 16 bits for parameters that are all
+    trained take half the memory, and lose small updates. With auto, what is saved has the
+    checkpoint's own dtype."""
     attn_implementation: str = "auto"
     """auto, or a name that transformers knows: eager, sdpa, flash_attention_2, flex_attention..."""
     gguf_file: str | None = None

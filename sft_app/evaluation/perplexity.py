@@ -25,8 +25,8 @@ def measure_loss(
     """Mean cross-entropy over the supervised tokens of `examples`, whatever the batch size.
 
     `examples` hold `input_ids` and `labels`, LongTensors [T] with -100 where nothing is
-    supervised, unshifted. Ranks share the examples out, and all get the same answer. Sums are
-    kept in float64; the logits of supervised positions only are turned to float32.
+    supervised, unshifted. Ranks share the examples out, and all get the same answer. The model's
+    loss is asked for, not its logits, so a head that works in chunks is used as in training.
     """
     rank, world_size = rank_and_world_size()
     mine = sorted(range(rank, len(examples), world_size), key=lambda i: len(examples[i]["labels"]))
@@ -83,15 +83,11 @@ def _sum_of_losses(
         attention_mask[row, :length] = 1
     # A full mask is left out: kernels without a mask are faster, and the result is the same.
     mask = None if len(set(lengths)) == 1 else attention_mask.to(device)
-    logits = model(input_ids=input_ids.to(device), attention_mask=mask, use_cache=False).logits
-    targets = labels[:, 1:].to(device)
-    supervised = targets != -100
-    losses = nn.functional.cross_entropy(
-        logits[:, :-1][supervised].float(), targets[supervised], reduction="none"
-    )
-    return torch.tensor(
-        [losses.double().sum().item(), supervised.sum().item(), len(batch)]
-    ).double()
+    inputs = {"input_ids": input_ids.to(device), "labels": labels.to(device)}
+    mean = model(**inputs, attention_mask=mask, use_cache=False).loss.item()
+    tokens = int((labels[:, 1:] != -100).sum())
+    nats = mean * tokens if tokens else 0.0  # of no tokens, some models return NaN
+    return torch.tensor([nats, tokens, len(batch)], dtype=torch.float64)
 
 
 def rank_and_world_size() -> tuple[int, int]:

@@ -22,15 +22,20 @@ class AttentionChoice:
     reason: str
 
 
-def choose_dtype(model: ModelConfig, device: torch.device) -> DtypeChoice:
-    """bfloat16 where the device multiplies it in hardware, else float32."""
+def choose_dtype(model: ModelConfig, device: torch.device, *, frozen: bool) -> DtypeChoice:
+    """Of the parameters: float32 for those that are trained; 16 bits for frozen ones, on a GPU."""
     if model.dtype != Dtype.auto:
-        return DtypeChoice(getattr(torch, model.dtype.value), f"model.dtype={model.dtype.value}")
-    if device.type == "cuda":
-        if torch.cuda.get_device_capability(device) >= (8, 0):
-            return DtypeChoice(torch.bfloat16, "this GPU has bfloat16 tensor cores")
-        return DtypeChoice(torch.float32, "this GPU has no bfloat16 tensor cores")
-    return DtypeChoice(torch.float32, "CPUs without matrix units are far slower in bfloat16")
+        reason = f"model.dtype={model.dtype.value}"
+        if model.dtype != Dtype.float32 and not frozen:
+            reason += ": small updates are rounded away, which float32 keeps"
+        return DtypeChoice(getattr(torch, model.dtype.value), reason)
+    if device.type != "cuda":
+        return DtypeChoice(torch.float32, "CPUs without matrix units are far slower in bfloat16")
+    if not frozen:
+        return DtypeChoice(torch.float32, "small updates would be rounded away in 16 bits")
+    if torch.cuda.get_device_capability(device) >= (8, 0):
+        return DtypeChoice(torch.bfloat16, "frozen, and this GPU has bfloat16 tensor cores")
+    return DtypeChoice(torch.float32, "this GPU has no bfloat16 tensor cores")
 
 
 def choose_attention(

@@ -29,12 +29,15 @@ def load_model(
     plan: RopePlan,
     *,
     device: torch.device | str = "cpu",
+    frozen: bool = False,
     on_host_of_rank_0: bool = False,
 ) -> PreTrainedModel:
     """Build the model with the plan's positions, load its weights, and check what was built.
 
     `config` is copied, not changed. The key-value cache is off: in training it costs memory and
-    breaks packing. In a process group rank 0 reads the weights and the others receive them; with
+    breaks packing. `frozen`: only an adapter will be trained.
+
+    In a process group rank 0 reads the weights and the others receive them; with
     `on_host_of_rank_0` they do not: rank 0 keeps the weights in the host's memory, the others have
     parameters without memory, and whoever shards or quantises the model hands them out.
 
@@ -44,7 +47,7 @@ def load_model(
     config = copy.deepcopy(config)
     for holder in (config, config.get_text_config(decoder=True)):
         holder.use_cache = False
-    dtype = choose_dtype(model, device)
+    dtype = choose_dtype(model, device, frozen=frozen)
     attention = choose_attention(model, config, dtype.value, device)
     arguments: dict[str, Any] = {
         "dtype": dtype.value,

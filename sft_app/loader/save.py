@@ -20,9 +20,10 @@ def save_for_serving(
     tokenizer_plan: TokenizerPlan,
     directory: Path,
     *,
+    dtype: torch.dtype | None = None,
     state_dict: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write model, configuration and tokenizer to `directory`.
+    """Write model, configuration and tokenizer to `directory`; weights in `dtype` (None: theirs).
 
     `state_dict` holds the full weights when the model itself is sharded. The key-value cache is on
     in what is saved, and the tokenizer's model_max_length is the effective context: serving engines
@@ -35,15 +36,40 @@ def save_for_serving(
     try:
         for holder in holders:
             holder.use_cache = True
-        model.save_pretrained(directory, state_dict=dict(state_dict) if state_dict else None)
+        weights = in_dtype(model, state_dict or model.state_dict(), dtype or model.dtype)
+        model.save_pretrained(directory, state_dict=weights)
         tokenizer.model_max_length = serving_length(rope_plan, tokenizer_plan)
         tokenizer.save_pretrained(directory)
     finally:
         tokenizer.model_max_length = max_length
         for holder, use_cache in zip(holders, before, strict=True):
             holder.use_cache = use_cache
+    _name_dtype(directory, dtype or model.dtype)
     add_legacy_rope_keys(directory)
     _name_portable_tokenizer_class(directory)
+
+
+def in_dtype(
+    model: PreTrainedModel, weights: Mapping[str, torch.Tensor], dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """But for layers that their family always keeps in float32; tied weights stay one tensor."""
+    kept = model._keep_in_fp32_modules_strict or ()
+    done: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not any(f".{part}." in f".{name}" for part in kept):
+            done.setdefault((tensor.data_ptr(), tensor.shape), tensor.to(dtype))
+    return {name: done.get((t.data_ptr(), t.shape), t) for name, t in weights.items()}
+
+
+def _name_dtype(directory: Path, dtype: torch.dtype) -> None:
+    """What is saved, for who loads it in the dtype that config.json names: transformers writes that
+    of the model in memory."""
+    path = directory / "config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    for holder in (settings, *settings.values()):
+        if isinstance(holder, dict) and "dtype" in holder:
+            holder["dtype"] = str(dtype).removeprefix("torch.")
+    write_atomically(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
 
 def serving_length(rope_plan: RopePlan, tokenizer_plan: TokenizerPlan) -> int:

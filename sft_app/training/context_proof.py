@@ -20,6 +20,7 @@ from sft_app.training.context_parallel import (
     attention_over_whole_rows,
     split_rows,
 )
+from sft_app.training.precision import compute_dtype
 
 TOKENS_OF_A_PART = 7
 """Odd, so that documents begin and end inside of parts."""
@@ -138,7 +139,7 @@ def prove_parts(model: PreTrainedModel, among: ContextGroup, called: nn.Module) 
     dist.all_reduce(sums, group=among.group)
     difference, control = (sums[:2] / batch["input_ids"].numel()).sqrt().tolist()
     loss = abs(sums[2].item() - whole_loss.item()) / abs(whole_loss.item())
-    tolerated = TOLERATED.get(model.dtype, TOLERATED_IN_16_BITS)
+    tolerated = TOLERATED.get(compute_dtype(model), TOLERATED_IN_16_BITS)
     return ContextProof(difference, control, loss, tolerated)
 
 

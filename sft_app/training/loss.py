@@ -24,6 +24,7 @@ from sft_app.config.trainer import LossHead
 from sft_app.training.liger_head import liger_cross_entropy
 from sft_app.training.loss_head import LogitTransform, chunked_cross_entropy, logit_transform
 from sft_app.training.loss_plan import LossPlan
+from sft_app.training.precision import compute_dtype
 
 IGNORED = -100
 """Label of a position that is not supervised, as everywhere in PyTorch."""
@@ -31,7 +32,6 @@ NEEDS_OWN_FORWARD = frozenset(
     {"logits_to_keep", "return_dict", "output_hidden_states", "output_attentions"}
 )
 """Arguments that ask for more than the loss, or for another one."""
-
 
 CHUNKED = LossPlan(LossHead.chunked, "the default")
 NAMES = {
@@ -103,7 +103,7 @@ def _try_head(
         finding = f"the {NAMES[head]}'s loss differs by {difference:.0e}"
     except (TypeError, ValueError, AttributeError, RuntimeError, ImportError) as error:
         difference, finding = math.inf, f"the {NAMES[head]} fails: {error}"
-    if difference <= (1e-5 if model.dtype == torch.float32 else 2e-2):
+    if difference <= (1e-5 if compute_dtype(model) == torch.float32 else 2e-2):
         return difference, None
     del model.forward
     return difference, finding

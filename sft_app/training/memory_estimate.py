@@ -76,12 +76,14 @@ def estimate_memory(
     *,
     context_length: int,
     dtype: torch.dtype,
+    compute_dtype: torch.dtype,
     chunk_bytes: int,
     num_shards: int = 1,
 ) -> MemoryEstimate:
     """A step over rows of `context_length` tokens, or its part of them, as one process holds it.
 
     Frozen weights have neither gradients nor optimizer state; with an adapter, only it has them.
+    `dtype` is the parameters', `compute_dtype` that of matrix products, which activations have.
     `chunk_bytes`: float32 logits that the loss head holds at a time. `num_shards`: processes that
     share parameters, gradients and optimizer state (FSDP).
     """
@@ -96,14 +98,14 @@ def estimate_memory(
     part = math.ceil(context_length / trainer.context_parallel_size)
     tokens = trainer.per_device_train_batch_size * part
     # the logits, their float32 copy in the loss, and the gradient of each
-    logits = tokens * text.vocab_size * (2 * dtype.itemsize + 8)
+    logits = tokens * text.vocab_size * (2 * compute_dtype.itemsize + 8)
     return MemoryEstimate(
         num_parameters=sum(p.numel() for p in parameters),
         num_trainable_parameters=sum(p.numel() for p in trained),
         weights=sum(p.nbytes for p in parameters) // num_shards,
         gradients=sum(p.nbytes for p in trained) // num_shards,
         optimizer=int(state) // num_shards,
-        activations=_activations(trainer, tokens, text, dtype.itemsize),
+        activations=_activations(trainer, tokens, text, compute_dtype.itemsize),
         # a chunk's logits and their exponentials, or everything where that is less
         logits=min(logits, 2 * chunk_bytes) if in_chunks else logits,
         gathered=_gathered(whole, model) if num_shards > 1 else 0,

@@ -7,6 +7,7 @@ padded goes to PyTorch's SDPA as it would without us. In a forward of one part o
 context_parallel.py) the documents are those of the whole rows, and attention sees all of them.
 """
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -110,6 +111,7 @@ def attend(
     for name in ("s_aux", "position_bias"):
         if extra.get(name) is not None:
             raise NotImplementedError(f"attention with {name} has no packed kernel")
+    query, key, value = _of_one_dtype(query, key, value)
     settings = AttentionSettings(scaling, softcap, dropout)
     if isinstance(attention_mask, SplitDocuments):
         return _attend_with_other_ranks(query, key, value, attention_mask, settings), None
@@ -154,6 +156,14 @@ def _attend_with_other_ranks(
     else:
         attended = _attend_inside_documents(q, k, v, documents, settings)
     return own_positions_of_all_heads(attended, split.among)
+
+
+def _of_one_dtype(*tensors: torch.Tensor) -> Iterable[torch.Tensor]:
+    """Under autocast, rotated queries and keys are float32 beside values of 16 bits."""
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    return (tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors)
 
 
 def _attend_soft_capped(

@@ -12,7 +12,6 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from sft_app.config.app import AppConfig
 from sft_app.config.trainer import Parallelism
 from sft_app.data.prepare import PreparedData, prepare_data
-from sft_app.loader.hardware_choice import choose_dtype
 from sft_app.loader.pretrained_config import load_pretrained_config
 from sft_app.loader.rope_plan import RopePlan, apply_rope_plan, plan_rope
 from sft_app.loader.tokenizer import load_tokenizer
@@ -22,6 +21,7 @@ from sft_app.training.context_proof import check_parts
 from sft_app.training.loss_head import chunk_bytes
 from sft_app.training.loss_plan import LossPlan, plan_loss
 from sft_app.training.memory_estimate import MemoryEstimate, estimate_memory
+from sft_app.training.precision import Precision, plan_precision
 from sft_app.training.prepare_model import plan_attention
 
 
@@ -35,12 +35,14 @@ class ModelPlans:
     tokenizer_plan: TokenizerPlan
     attention: AttentionChoice
     loss: LossPlan
+    precision: Precision
     memory: MemoryEstimate
     num_parts: int
     """Of each row; every part is on a process of its own."""
 
     def __str__(self) -> str:
-        lines = [str(self.rope), str(self.tokenizer_plan), str(self.attention), str(self.memory)]
+        decided = (self.rope, self.tokenizer_plan, self.attention, self.precision, self.memory)
+        lines = [str(decision) for decision in decided]
         if self.num_parts > 1:
             tokens = math.ceil(self.rope.context_length / self.num_parts)
             lines.append(f"context         rows in {self.num_parts} parts of {tokens:,} tokens")
@@ -63,12 +65,14 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
     apply_rope_plan(planned, rope)
     if config.trainer.context_parallel_size > 1:
         check_parts(planned, attention, config.trainer.context_parallel_size)
+    precision = plan_precision(config, pretrained, device)
     memory = estimate_memory(
         planned,
         config.trainer,
         config.adapter,
         context_length=config.context_length,
-        dtype=choose_dtype(config.model, device).value,
+        dtype=precision.parameters,
+        compute_dtype=precision.compute,
         chunk_bytes=chunk_bytes(device),
         num_shards=num_processes() if config.trainer.parallelism is Parallelism.fsdp else 1,
     )
@@ -79,6 +83,7 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
         tokenizer_plan=tokenizer_plan,
         attention=attention,
         loss=loss,
+        precision=precision,
         memory=memory,
         num_parts=config.trainer.context_parallel_size,
     )
@@ -107,6 +112,7 @@ def plan_as_dict(model: ModelPlans, data: PreparedData) -> dict[str, Any]:
         "data": data.statistics.as_dict(),
         "attention": asdict(model.attention),
         "loss": asdict(model.loss),
+        "precision": model.precision.as_dict(),
         "memory": model.memory.as_dict(),
         "context_parallel_size": model.num_parts,
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
+from sft_app.config.adapter import AdapterMethod
 from sft_app.config.app import AppConfig
 from sft_app.data.prepare import PreparedData
 from sft_app.evaluation.heldout import describe, evaluate, held_out
@@ -25,6 +26,7 @@ from sft_app.training.context_parallel import form_context_group
 from sft_app.training.metrics_file import MetricsFile
 from sft_app.training.muon import muon_for
 from sft_app.training.plans import plan_as_dict, plan_data, plan_model
+from sft_app.training.precision import round_weights
 from sft_app.training.prepare_model import prepare_model
 from sft_app.training.profiling import ProfileSteps
 from sft_app.training.progress import Progress
@@ -51,6 +53,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     with record.phase("plan"):
         plans = plan_model(config, device)
         log.info("%s", plans)
+    precision = plans.precision
     record.result.rope_method = plans.rope.method
     record.result.rope_factor = plans.rope.factor
     with record.phase("data"):
@@ -66,18 +69,20 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
             plans.pretrained,
             plans.rope,
             device=device,
+            frozen=config.adapter.method is not AdapterMethod.none,
             on_host_of_rank_0=wants_shards(config.trainer),
         )
         fit_model_to_tokenizer(model, plans.tokenizer, plans.tokenizer_plan)
-        prepared = prepare_model(
-            model,
-            config,
-            plans.attention,
-            device,
-            new_token_ids=plans.tokenizer_plan.added_token_ids,
-            loss_plan=plans.loss,
-            context=context,
-        )
+        with precision.computing(device):  # what is proven is what training will do
+            prepared = prepare_model(
+                model,
+                config,
+                plans.attention,
+                device,
+                new_token_ids=plans.tokenizer_plan.added_token_ids,
+                loss_plan=plans.loss,
+                context=context,
+            )
     record.result.num_parameters = model.num_parameters()
     record.result.num_trainable_parameters = model.num_parameters(only_trainable=True)
 
@@ -85,7 +90,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     if not heldout and (config.evaluation.before or config.evaluation.after):
         log.warning("There are too few conversations to hold any out: nothing is evaluated.")
     if config.evaluation.before and heldout:
-        with record.phase("evaluate_before"):
+        with record.phase("evaluate_before"), precision.computing(device):
             record.result.evaluation_before = evaluate(
                 config, prepared.model, heldout, plans.tokenizer, device
             )
@@ -111,9 +116,11 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     record.note_peak_memory(device)
     trainer.let_go()
     model = prepared.model if prepared.sharded else merge_adapter(prepared.model)
+    if config.adapter.method is AdapterMethod.none:
+        round_weights(model, precision.saved)
 
     if config.evaluation.after and heldout:
-        with record.phase("evaluate_after"):
+        with record.phase("evaluate_after"), precision.computing(device):
             record.result.evaluation_after = evaluate(
                 config, model, heldout, plans.tokenizer, device
             )
@@ -127,6 +134,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
                 plans.rope,
                 plans.tokenizer_plan,
                 run_dir / MODEL,
+                dtype=precision.saved,
                 state_dict=merge_gathered(prepared.model, weights) if weights else None,
             )
         trainer.accelerator.wait_for_everyone()

@@ -24,12 +24,13 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from transformers import PreTrainedModel, Trainer
 
 from sft_app.config.errors import ConfigError
 from sft_app.config.trainer import Parallelism, TrainerConfig
 from sft_app.training.checkpoints import SHARDS
+from sft_app.training.precision import compute_dtype
 from sft_app.training.shard_weights import hand_out_shards, take_weights
 
 
@@ -58,10 +59,14 @@ def shard(trained: nn.Module, model: PreTrainedModel, device: torch.device) -> N
         )
     weights = take_weights(trained)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    policy = MixedPrecisionPolicy()
+    compute = compute_dtype(model, device)
+    if compute != model.dtype:  # gathered as they are multiplied: half the bytes
+        policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
     for layer in layers:
-        fully_shard(layer, mesh=mesh)
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
     # The outermost module: its forward is the one that is called, so its hooks run.
-    fully_shard(trained, mesh=mesh)
+    fully_shard(trained, mesh=mesh, mp_policy=policy)
     hand_out_shards(trained, weights, device)
 
 

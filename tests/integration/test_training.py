@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -136,6 +137,38 @@ def test_a_resumed_run_ends_with_the_same_weights(
     assert resumed.result.tokens == trained.result.tokens, "those before the resume are counted"
     weights = "model/model.safetensors"
     assert (resumed.directory / weights).read_bytes() == (trained.directory / weights).read_bytes()
+
+
+def test_a_checkpoint_of_16_bits_is_trained_in_32_and_saved_in_16(
+    train: Callable[..., Trained], tiny_model: Path, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    shutil.copytree(tiny_model, tmp_path / "half")
+    AutoModelForCausalLM.from_pretrained(tiny_model).bfloat16().save_pretrained(tmp_path / "half")
+    run = train(f"model.name_or_path={tmp_path / 'half'}")
+    precision = json.loads((run.directory / "plan.json").read_text())["precision"]
+    assert (precision["parameters"], precision["saved"]) == ("float32", "bfloat16")
+    saved = AutoModelForCausalLM.from_pretrained(run.directory / "model")
+    assert {parameter.dtype for parameter in saved.parameters()} == {torch.bfloat16}
+    again = train(f"model.name_or_path={run.directory / 'model'}", "trainer.max_steps=1")
+    assert again.result.evaluation_before == run.result.evaluation_after, "it is what was measured"
+
+
+def test_sharded_ranks_compute_in_16_bits_and_keep_32(
+    train: Callable[..., Trained], trained: Trained
+) -> None:
+    two = train(
+        "launch.nproc_per_node=2",
+        "trainer.parallelism=fsdp",
+        "trainer.gradient_accumulation_steps=1",
+        "trainer.bf16=true",
+    )
+    assert two.losses != trained.losses
+    assert two.losses == pytest.approx(trained.losses, rel=2e-2)
+    precision = json.loads((two.directory / "plan.json").read_text())["precision"]
+    assert (precision["compute"], precision["saved"]) == ("bfloat16", "float32")
 
 
 def test_two_ranks_give_the_losses_of_one(train: Callable[..., Trained], trained: Trained) -> None:

@@ -141,9 +141,9 @@ def test_a_package_is_found_without_being_imported(tmp_path: Path, monkeypatch: 
 
 def test_dtype_follows_the_setting_else_the_hardware() -> None:
     cpu = torch.device("cpu")
-    assert choose_dtype(ModelConfig(name_or_path="x"), cpu).value == torch.float32
+    assert choose_dtype(ModelConfig(name_or_path="x"), cpu, frozen=False).value == torch.float32
     asked = ModelConfig(name_or_path="x", dtype=Dtype.bfloat16)
-    assert choose_dtype(asked, cpu).value == torch.bfloat16
+    assert choose_dtype(asked, cpu, frozen=True).value == torch.bfloat16
 
 
 def test_a_model_with_capped_logits_gets_a_kernel_that_caps_them(

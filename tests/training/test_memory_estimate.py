@@ -19,7 +19,12 @@ Compose = Callable[..., AppConfig]
 
 
 def estimate(config: AppConfig, model: LlamaConfig = SMALL, **options: Any) -> MemoryEstimate:
-    settings = {"context_length": 64, "dtype": torch.float32, "chunk_bytes": 2**14} | options
+    settings = {
+        "context_length": 64,
+        "dtype": torch.float32,
+        "compute_dtype": torch.float32,
+        "chunk_bytes": 2**14,
+    } | options
     return estimate_memory(model, config.trainer, config.adapter, **settings)
 
 

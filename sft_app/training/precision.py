@@ -1,0 +1,81 @@
+"""In which numbers a run keeps its weights, computes with them, and saves them.
+
+AdamW moves a weight by about the learning rate, and bfloat16 tells a weight of 0.02 from the next
+only at a distance of 0.0001: at usual rates most of its steps would be rounded away (Micikevicius
+et al. 2018, arXiv:1710.03740, section 3.1). So weights that are all trained are kept in float32 and
+multiplied in 16 bits, and what is saved has the checkpoint's own dtype again. Frozen weights, below
+an adapter, do not move.
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from sft_app.config.adapter import AdapterMethod
+from sft_app.config.app import AppConfig
+from sft_app.config.model import Dtype
+from sft_app.loader.hardware_choice import choose_dtype
+from sft_app.training.arguments import wants_bf16
+
+
+@dataclass(frozen=True)
+class Precision:
+    parameters: torch.dtype
+    compute: torch.dtype
+    """Of matrix products and attention."""
+    saved: torch.dtype
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"precision       parameters {name_of(self.parameters)} ({self.reason}), computed in "
+            f"{name_of(self.compute)}, saved in {name_of(self.saved)}"
+        )
+
+    def as_dict(self) -> dict[str, str]:
+        return {
+            "parameters": name_of(self.parameters),
+            "compute": name_of(self.compute),
+            "saved": name_of(self.saved),
+            "reason": self.reason,
+        }
+
+    def computing(self, device: torch.device) -> AbstractContextManager[object]:
+        """As the Trainer computes a step: mixed precision where the two dtypes differ."""
+        mixed = self.compute != self.parameters
+        return torch.autocast(device.type, dtype=self.compute if mixed else None, enabled=mixed)
+
+
+def plan_precision(
+    config: AppConfig, pretrained: PretrainedConfig, device: torch.device
+) -> Precision:
+    frozen = config.adapter.method is not AdapterMethod.none
+    choice = choose_dtype(config.model, device, frozen=frozen)
+    compute = choice.value
+    if wants_bf16(config, use_cpu=device.type == "cpu"):
+        compute = torch.bfloat16
+    elif config.trainer.fp16:
+        compute = torch.float16
+    own = pretrained.dtype if isinstance(pretrained.dtype, torch.dtype) else choice.value
+    saved = own if config.model.dtype is Dtype.auto else choice.value
+    return Precision(choice.value, compute, saved, choice.reason)
+
+
+def compute_dtype(model: PreTrainedModel, device: torch.device | None = None) -> torch.dtype:
+    """In which the model's matrices are multiplied if it is called now, on `device` (None: its)."""
+    kind = (device or model.device).type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
+
+
+@torch.no_grad()
+def round_weights(model: nn.Module, dtype: torch.dtype) -> None:
+    """To what `dtype` can hold, in place, as they will be saved: what is measured then is that."""
+    for parameter in model.parameters():
+        parameter.copy_(parameter.to(dtype))
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
