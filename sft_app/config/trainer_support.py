@@ -3,7 +3,7 @@
 import importlib.util
 from difflib import get_close_matches
 
-from sft_app.config.adapter import AdapterMethod
+from sft_app.config.adapter_support import check_adapter
 from sft_app.config.app import AppConfig
 from sft_app.config.errors import ConfigError
 from sft_app.config.launch import Device
@@ -70,11 +70,7 @@ def check_trainer_support(config: AppConfig) -> None:
             "trainer.torch_compile=true is refused: attention inside documents reads their lengths "
             "off each batch, so every batch would be compiled anew; leave it out."
         )
-    if config.adapter.method is AdapterMethod.qlora:
-        raise ConfigError(
-            "adapter.method=qlora is refused: models are not loaded in 4 bits yet; adapter=lora "
-            "trains the same adapter beside weights of full precision."
-        )
+    check_adapter(config)
     _check_packages(config)
     _check_checkpointing(config)
     if config.trainer.parallelism is Parallelism.fsdp:

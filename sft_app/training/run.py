@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
+from sft_app.config.adapter import AdapterMethod
 from sft_app.config.app import AppConfig
 from sft_app.data.prepare import PreparedData
 from sft_app.evaluation.heldout import describe, evaluate, held_out
@@ -21,14 +22,15 @@ from sft_app.training.adapter import merge_adapter, merge_gathered, plain_model
 from sft_app.training.arguments import training_arguments
 from sft_app.training.checkpoints import find_resume_point
 from sft_app.training.console import set_up_logging
+from sft_app.training.full_precision import bring_to_device, merge_into_full_precision
 from sft_app.training.metrics_file import MetricsFile
 from sft_app.training.muon import muon_for
 from sft_app.training.plans import plan_as_dict, plan_data, plan_model
-from sft_app.training.prepare_model import prepare_model
+from sft_app.training.prepare_model import prepare_model, reads_on_host
 from sft_app.training.profiling import ProfileSteps
 from sft_app.training.progress import Progress
 from sft_app.training.run_record import RunRecord
-from sft_app.training.sharding import gather_weights, wants_shards
+from sft_app.training.sharding import gather_weights
 from sft_app.training.throughput import utilisation
 from sft_app.training.time_estimate import estimate_time
 from sft_app.training.trainer import SFTTrainer
@@ -65,7 +67,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
             plans.pretrained,
             plans.rope,
             device=device,
-            on_host_of_rank_0=wants_shards(config.trainer),
+            on_host_of_rank_0=reads_on_host(config),
         )
         fit_model_to_tokenizer(model, plans.tokenizer, plans.tokenizer_plan)
         prepared = prepare_model(
@@ -74,6 +76,11 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     record.result.num_parameters = model.num_parameters()
     record.result.num_trainable_parameters = model.num_parameters(only_trainable=True)
 
+    quantised = config.adapter.method is AdapterMethod.qlora
+    if quantised and config.evaluation.before and config.evaluation.after:
+        log.info(
+            "evaluation      before training of the model in 4 bits, after it of the saved one"
+        )
     heldout = held_out(config, data, plans.tokenizer)
     if not heldout and (config.evaluation.before or config.evaluation.after):
         log.warning("There are too few conversations to hold any out: nothing is evaluated.")
@@ -103,15 +110,12 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
         train(trainer, config, run_dir, record)
     record.note_peak_memory(device)
     trainer.let_go()
-    model = prepared.model if prepared.sharded else merge_adapter(prepared.model)
-
-    if config.evaluation.after and heldout:
-        with record.phase("evaluate_after"):
-            record.result.evaluation_after = evaluate(
-                config, model, heldout, plans.tokenizer, device
-            )
-            log_evaluation(record.result.evaluation_after, "after")
+    # Saved before it is evaluated: what was trained is safe, whatever the evaluation needs.
     with record.phase("save"):
+        if quantised:
+            model = merge_into_full_precision(prepared.model, config, plans, device)
+        else:
+            model = prepared.model if prepared.sharded else merge_adapter(prepared.model)
         weights = gather_weights(prepared.model) if prepared.sharded else None
         if record.is_main:
             save_for_serving(
@@ -123,6 +127,18 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
                 state_dict=merge_gathered(prepared.model, weights) if weights else None,
             )
         trainer.accelerator.wait_for_everyone()
+    if config.evaluation.after and heldout:
+        if quantised and not bring_to_device(model, device):
+            log.warning(
+                "evaluation.after is left out: the saved model has full precision, and does not "
+                "fit this device."
+            )
+        else:
+            with record.phase("evaluate_after"):
+                record.result.evaluation_after = evaluate(
+                    config, model, heldout, plans.tokenizer, device
+                )
+                log_evaluation(record.result.evaluation_after, "after")
     record.complete()
     trainer.accelerator.end_training()
 
