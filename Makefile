@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Beyond that: Ray and submitit, for the tests that run them.
+# Beyond that: Ray, submitit and bitsandbytes, for the tests that run them.
 READY_TO_LAUNCH := $(VENV)/.ready-to-launch
 # Twice quiet: errors only.
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
@@ -37,7 +37,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Ready."
 
 $(READY_TO_LAUNCH): $(READY)
-	@$(INSTALL) --editable '.[dev,hub,lora,ray,slurm]'
+	@$(INSTALL) --editable '.[dev,hub,qlora,ray,slurm]'
 	@touch $@
 
 train: $(READY) ## the demo: SmolLM2-135M on real conversations, about 5 minutes on 2 CPU cores
@@ -55,7 +55,7 @@ report: $(READY) ## status and report of the newest run or sweep (or ARGS=DIR)
 test: $(READY) ## the tests (under 10 minutes on 2 cores)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-test-slow: $(READY_TO_LAUNCH) ## the tests that take long: the real model, the census of architectures, Ray
+test-slow: $(READY_TO_LAUNCH) ## the tests that take long: the real model, the census of architectures, Ray, 4 and 8 bits
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-gpu: $(READY) ## the tests that need a CUDA device

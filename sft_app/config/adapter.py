@@ -10,6 +10,11 @@ class AdapterMethod(StrEnum):
     qlora = "qlora"
 
 
+class Quantization(StrEnum):
+    nf4 = "nf4"
+    fp4 = "fp4"
+
+
 @dataclass(kw_only=True)
 class AdapterConfig:
     method: AdapterMethod = AdapterMethod.none
@@ -21,3 +26,8 @@ class AdapterConfig:
     """Names of the layers that get an adapter; all-linear: every linear layer but the head."""
     rank_stabilised: bool = False
     """Scale by alpha / sqrt(rank) instead (rsLoRA): for high ranks."""
+    quantization: Quantization = Quantization.nf4
+    """With qlora, the 16 levels of a frozen weight: nf4, those of a normal distribution; fp4, a
+    4-bit floating-point number."""
+    double_quantization: bool = True
+    """With qlora: the quantisation constants in 8 bits instead of 32 (0.4 bits less per weight)."""

@@ -3,7 +3,7 @@
 import importlib.util
 from difflib import get_close_matches
 
-from sft_app.config.adapter import AdapterMethod
+from sft_app.config.adapter_support import check_adapter
 from sft_app.config.app import AppConfig
 from sft_app.config.errors import ConfigError
 from sft_app.config.launch import Device
@@ -73,11 +73,7 @@ def check_trainer_support(config: AppConfig) -> None:
     for name in config.trainer.extra:
         if name in NOT_OFFERED:
             raise ConfigError(f"trainer.extra.{name} is not offered: {NOT_OFFERED[name]}")
-    if config.adapter.method is AdapterMethod.qlora:
-        raise ConfigError(
-            "adapter.method=qlora is refused: models are not loaded in 4 bits yet; adapter=lora "
-            "trains the same adapter beside weights of full precision."
-        )
+    check_adapter(config)
     _check_packages(config)
     _check_checkpointing(config)
     check_parallel(config)

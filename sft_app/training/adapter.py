@@ -52,14 +52,10 @@ def put_adapter(
     """
     if config.method is AdapterMethod.none:
         return model
-    if config.method is AdapterMethod.qlora:
-        raise ConfigError(
-            "adapter.method=qlora: models are not loaded in 4 bits yet; adapter=lora trains the "
-            "same adapter beside weights of full precision"
-        )
     if importlib.util.find_spec("peft") is None:
         raise ConfigError(
-            f"adapter.method={config.method} needs the peft package: pip install 'sft-app[lora]'"
+            f"adapter.method={config.method} needs the peft package: "
+            f"pip install 'sft-app[{config.method}]'"
         )
     from peft import LoraConfig, TaskType, get_peft_model
 

@@ -10,6 +10,7 @@ counts for supervised tokens alone. What is recomputed to save memory is not cou
 progress. Frozen matrices need no gradient of their own, and count 4 in the place of 6.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,7 +59,7 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
     }
     body = head_factor = 0
     for parameter in model.parameters():
-        factor = parameter.numel() * (6 if parameter.requires_grad else 4)
+        factor = _num_weights(parameter) * (6 if parameter.requires_grad else 4)
         if parameter.dim() >= 2 and parameter in head_parameters:  # tied or not
             head_factor += factor
         elif parameter.dim() == 3:  # stacked experts [E, ., .]
@@ -68,6 +69,12 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     return ModelShape(body, head_factor, heads * head_size, _windows(config))
+
+
+def _num_weights(parameter: torch.Tensor) -> int:
+    """Also of a matrix in 4 bits, which is stored as bytes."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else math.prod(state.shape)
 
 
 def _share_of_experts(config: PretrainedConfig, stacked: torch.Tensor) -> float:

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from sft_app.config.adapter import AdapterConfig
+from sft_app.config.adapter import AdapterConfig, AdapterMethod
 from sft_app.config.trainer import TrainerConfig
 from sft_app.training.adapter import put_adapter
 from sft_app.training.loss import chunked_loss_obstacle
+from sft_app.training.quantisation import bytes_in_4_bits, layers_to_quantise
 from sft_app.training.sharding import decoder_layers
 
 STATE_BYTES_PER_PARAMETER = {
@@ -90,6 +91,7 @@ def estimate_memory(
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     in_chunks = chunked_loss_obstacle(model) is None
+    saved = _saved_by_quantisation(model, adapter)
     whole = put_adapter(model, adapter)
     parameters = list(whole.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -102,7 +104,7 @@ def estimate_memory(
     return MemoryEstimate(
         num_parameters=sum(p.numel() for p in parameters),
         num_trainable_parameters=sum(p.numel() for p in trained),
-        weights=sum(p.nbytes for p in parameters) // num_shards,
+        weights=(sum(p.nbytes for p in parameters) - saved) // num_shards,
         gradients=sum(p.nbytes for p in trained) // num_shards,
         optimizer=int(state) // num_shards,
         activations=_activations(trainer, tokens, text, compute_dtype.itemsize),
@@ -110,6 +112,13 @@ def estimate_memory(
         logits=min(logits, 2 * chunk_bytes) if in_chunks else logits,
         gathered=_gathered(whole, model) if num_shards > 1 else 0,
     )
+
+
+def _saved_by_quantisation(model: PreTrainedModel, adapter: AdapterConfig) -> int:
+    if adapter.method is not AdapterMethod.qlora:
+        return 0
+    weights = [layer.weight for layer in layers_to_quantise(model).values()]
+    return sum(w.nbytes - bytes_in_4_bits(w, double=adapter.double_quantization) for w in weights)
 
 
 def _gathered(trained: nn.Module, model: PreTrainedModel) -> int:

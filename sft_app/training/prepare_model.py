@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from sft_app.config.adapter import AdapterMethod
 from sft_app.config.app import AppConfig
 from sft_app.config.data import Packing
 from sft_app.training.adapter import add_adapter
@@ -22,6 +23,7 @@ from sft_app.training.context_proof import require_equal_parts
 from sft_app.training.flops import ModelShape, shape_of
 from sft_app.training.loss import CHUNKED, LossChoice, install_chunked_loss
 from sft_app.training.loss_plan import LossPlan
+from sft_app.training.quantisation import quantise
 from sft_app.training.sharding import shard, wants_shards
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,11 @@ def plan_attention(
     return choose_attention(pretrained, device, packing, config.model.attn_implementation)
 
 
+def reads_on_host(config: AppConfig) -> bool:
+    """Whether `prepare_model` hands out what rank 0 has read into its host's memory."""
+    return wants_shards(config.trainer) or config.adapter.method is AdapterMethod.qlora
+
+
 def prepare_model(
     model: PreTrainedModel,
     config: AppConfig,
@@ -63,6 +70,8 @@ def prepare_model(
     Raises ConfigError when packed documents would see each other, or parts of rows would not be
     what whole rows are.
     """
+    if config.adapter.method is AdapterMethod.qlora:
+        quantise(model, config.adapter, device)
     trained = add_adapter(model, config.adapter, seed=config.seed, new_token_ids=new_token_ids)
     shape = shape_of(model)
     sharded = wants_shards(config.trainer)

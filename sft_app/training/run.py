@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import torch
-from transformers import PrinterCallback, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PrinterCallback, TrainingArguments, set_seed
 
 from sft_app.config.adapter import AdapterMethod
 from sft_app.config.app import AppConfig
@@ -23,15 +23,15 @@ from sft_app.training.arguments import training_arguments
 from sft_app.training.checkpoints import find_resume_point
 from sft_app.training.console import set_up_logging
 from sft_app.training.context_parallel import form_context_group
+from sft_app.training.full_precision import bring_to_device, merge_into_full_precision
 from sft_app.training.metrics_file import MetricsFile
 from sft_app.training.muon import muon_for
 from sft_app.training.plans import plan_as_dict, plan_data, plan_model
-from sft_app.training.precision import round_weights
-from sft_app.training.prepare_model import prepare_model
+from sft_app.training.prepare_model import prepare_model, reads_on_host
 from sft_app.training.profiling import ProfileSteps
 from sft_app.training.progress import Progress
 from sft_app.training.run_record import RunRecord
-from sft_app.training.sharding import gather_weights, wants_shards
+from sft_app.training.sharding import gather_weights
 from sft_app.training.time_estimate import estimate_time
 from sft_app.training.trainer import SFTTrainer
 
@@ -70,7 +70,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
             plans.rope,
             device=device,
             frozen=config.adapter.method is not AdapterMethod.none,
-            on_host_of_rank_0=wants_shards(config.trainer),
+            on_host_of_rank_0=reads_on_host(config),
         )
         fit_model_to_tokenizer(model, plans.tokenizer, plans.tokenizer_plan)
         with precision.computing(device):  # what is proven is what training will do
@@ -86,6 +86,11 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     record.result.num_parameters = model.num_parameters()
     record.result.num_trainable_parameters = model.num_parameters(only_trainable=True)
 
+    quantised = config.adapter.method is AdapterMethod.qlora
+    if quantised and config.evaluation.before and config.evaluation.after:
+        log.info(
+            "evaluation      before training of the model in 4 bits, after it of the saved one"
+        )
     heldout = held_out(config, data, plans.tokenizer)
     if not heldout and (config.evaluation.before or config.evaluation.after):
         log.warning("There are too few conversations to hold any out: nothing is evaluated.")
@@ -115,17 +120,14 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
         train(trainer, config, run_dir, record)
     record.note_peak_memory(device)
     trainer.let_go()
-    model = prepared.model if prepared.sharded else merge_adapter(prepared.model)
-    if config.adapter.method is AdapterMethod.none:
-        round_weights(model, precision.saved)
-
-    if config.evaluation.after and heldout:
-        with record.phase("evaluate_after"), precision.computing(device):
-            record.result.evaluation_after = evaluate(
-                config, model, heldout, plans.tokenizer, device
-            )
-            log_evaluation(record.result.evaluation_after, "after")
+    # Saved before it is evaluated: what was trained is safe, whatever the evaluation needs.
     with record.phase("save"):
+        if quantised:
+            model = merge_into_full_precision(prepared.model, config, plans, device)
+        else:
+            model = prepared.model if prepared.sharded else merge_adapter(prepared.model)
+        if isinstance(model, PreTrainedModel):
+            round_weights(model, precision.saved)
         weights = gather_weights(prepared.model) if prepared.sharded else None
         if record.is_main:
             save_for_serving(
@@ -138,6 +140,18 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
                 state_dict=merge_gathered(prepared.model, weights) if weights else None,
             )
         trainer.accelerator.wait_for_everyone()
+    if config.evaluation.after and heldout:
+        if quantised and not bring_to_device(model, device):
+            log.warning(
+                "evaluation.after is left out: the saved model has full precision, and does not "
+                "fit this device."
+            )
+        else:
+            with record.phase("evaluate_after"), precision.computing(device):
+                record.result.evaluation_after = evaluate(
+                    config, model, heldout, plans.tokenizer, device
+                )
+                log_evaluation(record.result.evaluation_after, "after")
     record.complete()
     trainer.accelerator.end_training()
 

@@ -30,8 +30,8 @@ from transformers import PreTrainedModel, Trainer
 from sft_app.config.errors import ConfigError
 from sft_app.config.trainer import Parallelism, TrainerConfig
 from sft_app.training.checkpoints import SHARDS
+from sft_app.training.hand_out import hand_out_shards, take_weights
 from sft_app.training.precision import compute_dtype
-from sft_app.training.shard_weights import hand_out_shards, take_weights
 
 
 def wants_shards(trainer: TrainerConfig) -> bool:

@@ -21,7 +21,6 @@ Compose = Callable[..., AppConfig]
         ("+trainer.extra.auto_find_batch_size=true", "trainer.per_device_train_batch_size"),
         ("+trainer.extra.torch_compile_mode=default", "trainer.torch_compile"),
         ("+trainer.extra.torch_compile_backend=eager", "trainer.torch_compile"),
-        ("adapter.method=qlora", "adapter=lora"),
     ],
 )
 def test_what_is_not_right_is_refused(compose: Compose, override: str, way_out: str) -> None:
@@ -41,6 +40,8 @@ def test_what_is_not_right_is_refused(compose: Compose, override: str, way_out: 
         ("trainer.report_to=[tensorboard, wandb]", "wandb"),
         ("trainer.report_to=[mlflow]", "mlflow"),
         ("trainer.loss_head=liger", "liger-kernel"),
+        ("adapter=lora", "'sft-app.lora.'"),
+        ("adapter=qlora", "'sft-app.qlora.'"),
     ],
 )
 def test_a_missing_package_is_named(
@@ -68,6 +69,9 @@ def test_a_missing_package_is_named(
         ),
         (["trainer.parallelism=fsdp", "trainer.fp16=true"], "trainer.bf16=true"),
         (["trainer.parallelism=fsdp", "trainer.optim=muon"], "trainer.parallelism=ddp"),
+        (["adapter=qlora", "trainer.parallelism=fsdp"], "trainer.parallelism=ddp, or adapter=lora"),
+        (["adapter=lora", "adapter.double_quantization=false"], "choose adapter=qlora"),
+        (["adapter=lora", "adapter.quantization=fp4"], "choose adapter=qlora"),
         (["trainer.report_to=[wandv]"], "Did you mean wandb"),
         (["trainer.context_parallel_size=0"], "must be 1"),
         (

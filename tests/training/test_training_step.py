@@ -167,11 +167,6 @@ def test_an_adapter_for_layers_that_are_not_there_is_a_config_error(random_model
         add_adapter(random_model("llama"), adapter, seed=0)
 
 
-def test_qlora_is_refused_rather_than_trained_unquantised(random_model):
-    with pytest.raises(ConfigError, match="adapter=lora"):
-        add_adapter(random_model("llama"), AdapterConfig(method=AdapterMethod.qlora), seed=0)
-
-
 def test_what_is_saved_names_no_attention_of_ours(random_model, tmp_path):
     model = prepared(random_model("llama")).model
     model.save_pretrained(tmp_path)

@@ -1,11 +1,13 @@
-"""Hand out, shard by shard, the weights that rank 0 alone has read.
+"""Hand out the weights that rank 0 alone has read, one after the other.
 
-FSDP2 shards a model whose parameters are on the meta device without a byte of memory. What arrives
-here is what rank 0 keeps in its host's memory: of each parameter every other rank receives its own
-rows and nothing else, and rank 0's device holds one whole parameter at a time.
+So no device holds them all: FSDP2 shards a model whose parameters are on the meta device without a
+byte of memory, and quantised layers are built the same way. What arrives here is what rank 0 keeps
+in its host's memory. Of a sharded parameter every other rank receives its own rows and nothing
+else; rank 0's device holds one whole parameter at a time.
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -24,7 +26,8 @@ def take_weights(model: nn.Module) -> dict[str, Tensor]:
     parameters = dict(model.named_parameters())
     own = [(name, tuple(p.shape), p.dtype) for name, p in parameters.items()]
     message = [own]
-    dist.broadcast_object_list(message, src=0)
+    if _several():
+        dist.broadcast_object_list(message, src=0)
     (layout,) = message
     if [entry[:2] for entry in layout] != [entry[:2] for entry in own]:
         raise RuntimeError("the ranks built different models: their parameters differ")
@@ -33,7 +36,7 @@ def take_weights(model: nn.Module) -> dict[str, Tensor]:
         old = parameters[name]
         empty = torch.empty(shape, dtype=dtype, device="meta")
         replace(places[id(old)], nn.Parameter(empty, requires_grad=old.requires_grad))
-    if dist.get_rank() != 0:
+    if _several() and dist.get_rank() != 0:
         return {}
     return {name: parameter.detach() for name, parameter in parameters.items()}
 
@@ -41,8 +44,7 @@ def take_weights(model: nn.Module) -> dict[str, Tensor]:
 def hand_out_shards(model: nn.Module, weights: dict[str, Tensor], device: torch.device) -> None:
     """Fill the shards of `model`, which `fully_shard` made of parameters without memory.
 
-    Rank 0 passes what `take_weights` returned, and keeps none of it; the others pass nothing.
-    Buffers are rank 0's on every rank.
+    `weights` is what `take_weights` returned, and is left empty.
     """
     places = places_of(model)
     for name, empty in list(model.named_parameters()):
@@ -57,17 +59,45 @@ def hand_out_shards(model: nn.Module, weights: dict[str, Tensor], device: torch.
             stride=empty.stride(),
         )
         replace(places[id(empty)], nn.Parameter(filled, requires_grad=empty.requires_grad))
+    hand_out_buffers(model, device)
+
+
+def whole_weights(
+    model: nn.Module, weights: dict[str, Tensor], device: torch.device
+) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter by name, whole and on `device`, on every rank: let go of it before the next.
+
+    The parameters of `model` are without memory; `weights` is what `take_weights` returned, and is
+    left empty.
+    """
+    has_weights = bool(weights)
+    for name, empty in list(model.named_parameters()):
+        if has_weights:
+            whole = weights.pop(name).to(device)
+        else:
+            whole = torch.empty(empty.shape, dtype=empty.dtype, device=device)
+        if _several():
+            dist.broadcast(whole, src=0)
+        yield name, whole
+
+
+def hand_out_buffers(model: nn.Module, device: torch.device) -> None:
+    """Rank 0's buffers on every rank's device."""
+    places = places_of(model)
     for _, buffer in list(model.named_buffers()):
-        whole = (
-            buffer.to(device) if dist.get_rank() == 0 else torch.empty_like(buffer, device=device)
-        )
-        dist.broadcast(whole, src=0)
+        whole = torch.empty_like(buffer, device=device) if buffer.is_meta else buffer.to(device)
+        if _several():
+            dist.broadcast(whole, src=0)
         replace(places[id(buffer)], whole)
 
 
 def replace(places: list[tuple[nn.Module, str]], tensor: Tensor) -> None:
     for module, attribute in places:
         setattr(module, attribute, tensor)
+
+
+def _several() -> bool:
+    return dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _scatter_rows(

@@ -1,0 +1,178 @@
+"""adapter=qlora from end to end: 4 bits while it trains, full precision in what is saved."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft_app.records.result import RunResult, read_result
+
+pytest.importorskip("bitsandbytes")
+pytestmark = pytest.mark.slow
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+RANK, ALPHA = 4, 32.0
+
+
+@dataclass
+class Trained:
+    directory: Path
+    result: RunResult
+
+    @property
+    def losses(self) -> list[float]:
+        lines = (self.directory / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["loss"] for line in lines]
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "train.log").read_text()
+
+    def weights(self) -> dict[str, Any]:
+        from safetensors.torch import load_file
+
+        return load_file(self.directory / "model" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def wide_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Llama with rows of whole blocks."""
+    from transformers import LlamaConfig, LlamaForCausalLM, set_seed
+
+    directory = tmp_path_factory.mktemp("models") / "wide-llama"
+    shutil.copytree(tiny_model, directory)
+    config = LlamaConfig.from_pretrained(tiny_model, hidden_size=64, intermediate_size=128)
+    config.head_dim = 16
+    set_seed(0)
+    LlamaForCausalLM(config).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def train(
+    run_command: Run, wide_model: Path, chat_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Trained]:
+    cache = tmp_path_factory.mktemp("cache")
+
+    def run(*overrides: str) -> Trained:
+        work = tmp_path_factory.mktemp("run")
+        answer = run_command(
+            "sft-train",
+            f"model.name_or_path={wide_model}",
+            f"data.train={chat_file}",
+            "data.eval_examples=8",
+            "context_length=128",
+            "adapter=qlora",
+            f"adapter.rank={RANK}",
+            "tokenizer.add_tokens=[spell]",
+            "trainer.max_steps=6",
+            "trainer.save_steps=3",
+            "trainer.gradient_accumulation_steps=2",
+            "trainer.learning_rate=3e-3",
+            "trainer.lr_scheduler_type=constant",
+            "launch.device=cpu",
+            "hydra.run.dir=run",
+            *overrides,
+            cwd=work,
+            env={"SFT_CACHE_DIR": str(cache)},
+        )
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        return Trained(work / "run", read_result(work / "run"))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(train: Callable[..., Trained]) -> Trained:
+    return train()
+
+
+def test_the_adapter_alone_is_trained_and_lowers_both_losses(trained: Trained) -> None:
+    result = trained.result
+    assert result.num_parameters and result.num_trainable_parameters
+    assert result.num_trainable_parameters < 0.2 * result.num_parameters
+    assert trained.losses[-1] < trained.losses[0]
+    before, after = result.evaluation_before, result.evaluation_after
+    assert before and before.heldout and after and after.heldout
+    assert after.heldout.loss < before.heldout.loss
+    assert "quantisation    nf4 with quantised constants" in trained.log
+    assert "evaluation      before training of the model in 4 bits" in trained.log
+    assert "adapter         merged into weights in torch.float32" in trained.log
+    assert "loss            chunked head (equal" in trained.log
+
+
+def test_the_saved_model_is_the_base_in_full_precision_plus_the_adapter(
+    trained: Trained, wide_model: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    base = load_file(wide_model / "model.safetensors")
+    adapter = load_file(
+        trained.directory / "checkpoints" / "checkpoint-6" / "adapter_model.safetensors"
+    )
+    saved = trained.weights()
+    adapted = 0
+    for name, weight in base.items():
+        low_rank = f"base_model.model.{name.removesuffix('.weight')}"
+        if f"{low_rank}.lora_A.weight" in adapter:
+            a, b = adapter[f"{low_rank}.lora_A.weight"], adapter[f"{low_rank}.lora_B.weight"]
+            assert b.abs().max() > 0
+            expected = weight + ALPHA / RANK * b @ a
+            torch.testing.assert_close(saved[name], expected, atol=1e-6, rtol=1e-5)
+            adapted += 1
+        else:  # norms; embedding and head have new rows as well
+            assert torch.equal(saved[name][: len(weight)], weight), name
+    assert adapted == 2 * 7
+    new = len(base["lm_head.weight"])
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        mean = base[name].mean(dim=0)
+        assert not torch.allclose(saved[name][new], mean), "the added token's row has moved"
+
+
+def test_the_saved_model_loads_plainly_and_is_the_one_that_was_evaluated(
+    trained: Trained, train: Callable[..., Trained]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    directory = trained.directory / "model"
+    config = json.loads((directory / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    assert "quantization_config" not in config
+    assert not list(directory.glob("adapter*"))
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    assert {str(p.dtype) for p in model.parameters()} == {"torch.float32"}
+    again = train(f"model.name_or_path={directory}", "adapter=none", "trainer.max_steps=1")
+    assert again.result.evaluation_before and trained.result.evaluation_after
+    now, then = again.result.evaluation_before.heldout, trained.result.evaluation_after.heldout
+    assert now and then
+    assert now.loss == pytest.approx(then.loss, rel=1e-6)
+
+
+def test_a_resumed_run_ends_with_the_same_weights(
+    train: Callable[..., Trained], trained: Trained
+) -> None:
+    import torch
+
+    checkpoint = trained.directory / "checkpoints" / "checkpoint-3"
+    resumed = train(f"trainer.resume_from_checkpoint={checkpoint}")
+    assert resumed.losses == trained.losses[3:]
+    weights = trained.weights()
+    for name, weight in resumed.weights().items():
+        assert torch.equal(weight, weights[name]), name
+
+
+def test_two_ranks_give_the_losses_of_one(train: Callable[..., Trained], trained: Trained) -> None:
+    two = train("launch.nproc_per_node=2", "trainer.gradient_accumulation_steps=1")
+    assert two.losses == pytest.approx(trained.losses, rel=1e-4)
+    before, after = two.result.evaluation_before, two.result.evaluation_after
+    assert before and after and trained.result.evaluation_after
+    assert after.heldout and trained.result.evaluation_after.heldout
+    assert after.heldout.loss == pytest.approx(
+        trained.result.evaluation_after.heldout.loss, rel=1e-4
+    )
