@@ -20,6 +20,7 @@ from sft_app.records.run_files import METRICS, MODEL, PLAN, PROFILE, TENSORBOARD
 from sft_app.training.adapter import merge_adapter, merge_gathered, plain_model
 from sft_app.training.arguments import training_arguments
 from sft_app.training.checkpoints import find_resume_point
+from sft_app.training.compile_layers import CompileLayers, check_compiler
 from sft_app.training.console import set_up_logging
 from sft_app.training.metrics_file import MetricsFile
 from sft_app.training.muon import muon_for
@@ -50,6 +51,8 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     with record.phase("plan"):
         plans = plan_model(config, device)
         log.info("%s", plans)
+        if config.trainer.torch_compile:
+            check_compiler(device)
     record.result.rope_method = plans.rope.method
     record.result.rope_factor = plans.rope.factor
     with record.phase("data"):
@@ -63,7 +66,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
         model = load_model(config.model, plans.pretrained, plans.rope, device=device)
         fit_model_to_tokenizer(model, plans.tokenizer, plans.tokenizer_plan)
         prepared = prepare_model(
-            model, config, plans.attention, plans.tokenizer_plan.added_token_ids
+            model, config, plans.attention, plans.tokenizer_plan.added_token_ids, plans.loss
         )
     record.result.num_parameters = model.num_parameters()
     record.result.num_trainable_parameters = model.num_parameters(only_trainable=True)
@@ -90,6 +93,8 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
         ),
     )
     trainer.remove_callback(PrinterCallback)
+    if config.trainer.torch_compile:
+        trainer.add_callback(CompileLayers(model))
     if config.trainer.profile:
         trainer.add_callback(ProfileSteps(run_dir / PROFILE))
     with record.phase("train"):
