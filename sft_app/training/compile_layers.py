@@ -32,13 +32,11 @@ def check_compiler(device: torch.device) -> None:
     try:
         torch.compile(_twice)(torch.ones(2, device=device))
     except (RuntimeError, OSError, ImportError) as error:
-        needs = (
-            "triton and a C compiler" if device.type == "cuda" else "a C++ compiler, such as g++"
-        )
-        cause = str(error).strip().splitlines()[0]
+        needs = "triton and a C compiler" if device.type == "cuda" else "a C++ compiler (g++)"
+        cause = str(error).strip().splitlines()[0].rstrip(".")
         raise ConfigError(
-            f"trainer.torch_compile=true needs {needs}, and compiling fails here: {cause} "
-            "Install it, or leave trainer.torch_compile out."
+            f"trainer.torch_compile=true needs {needs}, and compiling fails here: {cause}. Install "
+            "it, or leave trainer.torch_compile out."
         ) from error
 
 

@@ -168,7 +168,7 @@ def test_without_a_compiler_the_way_out_is_named(monkeypatch):
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/no/such/compiler",))
     monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
     with pytest.raises(
-        ConfigError, match=r"needs a C\+\+ compiler .* leave trainer\.torch_compile"
+        ConfigError, match=r"needs a C\+\+ compiler .* leave trainer\.torch_compile out"
     ):
         check_compiler(torch.device("cpu"))
 
