@@ -42,6 +42,20 @@ def check_honoured(
     difference = _module_difference(module, text, positions.rotary_dims)
     if difference:
         raise ConfigError(refusal.format(difference))
+    if method == "longrope":
+        try:
+            _turn_twice(module, text, positions.rotary_dims)
+        except Exception as error:
+            raise ConfigError(refusal.format(f"{type(error).__name__}: {error}")) from error
+
+
+def _turn_twice(module: nn.Module, text: PretrainedConfig, rotary_dims: dict[str, int]) -> None:
+    """longrope chooses its divisors in each forward; with parameters by layer type, transformers
+    before 5.23 fails at the second long batch."""
+    last = torch.tensor([[text.max_position_embeddings - 1]])
+    for layer_type in rotary_dims:
+        for _ in range(2):
+            module(torch.zeros(1), last, *(() if layer_type == ALL_LAYERS else (layer_type,)))
 
 
 def check_built(model: nn.Module, rotary_dims: dict[str, int]) -> None:

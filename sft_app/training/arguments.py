@@ -52,7 +52,8 @@ def training_arguments(config: AppConfig, run_dir: Path) -> TrainingArguments:
         save_total_limit=trainer.save_total_limit,
         eval_strategy="no",
         dataloader_num_workers=trainer.dataloader_num_workers,
-        torch_compile=trainer.torch_compile,
+        # trainer.torch_compile compiles layer by layer (compile_layers.py); this, the whole model.
+        torch_compile=False,
         report_to=list(trainer.report_to),
         remove_unused_columns=False,
         disable_tqdm=True,

@@ -35,7 +35,8 @@ def choose_kernel(query: torch.Tensor, value: torch.Tensor, settings: AttentionS
     fused = (
         query.is_cuda
         and query.dtype in (torch.bfloat16, torch.float16)
-        and query.shape[-1] == value.shape[-1] <= 256
+        and query.shape[-1] == value.shape[-1]
+        and _flash_has_head_size(query.shape[-1])
         and torch.cuda.get_device_capability(query.device) >= (8, 0)
     )
     if fused and settings.softcap is None and settings.dropout == 0.0 and _varlen_parameters():
@@ -43,6 +44,12 @@ def choose_kernel(query: torch.Tensor, value: torch.Tensor, settings: AttentionS
     if fused and importlib.util.find_spec("flash_attn") is not None:
         return flash_attn_varlen
     return one_call_per_document
+
+
+def _flash_has_head_size(size: int) -> bool:
+    """Called directly, the kernels do not pad: multiples of 8. Between 192 and 256 some GPUs have
+    no backward."""
+    return size % 8 == 0 and (size <= 192 or size == 256)
 
 
 def one_call_per_document(

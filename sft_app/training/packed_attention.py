@@ -39,7 +39,8 @@ CUDNN_FROM_LENGTH = 2048
 
 def register() -> None:
     """Make `attn_implementation="sft_packed"` known to transformers."""
-    AttentionInterface.register(NAME, attend)
+    # What is compiled around it (compile_layers.py) must not depend on the documents' lengths.
+    AttentionInterface.register(NAME, torch.compiler.disable(attend))
     AttentionMaskInterface.register(NAME, make_documents)
 
 

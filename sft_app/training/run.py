@@ -21,12 +21,14 @@ from sft_app.records.run_files import METRICS, MODEL, PLAN, PROFILE, TENSORBOARD
 from sft_app.training.adapter import merge_adapter, merge_gathered, plain_model
 from sft_app.training.arguments import training_arguments
 from sft_app.training.checkpoints import find_resume_point
+from sft_app.training.compile_layers import CompileLayers, check_compiler
 from sft_app.training.console import set_up_logging
 from sft_app.training.context_parallel import form_context_group
 from sft_app.training.full_precision import bring_to_device, merge_into_full_precision
 from sft_app.training.metrics_file import MetricsFile
 from sft_app.training.muon import muon_for
 from sft_app.training.plans import plan_as_dict, plan_data, plan_model
+from sft_app.training.precision import round_weights
 from sft_app.training.prepare_model import prepare_model, reads_on_host
 from sft_app.training.profiling import ProfileSteps
 from sft_app.training.progress import Progress
@@ -53,6 +55,8 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     with record.phase("plan"):
         plans = plan_model(config, device)
         log.info("%s", plans)
+        if config.trainer.torch_compile:
+            check_compiler(device)
     precision = plans.precision
     record.result.rope_method = plans.rope.method
     record.result.rope_factor = plans.rope.factor
@@ -113,6 +117,8 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
         ),
     )
     trainer.remove_callback(PrinterCallback)
+    if config.trainer.torch_compile:
+        trainer.add_callback(CompileLayers(model))
     if config.trainer.profile:
         trainer.add_callback(ProfileSteps(run_dir / PROFILE))
     with record.phase("train"):

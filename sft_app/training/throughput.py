@@ -1,5 +1,6 @@
 """Speed against what the hardware can do: by its datasheet, and as measured in this process."""
 
+import re
 import time
 from dataclasses import dataclass
 
@@ -54,7 +55,7 @@ def utilisation(
 def datasheet_rate(device_name: str) -> float | None:
     """Dense bfloat16 FLOP/s by a CUDA device's name; None for an unknown one."""
     for name, tflops in DATASHEET_TFLOPS:
-        if name in device_name:
+        if re.search(rf"\b{name}\b", device_name):  # an A4000 is no A40
             return tflops * 1e12
     return None
 

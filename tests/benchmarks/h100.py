@@ -1,14 +1,16 @@
-"""What one GPU reaches: utilisation, tokens a second, varlen against a mask, longest context.
+"""What one GPU reaches: utilisation, tokens a second, attention, loss heads, longest context.
 
-    python tests/benchmarks/h100.py [--out DIR]      on the GPU, some 15 minutes
+    python tests/benchmarks/h100.py [--out DIR]      on the GPU, in 9 minutes (--seconds N)
     python tests/benchmarks/h100.py --smoke          tiny shapes on the CPU: does the script run?
 
 Random weights, random tokens: neither changes the speed. Goals for one H100 with 80 GB stand in the
-table's last column.
+table's last column. A part that fails says so in its row and leaves the others alone; the longest
+contexts come last and take what time is left.
 """
 
 import argparse
 import gc
+import importlib.util
 import json
 import time
 from collections.abc import Callable
@@ -25,10 +27,16 @@ from sft_app.config.adapter import AdapterConfig, AdapterMethod
 from sft_app.training import packed_attention
 from sft_app.training.adapter import add_adapter
 from sft_app.training.attention_kernels import AttentionSettings, choose_kernel
+from sft_app.training.compile_layers import CompileLayers
 from sft_app.training.documents import documents_of_lengths
 from sft_app.training.flops import flops_of_batch, shape_of
+from sft_app.training.liger_head import liger_cross_entropy
 from sft_app.training.loss import install_chunked_loss
+from sft_app.training.loss_head import chunked_cross_entropy
 from sft_app.training.throughput import datasheet_rate, measure_matmul_rate, utilisation
+
+Row = dict[str, Any]
+Head = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 ONE_BILLION = {
     "hidden_size": 2048,
@@ -124,11 +132,18 @@ def training_step(model: torch.nn.Module, row: dict[str, torch.Tensor]) -> Calla
 
 
 def speed(
-    bench: Bench, name: str, shape: dict[str, Any], *, length: int, lora: bool, goal: str
-) -> dict[str, Any]:
+    bench: Bench,
+    shape: dict[str, Any],
+    *,
+    length: int,
+    lora: bool = False,
+    compiled: bool = False,
+) -> Row:
     """One optimizer step a row of `length` tokens, a single document."""
     length = 256 if bench.smoke else length
     model = bench.model(shape, lora=lora, checkpointing=False)
+    if compiled:
+        CompileLayers(model).on_train_begin()  # type: ignore[arg-type]
     step = training_step(model, bench.row(length, length))
     seconds = bench.seconds(step, rounds=2 if bench.smoke else 8)
     flops = flops_of_batch(shape_of(model), [length], length - 1)  # type: ignore[arg-type]
@@ -139,16 +154,15 @@ def speed(
         measured_rate=measure_matmul_rate(bench.device, bench.dtype),
     )
     return {
-        "what": f"{name}, {length} tokens a step",
+        "tokens": length,
         "tokens/s": round(length / seconds),
         "of datasheet": share.of_datasheet,
         "of measured matmul": share.of_measured,
         "peak GB": peak_gigabytes(bench.device),
-        "goal": goal,
     }
 
 
-def varlen_against_mask(bench: Bench) -> dict[str, Any]:
+def varlen_against_mask(bench: Bench) -> Row:
     """Attention alone, forward and backward: 16k tokens in documents of 1k, 8B's heads."""
     length, document = (256, 64) if bench.smoke else (16_384, 1024)
     query, key, value = (
@@ -170,32 +184,85 @@ def varlen_against_mask(bench: Bench) -> dict[str, Any]:
         kernel(query, key, value, documents, settings).sum().backward()
 
     ratio = bench.seconds(dense, 3) / bench.seconds(ours, 3)
+    return {"note": kernel.__name__, "tokens": length, "speedup": ratio}
+
+
+def loss_heads(bench: Bench) -> dict[str, Head]:
+    """All that are installed and run on this device; each returns the sum over positions."""
+
+    def plain(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="sum")
+
+    heads: dict[str, Head] = {"plain": plain, "chunked": chunked_cross_entropy}
+    on_gpu = bench.device.type == "cuda"
+    if on_gpu and importlib.util.find_spec("liger_kernel") is not None:
+        heads["liger"] = liger_cross_entropy
+    if on_gpu and importlib.util.find_spec("cut_cross_entropy") is not None:
+        from cut_cross_entropy import linear_cross_entropy as cut
+
+        heads["cut_cross_entropy"] = lambda h, w, t: cut(h, w, t, reduction="sum")
+        heads["cut_cross_entropy, unfiltered"] = lambda h, w, t: cut(
+            h, w, t, reduction="sum", filter_eps=None
+        )
+    if hasattr(F, "linear_cross_entropy"):  # torch 2.13
+        heads["torch"] = lambda h, w, t: F.linear_cross_entropy(h, w, t, reduction="sum")
+    return heads
+
+
+def loss_head(bench: Bench, head: Head, *, frozen: bool = False) -> Row:
+    """Forward and backward of 16k supervised positions, 8B's head; how far gradients are off."""
+    positions, hidden_size, words = (128, 64, 512) if bench.smoke else (16_384, 4096, 128_256)
+    torch.manual_seed(0)
+    hidden = torch.randn(positions, hidden_size, device=bench.device, dtype=bench.dtype)
+    weight = torch.randn(words, hidden_size, device=bench.device, dtype=bench.dtype)
+    weight.mul_(hidden_size**-0.5).requires_grad_(not frozen)
+    hidden.requires_grad_()
+    targets = torch.randint(words, (positions,), device=bench.device)
+
+    def work() -> None:
+        hidden.grad = weight.grad = None
+        head(hidden, weight, targets).backward()
+
+    bench.forget()
+    held = torch.cuda.memory_allocated() / 1e9 if bench.device.type == "cuda" else 0.0
+    seconds = bench.seconds(work, 3)
+    peak = peak_gigabytes(bench.device)
+    few = slice(0, 128)  # a row of the hidden states' gradient depends on no other row
+    exact = hidden[few].detach().float().requires_grad_()
+    logits = F.linear(exact, weight.detach().float())
+    (expected,) = torch.autograd.grad(F.cross_entropy(logits, targets[few], reduction="sum"), exact)
+    assert hidden.grad is not None
+    off = (hidden.grad[few].float() - expected).norm() / expected.norm()
     return {
-        "what": f"{kernel.__name__} against a dense mask, {length} tokens",
-        "speedup": ratio,
-        "goal": "3",
+        "tokens": positions,
+        "tokens/s": round(positions / seconds),
+        "peak GB": None if peak is None else peak - held,
+        "gradient off by": off.item(),
     }
 
 
-def longest_context(
-    bench: Bench, name: str, shape: dict[str, Any], *, lora: bool, goal: str
-) -> dict[str, Any]:
-    """The longest single document of which one step fits, by doubling and then halving gaps."""
-    step_size = 64 if bench.smoke else 16_384
+def longest_context(bench: Bench, shape: dict[str, Any], *, lora: bool, until: float) -> Row:
+    """The longest single document of which one step fits, by doubling and then halving gaps.
+
+    `until` (time.monotonic): a length that would take longer, by the square of the last, is left.
+    """
+    step_size = 64 if bench.smoke else 32_768
     limit = 512 if bench.smoke else 2**21
     model = bench.model(shape, lora=lora, checkpointing=True)
-    fits, fails = 0, limit + step_size
-    length = step_size
-    while fails - fits > step_size:
+    fits, fails, seconds = 0, limit + step_size, 0.0
+    length, note = 2 * step_size if bench.smoke else 131_072, ""
+    while fits < limit and fails - fits > step_size:
+        if fits and time.monotonic() + seconds * (length / fits) ** 2 > until:
+            note = f"no time left to try {length}"
+            break
+        started = time.monotonic()
         if one_step_fits(bench, model, length):
-            fits = length
+            fits, seconds = length, time.monotonic() - started
         else:
             fails = length
         following = 2 * fits if fails > limit else (fits + fails) // 2
-        length = min(following, limit) // step_size * step_size
-        if fits >= limit:
-            break
-    return {"what": f"longest context, {name}, one step", "tokens": fits, "goal": goal}
+        length = max(step_size, min(following, limit) // step_size * step_size)
+    return {"tokens": fits, "note": note}
 
 
 def one_step_fits(bench: Bench, model: torch.nn.Module, length: int) -> bool:
@@ -221,32 +288,63 @@ def peak_gigabytes(device: torch.device) -> float | None:
     return torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None
 
 
+def parts(bench: Bench, deadline: float) -> dict[tuple[str, str], Callable[[], Row]]:
+    """(what, goal) -> what measures it."""
+    full, adapter = "1B, all parameters", "8B, LoRA"
+    heads = loss_heads(bench)
+    work: dict[tuple[str, str], Callable[[], Row]] = {
+        (full, "0.45 of datasheet"): lambda: speed(bench, ONE_BILLION, length=8192),
+        (adapter, "13000 tokens/s"): lambda: speed(bench, EIGHT_BILLION, length=4096, lora=True),
+        ("documents of 1024 against a dense mask", "3"): lambda: varlen_against_mask(bench),
+    }
+    for name, head in heads.items():
+        work[f"loss head {name}", ""] = lambda head=head: loss_head(bench, head)
+        work[f"loss head {name}, frozen", ""] = lambda head=head: loss_head(
+            bench, head, frozen=True
+        )
+    work[f"{full}, layers compiled", ""] = lambda: speed(
+        bench, ONE_BILLION, length=8192, compiled=True
+    )
+    work[f"longest context, {full}", "524288"] = lambda: longest_context(
+        bench, ONE_BILLION, lora=False, until=(time.monotonic() + deadline) / 2
+    )
+    work[f"longest context, {adapter}", "262144"] = lambda: longest_context(
+        bench, EIGHT_BILLION, lora=True, until=deadline
+    )
+    return work
+
+
+def measured_or_failed(measure: Callable[[], Row]) -> Row:
+    try:
+        return measure()
+    except Exception as error:  # whatever it is, the other rows are worth having
+        said = str(error).strip().splitlines() or [""]
+        return {"note": f"{type(error).__name__}: {said[0][:120]}"}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results"))
+    parser.add_argument("--seconds", type=float, default=540.0)
     options = parser.parse_args()
     packed_attention.register()
     device = torch.device("cpu" if options.smoke else "cuda")
     bench = Bench(device, torch.float32 if options.smoke else torch.bfloat16, options.smoke)
-    full, adapter = "1B, all parameters", "8B, LoRA"
-    work: list[Callable[[], dict[str, Any]]] = [
-        lambda: speed(bench, full, ONE_BILLION, length=8192, lora=False, goal="0.45 of datasheet"),
-        lambda: speed(bench, adapter, EIGHT_BILLION, length=4096, lora=True, goal="13000 tokens/s"),
-        lambda: varlen_against_mask(bench),
-        lambda: longest_context(bench, full, ONE_BILLION, lora=False, goal="524288"),
-        lambda: longest_context(bench, adapter, EIGHT_BILLION, lora=True, goal="262144"),
-    ]
-    rows = []
-    for measure in work:
+    rows, text = [], ""
+    for (what, goal), measure in parts(bench, time.monotonic() + options.seconds).items():
         bench.forget()
-        rows.append(measure())
-        print(json.dumps(rows[-1]), flush=True)
-        write(rows, options.out, device_name(device))  # what was measured stays if the next fails
+        started = time.monotonic()
+        row = {"what": what, **measured_or_failed(measure)}
+        row |= {"part s": round(time.monotonic() - started), "goal": goal}
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+        text = write(rows, options.out, device_name(device))  # stays if the next kills the process
+    print(f"\n{text}")
 
 
-def write(rows: list[dict[str, Any]], directory: Path, device: str) -> None:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+def write(rows: list[Row], directory: Path, device: str) -> str:
+    columns = [*dict.fromkeys(key for row in rows for key in row if key != "goal"), "goal"]
     lines = [f"| {' | '.join(columns)} |", f"| {' | '.join(['---'] * len(columns))} |"]
     for row in rows:
         cells = [row.get(column) for column in columns]
@@ -258,6 +356,7 @@ def write(rows: list[dict[str, Any]], directory: Path, device: str) -> None:
     text = "\n".join(["## One GPU", "", *lines, "", f"Measured on: {about}.", ""])
     (directory / "one_gpu.md").write_text(text)
     (directory / "one_gpu.json").write_text(json.dumps({"machine": about, "rows": rows}, indent=2))
+    return text
 
 
 if __name__ == "__main__":

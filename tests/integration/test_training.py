@@ -69,6 +69,9 @@ def test_every_file_of_a_run_is_there(trained: Trained) -> None:
                  "tensorboard", "checkpoints/checkpoint-3", "model", "result.json",
                  "report.html"):  # fmt: skip
         assert (trained.directory / name).exists(), name
+    loss = json.loads((trained.directory / "plan.json").read_text())["loss"]
+    assert loss["head"] == "chunked"
+    assert "CUDA" in loss["reason"]
     assert not list(trained.directory.rglob("*.bin")), "no pickles"
     assert not (trained.directory / "checkpoints" / ".partial").exists()
 
@@ -317,6 +320,30 @@ def test_an_adapter_on_a_sharded_model_is_the_adapter_on_a_whole_one(
     sharded = train(*settings, "trainer.parallelism=fsdp", "trainer.gradient_checkpointing=true")
     assert sharded.losses == pytest.approx(whole.losses, rel=1e-4)
     assert_same_weights(sharded, whole)
+
+
+COMPILED = {
+    "ddp": ["launch.nproc_per_node=2"],
+    "fsdp": [
+        "launch.nproc_per_node=2",
+        "trainer.parallelism=fsdp",
+        "trainer.gradient_checkpointing=true",
+    ],
+    "unpacked": ["data.packing=none"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", COMPILED.values(), ids=COMPILED)
+def test_compiled_layers_give_the_losses_and_the_model_of_plain_ones(
+    train: Callable[..., Trained], settings: list[str]
+) -> None:
+    plain = train(*settings)
+    compiled = train(*settings, "trainer.torch_compile=true")
+    assert "compile         " in (compiled.directory / "train.log").read_text()
+    assert compiled.losses == pytest.approx(plain.losses, rel=1e-4)
+    assert compiled.result.evaluation_before == plain.result.evaluation_before
+    assert_same_weights(compiled, plain)
 
 
 def test_without_packing_batches_hold_examples_of_like_length(

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from transformers import masking_utils
 
 from sft_app.training import packed_attention
 from sft_app.training.attention_kernels import AttentionSettings, one_call_per_document
 from sft_app.training.documents import Documents, documents_of_lengths, lengths_from_positions
 
+CHUNKS_RESTART_WITH_DOCUMENTS = hasattr(masking_utils, "remap_positions_for_packed_sequence")
 LENGTHS = [5, 9, 17, 1]  # longer and shorter than the tiny models' window of 6 and chunk of 8
 FAMILIES = [
     "llama",
@@ -33,7 +35,9 @@ def some_tokens(*shape: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_packed_document_has_the_logits_it_has_alone(random_model, family):
-    model = random_model(family)
+    if family == "llama4_text" and not CHUNKS_RESTART_WITH_DOCUMENTS:
+        pytest.skip("transformers before 5.23 cuts chunks of the row, not of the document")
+    model = random_model(family, attention="eager")
     row = some_tokens(1, sum(LENGTHS))
     alone = torch.cat([model(document).logits for document in row.split(LENGTHS, dim=1)], dim=1)
 
