@@ -77,8 +77,7 @@ class SFTTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """The ranks that share rows read the same ones."""
         loader = super().get_train_dataloader()
-        if self.context is not None:
-            self.share.apply(loader)
+        self.share.apply(loader)
         return loader
 
     def get_total_train_batch_size(self, args: TrainingArguments) -> int:
