@@ -19,6 +19,7 @@ from sft_app.loader.hardware_choice import choose_attention, choose_dtype
 from sft_app.loader.position_tables import interpolated_table
 from sft_app.loader.rope_check import check_built
 from sft_app.loader.rope_plan import RopePlan, apply_rope_plan
+from sft_app.loader.tensor_parallel import call_it_plain, cutting_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +30,13 @@ def load_model(
     plan: RopePlan,
     *,
     device: torch.device | str = "cpu",
+    tensor_parallel_size: int = 1,
 ) -> PreTrainedModel:
     """Build the model with the plan's positions, load its weights, and check what was built.
 
     `config` is copied, not changed. The key-value cache is off: in training it costs memory and
-    breaks packing. In a process group rank 0 reads the weights and the others receive them.
+    breaks packing. In a process group rank 0 reads the weights and the others receive them; with
+    `tensor_parallel_size` each reads its part of them.
 
     Raises ConfigError when the weights cannot be had as asked (pickled only, not there).
     """
@@ -50,7 +53,10 @@ def load_model(
     if attention.value is not None:
         arguments["attn_implementation"] = attention.value
 
-    if not _shares_loading():
+    if tensor_parallel_size > 1:
+        built = _read(model, config, plan, arguments | cutting_arguments(tensor_parallel_size))
+        call_it_plain(built)
+    elif not _shares_loading():
         built = _read(model, config, plan, arguments).to(device)
     elif dist.get_rank() == 0:
         built = _read(model, config, plan, arguments).to(device)

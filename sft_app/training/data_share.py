@@ -25,8 +25,7 @@ class DataShare:
     def apply(self, loader: DataLoader) -> None:
         """Have a loader that accelerate prepared yield the batches of this group.
 
-        accelerate deals batches out to all processes in turn. In one process there is nothing to
-        deal, and nothing is changed.
+        accelerate deals batches out to all processes in turn; a single one needs no dealer.
         """
         dealer = loader.batch_sampler
         if not isinstance(dealer, BatchSamplerShard):

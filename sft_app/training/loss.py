@@ -49,7 +49,10 @@ def install_chunked_loss(model: PreTrainedModel) -> LossChoice:
     obstacle = chunked_loss_obstacle(model)
     if obstacle is None:
         transform = logit_transform(model)
-        model.forward = MethodType(_chunked_forward(type(model).forward, transform), model)
+        in_parts = isinstance(model.get_output_embeddings().weight, DTensor)
+        model.forward = MethodType(
+            _chunked_forward(type(model).forward, transform, in_parts), model
+        )
         try:
             difference = _relative_difference(model)
         except (TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -86,9 +89,13 @@ def chunked_loss_obstacle(model: PreTrainedModel) -> str | None:
 
 
 def _chunked_forward(
-    own_forward: Callable[..., Any], transform: LogitTransform
+    own_forward: Callable[..., Any], transform: LogitTransform, in_parts: bool
 ) -> Callable[..., Any]:
-    """The model is not in the closure: a deep copy of it must not call the original."""
+    """The model is not in the closure: a deep copy of it must not call the original.
+
+    `in_parts`: the head's weight is shared by ranks with the same batch (tensor parallel), and is
+    gathered for the loss. One that is cut later (FSDP) belongs to ranks with other batches.
+    """
 
     @functools.wraps(own_forward)  # the Trainer reads the signature
     def forward(
@@ -104,7 +111,9 @@ def _chunked_forward(
             return own_forward(self, *args, **kwargs)
         head = self.get_output_embeddings()
         linear = _linear_inside(head)
-        plain_head = type(linear) is nn.Linear and not isinstance(linear.weight, DTensor)
+        plain_head = type(linear) is nn.Linear and (
+            in_parts or not isinstance(linear.weight, DTensor)
+        )
         if args or NEEDS_OWN_FORWARD & kwargs.keys() or not plain_head:
             if loss_weights is not None:
                 raise ValueError("loss_weights need the chunked head, which cannot be used here")
@@ -130,6 +139,10 @@ def _linear_inside(head: nn.Module) -> nn.Module:
     return getattr(head, "original_module", head)
 
 
+def _whole(parameter: Any) -> Any:
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+
+
 def shifted(values: torch.Tensor, fill: int) -> torch.Tensor:
     """Values of tokens [B, T], each moved to the position before, which predicts its token."""
     return F.pad(values[:, 1:], (0, 1), value=fill)
@@ -152,8 +165,8 @@ def supervised_loss(
     """
     flat_labels = shift_labels.flatten()
     kept = (flat_labels != IGNORED).nonzero().flatten()  # the one wait for the device
-    weight: Any = head.weight  # of PEFT's wrapper: with the rows that it trains
-    bias: Any = _linear_inside(head).bias
+    weight = _whole(head.weight)  # of PEFT's wrapper: with the rows that it trains
+    bias = _whole(_linear_inside(head).bias)
     total = chunked_cross_entropy(
         hidden.flatten(0, 1).index_select(0, kept),
         weight,

@@ -35,9 +35,16 @@ class PreparedModel:
     loss: LossChoice
     shape: ModelShape
     sharded: bool = False
-    """Whether each rank holds a part of it only (FSDP)."""
+    """Whether each rank holds a part of it only (FSDP, tensor parallel)."""
     context: ContextGroup | None = None
     """The ranks that share each row with this one; None: it has whole rows."""
+    tensor_parallel_size: int = 1
+    """Ranks that share each matrix."""
+
+    @property
+    def group_size(self) -> int:
+        """Consecutive ranks that read the same batches."""
+        return self.context.size if self.context else self.tensor_parallel_size
 
 
 def plan_attention(
@@ -71,7 +78,9 @@ def prepare_model(
         log.info("context         %s", require_equal_parts(model, context).sentence())
     trained = add_adapter(model, config.adapter, seed=config.seed, new_token_ids=new_token_ids)
     shape = shape_of(model)
-    sharded = config.trainer.parallelism is Parallelism.fsdp and shard(
-        trained, model, torch.device(model.device)
+    cut = config.trainer.tensor_parallel_size
+    sharded = cut > 1 or (
+        config.trainer.parallelism is Parallelism.fsdp
+        and shard(trained, model, torch.device(model.device))
     )
-    return PreparedModel(trained, attention, loss, shape, sharded, context)
+    return PreparedModel(trained, attention, loss, shape, sharded, context, cut)

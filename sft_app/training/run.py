@@ -10,6 +10,7 @@ import torch
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from sft_app.config.app import AppConfig
+from sft_app.config.parallel_support import check_one_cut
 from sft_app.data.prepare import PreparedData
 from sft_app.evaluation.heldout import describe, evaluate, held_out
 from sft_app.loader.embeddings import fit_model_to_tokenizer
@@ -44,6 +45,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     args = training_arguments(config, run_dir)
     device = args.device  # sets up torch.distributed
     context = form_context_group(config.trainer.context_parallel_size, device)
+    check_one_cut(config.trainer.tensor_parallel_size, args.world_size)
     set_seed(config.seed)
     record = RunRecord(run_dir, is_main=args.process_index == 0)
     record.result.world_size = args.world_size
@@ -62,7 +64,13 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
         write_atomically(run_dir / PLAN, text + "\n")
 
     with record.phase("load"):
-        model = load_model(config.model, plans.pretrained, plans.rope, device=device)
+        model = load_model(
+            config.model,
+            plans.pretrained,
+            plans.rope,
+            device=device,
+            tensor_parallel_size=config.trainer.tensor_parallel_size,
+        )
         fit_model_to_tokenizer(model, plans.tokenizer, plans.tokenizer_plan)
         prepared = prepare_model(
             model, config, plans.attention, plans.tokenizer_plan.added_token_ids, context

@@ -56,9 +56,7 @@ class SFTTrainer(Trainer):
         super().__init__(model=prepared.model, args=args, data_collator=collate, **kwargs)
         self.prepared = prepared
         self.context = prepared.context
-        self.share = data_share(
-            args.world_size, args.process_index, self.context.size if self.context else 1
-        )
+        self.share = data_share(args.world_size, args.process_index, prepared.group_size)
         self.flops = 0
         self.datasheet_rate = None
         if args.device.type == "cuda":
