@@ -21,26 +21,31 @@ def check_cut(
     config: PretrainedConfig, rope: RopePlan, tokenizer: TokenizerPlan, size: int
 ) -> None:
     """Before weights are loaded: ConfigError for models that are not known to train when cut."""
-    text = config.get_text_config(decoder=True)
-    obstacle = None
     if not hasattr(Trainer, "_sync_replicated_trainable_parameters"):
         raise ConfigError(f"{KEY}={size} needs transformers 5.23 or newer: upgrade it.")
-    if not getattr(text, "base_model_tp_plan", None):
-        obstacle = f"transformers has no tensor-parallel plan for {config.model_type} models"
-    elif rope.method == "extend_positions":
-        obstacle = "its position table would have to be extended after it was cut"
-    elif tokenizer.added_token_ids or tokenizer.vocab_size > (tokenizer.model_vocab_size or 0):
-        obstacle = "rows of new tokens would have to be added after the embedding was cut"
-    else:
-        for name in ("num_attention_heads", "num_key_value_heads"):
-            count = getattr(text, name, size)
-            if not isinstance(count, int) or count % size:
-                obstacle = f"{name} is {count}, and each process takes as many of them"
+    obstacle = _obstacle(config, rope, tokenizer, size)
     if obstacle is not None:
         raise ConfigError(
             f"{KEY}={size}: {obstacle}. Use {KEY}=1; trainer.parallelism=fsdp shards the weights "
             "of every model."
         )
+
+
+def _obstacle(
+    config: PretrainedConfig, rope: RopePlan, tokenizer: TokenizerPlan, size: int
+) -> str | None:
+    text = config.get_text_config(decoder=True)
+    if not getattr(text, "base_model_tp_plan", None):
+        return f"transformers has no tensor-parallel plan for {config.model_type} models"
+    if rope.method == "extend_positions":
+        return "its position table would have to be extended after it was cut"
+    if tokenizer.added_token_ids or tokenizer.vocab_size > (tokenizer.model_vocab_size or 0):
+        return "rows of new tokens would have to be added after the embedding was cut"
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        count = getattr(text, name, size)
+        if not isinstance(count, int) or count % size:
+            return f"{name} is {count}, and must be shared out evenly"
+    return None
 
 
 def cutting_arguments(size: int) -> dict[str, Any]:
