@@ -65,6 +65,9 @@ class TrainerConfig:
     """Processes that share each row of the data, for contexts that are too long for one: each keeps
     its part of a row's activations. 1: whole rows. It divides the number of processes and the
     model's attention heads; per_device_train_batch_size then counts the rows of a group."""
+    tensor_parallel_size: int = 1
+    """Processes that share each matrix of the model, as transformers cuts it. 1: whole matrices;
+    otherwise the number of all processes."""
     loss_head: LossHead = LossHead.auto
     """How the loss is computed from the hidden states: auto, chunked, liger, model."""
     torch_compile: bool = False

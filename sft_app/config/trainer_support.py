@@ -17,9 +17,8 @@ NOT_OFFERED = {
     "deepspeed": "trainer.parallelism=fsdp shards parameters, gradients and optimizer state.",
     "parallelism_config": (
         "its context parallelism takes one causal mask for a whole row and cannot see packed "
-        "documents, and tensor parallelism is not proven with the chunked loss; use "
-        "trainer.context_parallel_size for long rows, and trainer.parallelism=fsdp for large "
-        "models."
+        "documents; use trainer.context_parallel_size, trainer.tensor_parallel_size or "
+        "trainer.parallelism=fsdp."
     ),
     "torch_compile_backend": (
         "it would compile the whole model; trainer.torch_compile=true compiles each layer, with "

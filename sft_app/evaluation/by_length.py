@@ -13,26 +13,36 @@ from sft_app.records.result import LossMeasurement
 
 @torch.no_grad()
 def measure_by_length(
-    model: PreTrainedModel, long: LongDocuments, device: torch.device | str
+    model: PreTrainedModel,
+    long: LongDocuments,
+    device: torch.device | str,
+    together: bool = False,
 ) -> dict[str, LossMeasurement]:
     """Length -> mean loss over all predictions inside the first `length` tokens of each document.
 
     One forward per length, for the frequencies of some methods follow the length. The model's loss
     is asked for, not its logits, so a head that works in chunks is used as in training. Ranks share
-    the documents out, and all get the same answer.
+    the documents out, or work `together` on each, and all get the same answer.
     """
     was_training = model.training
     model.eval()
     try:
-        return {str(length): _at_length(model, long, length, device) for length in long.lengths}
+        return {
+            str(length): _at_length(model, long, length, device, together)
+            for length in long.lengths
+        }
     finally:
         model.train(was_training)
 
 
 def _at_length(
-    model: PreTrainedModel, long: LongDocuments, length: int, device: torch.device | str
+    model: PreTrainedModel,
+    long: LongDocuments,
+    length: int,
+    device: torch.device | str,
+    together: bool,
 ) -> LossMeasurement:
-    rank, world_size = rank_and_world_size()
+    rank, world_size = rank_and_world_size(together)
     count = len(long.documents)
     nats = torch.zeros((), dtype=torch.float64)
     # Every rank makes as many forwards, as sharded models need: the surplus ones do not count.

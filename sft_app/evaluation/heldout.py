@@ -43,6 +43,7 @@ def evaluate(
     tokenizer: PreTrainedTokenizerBase,
     device: torch.device,
 ) -> Evaluation:
+    together = config.trainer.tensor_parallel_size > 1
     heldout = None
     if on.examples:
         heldout = measure_loss(
@@ -51,8 +52,10 @@ def evaluate(
             pad_token_id=tokenizer.pad_token_id,
             batch_size=config.evaluation.batch_size,
             device=device,
+            together=together,
         )
-    return Evaluation(heldout=heldout, by_length=measure_by_length(model, on.long, device))
+    by_length = measure_by_length(model, on.long, device, together)
+    return Evaluation(heldout=heldout, by_length=by_length)
 
 
 def describe(evaluation: Evaluation) -> list[tuple[str, str]]:

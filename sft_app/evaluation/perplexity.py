@@ -21,14 +21,16 @@ def measure_loss(
     batch_size: int = 1,
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] = lambda done: None,
+    together: bool = False,
 ) -> LossMeasurement:
     """Mean cross-entropy over the supervised tokens of `examples`, whatever the batch size.
 
     `examples` hold `input_ids` and `labels`, LongTensors [T] with -100 where nothing is
-    supervised, unshifted. Ranks share the examples out, and all get the same answer. The model's
-    loss is asked for, not its logits, so a head that works in chunks is used as in training.
+    supervised, unshifted. Ranks share the examples out, and all get the same answer; with
+    `together` they hold one model between them, and all work on every example. The model's loss is
+    asked for, not its logits, so a head that works in chunks is used as in training.
     """
-    rank, world_size = rank_and_world_size()
+    rank, world_size = rank_and_world_size(together)
     mine = sorted(range(rank, len(examples), world_size), key=lambda i: len(examples[i]["labels"]))
     # Every rank makes as many forwards, as sharded models need: the surplus ones do not count.
     forwards = math.ceil(math.ceil(len(examples) / world_size) / batch_size)
@@ -90,8 +92,9 @@ def _sum_of_losses(
     return torch.tensor([nats, tokens, len(batch)], dtype=torch.float64)
 
 
-def rank_and_world_size() -> tuple[int, int]:
-    if dist.is_available() and dist.is_initialized():
+def rank_and_world_size(together: bool = False) -> tuple[int, int]:
+    """Of those that share the examples out; `together`, all ranks are one."""
+    if dist.is_available() and dist.is_initialized() and not together:
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 

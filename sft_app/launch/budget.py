@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from sft_app.config.app import AppConfig
 from sft_app.config.data import Overlong, Packing
 from sft_app.config.errors import ConfigError
+from sft_app.config.parallel_support import check_one_cut, check_world_size
 from sft_app.config.sweep import Budget
 from sft_app.launch.job import num_local_processes
 
@@ -14,12 +15,19 @@ def tokens_per_step(config: AppConfig) -> int:
     """What one optimizer step takes with the cell's own settings, in packed rows."""
     trainer = config.trainer
     return config.context_length * trainer.per_device_train_batch_size * (
-        trainer.gradient_accumulation_steps * num_processes(config)
+        trainer.gradient_accumulation_steps * num_groups(config)
     )  # fmt: skip
 
 
-def num_processes(config: AppConfig) -> int:
-    return num_local_processes(config.launch) * config.launch.nnodes
+def num_groups(config: AppConfig) -> int:
+    """Processes that read rows of their own, or groups of processes that share their rows.
+
+    Raises ConfigError where the processes cannot be grouped as the trainer is asked to.
+    """
+    processes = num_local_processes(config.launch) * config.launch.nnodes
+    check_world_size(config.trainer.context_parallel_size, processes)
+    check_one_cut(config.trainer.tensor_parallel_size, processes)
+    return processes // (config.trainer.context_parallel_size * config.trainer.tensor_parallel_size)
 
 
 def shared_tokens_per_step(configs: Sequence[AppConfig]) -> int:
@@ -52,12 +60,12 @@ def apply_budget(config: AppConfig) -> AppConfig:
             "sweep.budget=own."
         )
     per_step = sweep.tokens_per_step or tokens_per_step(config)
-    per_row = config.context_length * num_processes(config)
+    per_row = config.context_length * num_groups(config)
     if per_step % per_row:
         raise ConfigError(
             f"sweep.tokens_per_step={per_step} is no whole number of rows of context_length="
-            f"{config.context_length} on {num_processes(config)} processes: choose a multiple of "
-            f"{per_row}."
+            f"{config.context_length} for each of {num_groups(config)} processes, or groups of "
+            f"them: choose a multiple of {per_row}."
         )
     rows = per_step // per_row
     accumulated = _accumulation(rows, config.trainer.gradient_accumulation_steps)
@@ -118,7 +126,7 @@ def describe_budget(configs: Sequence[AppConfig]) -> str:
     )
     batches = {
         c.context_length: f"{c.context_length:,}: {c.trainer.per_device_train_batch_size} x "
-        f"{c.trainer.gradient_accumulation_steps} x {num_processes(c)}"
+        f"{c.trainer.gradient_accumulation_steps} x {num_groups(c)}"
         for c in configs
     }
     return (

@@ -19,6 +19,7 @@ from sft_app.loader.hardware_choice import choose_attention, choose_dtype
 from sft_app.loader.position_tables import interpolated_table
 from sft_app.loader.rope_check import check_built
 from sft_app.loader.rope_plan import RopePlan, apply_rope_plan
+from sft_app.loader.tensor_parallel import call_it_plain, cutting_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ def load_model(
     device: torch.device | str = "cpu",
     frozen: bool = False,
     on_host_of_rank_0: bool = False,
+    tensor_parallel_size: int = 1,
 ) -> PreTrainedModel:
     """Build the model with the plan's positions, load its weights, and check what was built.
 
@@ -38,6 +40,7 @@ def load_model(
     breaks packing. `frozen`: only an adapter will be trained.
 
     In a process group rank 0 reads the weights and the others receive them; with
+    `tensor_parallel_size` each reads its part of them; with
     `on_host_of_rank_0` they do not: rank 0 keeps the weights in the host's memory, the others have
     parameters without memory, and whoever shards or quantises the model hands them out.
 
@@ -57,7 +60,10 @@ def load_model(
         arguments["attn_implementation"] = attention.value
 
     alone = not _shares_loading()
-    if alone or dist.get_rank() == 0:
+    if tensor_parallel_size > 1:
+        built = _read(model, config, plan, arguments | cutting_arguments(tensor_parallel_size))
+        call_it_plain(built)
+    elif alone or dist.get_rank() == 0:
         built = _read(model, config, plan, arguments)
         if not on_host_of_rank_0:
             built = built.to(device)

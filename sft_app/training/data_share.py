@@ -25,14 +25,19 @@ class DataShare:
     def apply(self, loader: DataLoader) -> None:
         """Have a loader that accelerate prepared yield the batches of this group.
 
-        accelerate deals batches out to all processes in turn; transformers, too, corrects it so.
+        accelerate deals batches out to all processes in turn; a single one needs no dealer.
         """
-        sampler = loader.batch_sampler
-        assert isinstance(sampler, BatchSamplerShard), "accelerate shards where there are processes"
-        sampler.num_processes = self.count
-        sampler.process_index = self.index
-        # A single group has nobody to keep step with: its last batch may be a short one.
-        sampler.even_batches = self.count > 1
+        dealer = loader.batch_sampler
+        if not isinstance(dealer, BatchSamplerShard):
+            assert self.group_size == 1, "accelerate deals out where there are several processes"
+            return
+        dealer.num_processes = self.count
+        dealer.process_index = self.index
+        if self.count == 1:  # nobody to keep step with: the last batch may be a short one
+            dealer.even_batches = False
+        # accelerate looks for the sampler here when it skips what was read before a resume. Without
+        # it, the order of the first epoch would be that of every resumed one.
+        dealer.sampler = dealer.batch_sampler.sampler
 
 
 def data_share(world_size: int, rank: int, group_size: int) -> DataShare:

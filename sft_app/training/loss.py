@@ -97,7 +97,9 @@ def _try_head(
 ) -> tuple[float, str | None]:
     """Install it, and say how far it is off; with what is wrong with it, where it is taken out."""
     transform = logit_transform(model.config)
-    model.forward = MethodType(_chunked_forward(type(model).forward, transform, head), model)
+    in_parts = isinstance(model.get_output_embeddings().weight, DTensor)
+    forward = _chunked_forward(type(model).forward, transform, head, in_parts)
+    model.forward = MethodType(forward, model)
     try:
         difference = _relative_difference(model, called)
         finding = f"the {NAMES[head]}'s loss differs by {difference:.0e}"
@@ -123,9 +125,16 @@ def chunked_loss_obstacle(model: PreTrainedModel) -> str | None:
 
 
 def _chunked_forward(
-    own_forward: Callable[..., Any], transform: LogitTransform, loss_head: LossHead
+    own_forward: Callable[..., Any],
+    transform: LogitTransform,
+    loss_head: LossHead,
+    in_parts: bool,
 ) -> Callable[..., Any]:
-    """The model is not in the closure: a deep copy of it must not call the original."""
+    """The model is not in the closure: a deep copy of it must not call the original.
+
+    `in_parts`: the head's weight is shared by ranks with the same batch (tensor parallel), and is
+    gathered for the loss. One that is cut later (FSDP) belongs to ranks with other batches.
+    """
 
     @functools.wraps(own_forward)  # the Trainer reads the signature
     def forward(
@@ -143,7 +152,9 @@ def _chunked_forward(
         kwargs = {name: value for name, value in kwargs.items() if value is not None}
         head = self.get_output_embeddings()
         linear = _linear_inside(head)
-        plain_head = type(linear) is nn.Linear and not isinstance(linear.weight, DTensor)
+        plain_head = type(linear) is nn.Linear and (
+            in_parts or not isinstance(linear.weight, DTensor)
+        )
         if args or NEEDS_OWN_FORWARD & kwargs.keys() or not plain_head:
             if loss_weights is not None:
                 raise ValueError("loss_weights need the chunked head, which cannot be used here")
@@ -169,6 +180,10 @@ def _linear_inside(head: nn.Module) -> nn.Module:
     return getattr(head, "original_module", head)
 
 
+def _whole(parameter: Any) -> Any:
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+
+
 def shifted(values: torch.Tensor, fill: int) -> torch.Tensor:
     """Values of tokens [B, T], each moved to the position before, which predicts its token."""
     return F.pad(values[:, 1:], (0, 1), value=fill)
@@ -192,8 +207,8 @@ def supervised_loss(
     """
     flat_labels = shift_labels.flatten()
     kept = (flat_labels != IGNORED).nonzero().flatten()  # the one wait for the device
-    weight: Any = head.weight  # of PEFT's wrapper: with the rows that it trains
-    bias: Any = _linear_inside(head).bias
+    weight = _whole(head.weight)  # of PEFT's wrapper: with the rows that it trains
+    bias = _whole(_linear_inside(head).bias)
     rows, targets = hidden.flatten(0, 1).index_select(0, kept), flat_labels[kept]
     if loss_head is LossHead.liger and loss_weights is None:
         total = liger_cross_entropy(rows, weight, targets, bias)

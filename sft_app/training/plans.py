@@ -10,10 +10,11 @@ import torch.distributed as dist
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from sft_app.config.app import AppConfig
-from sft_app.config.trainer import Parallelism
+from sft_app.config.trainer import Parallelism, TrainerConfig
 from sft_app.data.prepare import PreparedData, prepare_data
 from sft_app.loader.pretrained_config import load_pretrained_config
 from sft_app.loader.rope_plan import RopePlan, apply_rope_plan, plan_rope
+from sft_app.loader.tensor_parallel import check_cut
 from sft_app.loader.tokenizer import load_tokenizer
 from sft_app.loader.tokenizer_plan import TokenizerPlan
 from sft_app.training.attention_choice import AttentionChoice
@@ -39,6 +40,8 @@ class ModelPlans:
     memory: MemoryEstimate
     num_parts: int
     """Of each row; every part is on a process of its own."""
+    num_cuts: int
+    """Parts of each matrix, likewise."""
 
     def __str__(self) -> str:
         decided = (self.rope, self.tokenizer_plan, self.attention, self.precision, self.memory)
@@ -46,6 +49,8 @@ class ModelPlans:
         if self.num_parts > 1:
             tokens = math.ceil(self.rope.context_length / self.num_parts)
             lines.append(f"context         rows in {self.num_parts} parts of {tokens:,} tokens")
+        if self.num_cuts > 1:
+            lines.append(f"tensors         each matrix in {self.num_cuts} parts, by transformers")
         return "\n".join(lines)
 
 
@@ -65,6 +70,8 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
     apply_rope_plan(planned, rope)
     if config.trainer.context_parallel_size > 1:
         check_parts(planned, attention, config.trainer.context_parallel_size)
+    if config.trainer.tensor_parallel_size > 1:
+        check_cut(planned, rope, tokenizer_plan, config.trainer.tensor_parallel_size)
     precision = plan_precision(config, pretrained, device)
     memory = estimate_memory(
         planned,
@@ -74,7 +81,7 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
         dtype=precision.parameters,
         compute_dtype=precision.compute,
         chunk_bytes=chunk_bytes(device),
-        num_shards=num_processes() if config.trainer.parallelism is Parallelism.fsdp else 1,
+        num_shards=num_shards(config.trainer),
     )
     return ModelPlans(
         pretrained=pretrained,
@@ -86,12 +93,15 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
         precision=precision,
         memory=memory,
         num_parts=config.trainer.context_parallel_size,
+        num_cuts=config.trainer.tensor_parallel_size,
     )
 
 
-def num_processes() -> int:
-    """1 also for sft-plan, which starts none."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+def num_shards(trainer: TrainerConfig) -> int:
+    """Processes that share weights, gradients and optimizer state; of FSDP, sft-plan has one."""
+    if trainer.parallelism is Parallelism.fsdp and dist.is_initialized():
+        return dist.get_world_size()
+    return trainer.tensor_parallel_size
 
 
 def plan_data(config: AppConfig, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
@@ -115,4 +125,5 @@ def plan_as_dict(model: ModelPlans, data: PreparedData) -> dict[str, Any]:
         "precision": model.precision.as_dict(),
         "memory": model.memory.as_dict(),
         "context_parallel_size": model.num_parts,
+        "tensor_parallel_size": model.num_cuts,
     }

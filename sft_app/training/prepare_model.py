@@ -37,9 +37,16 @@ class PreparedModel:
     loss: LossChoice
     shape: ModelShape
     sharded: bool = False
-    """Whether each rank holds a part of it only (FSDP)."""
+    """Whether each rank holds a part of it only (FSDP, tensor parallel)."""
     context: ContextGroup | None = None
     """The ranks that share each row with this one; None: it has whole rows."""
+    tensor_parallel_size: int = 1
+    """Ranks that share each matrix."""
+
+    @property
+    def group_size(self) -> int:
+        """Consecutive ranks that read the same batches."""
+        return self.context.size if self.context else self.tensor_parallel_size
 
 
 def plan_attention(
@@ -87,4 +94,5 @@ def prepare_model(
     if context is not None:
         proof = require_equal_parts(model, context, trained)
         log.info("context         %s", proof.sentence())
-    return PreparedModel(trained, attention, loss, shape, sharded, context)
+    cut = config.trainer.tensor_parallel_size
+    return PreparedModel(trained, attention, loss, shape, sharded or cut > 1, context, cut)

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PrinterCallback, TrainingArguments, se
 
 from sft_app.config.adapter import AdapterMethod
 from sft_app.config.app import AppConfig
+from sft_app.config.parallel_support import check_one_cut
 from sft_app.data.prepare import PreparedData
 from sft_app.evaluation.heldout import describe, evaluate, held_out
 from sft_app.loader.embeddings import fit_model_to_tokenizer
@@ -47,6 +48,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     args = training_arguments(config, run_dir)
     device = args.device  # sets up torch.distributed
     context = form_context_group(config.trainer.context_parallel_size, device)
+    check_one_cut(config.trainer.tensor_parallel_size, args.world_size)
     set_seed(config.seed)
     record = RunRecord(run_dir, is_main=args.process_index == 0)
     record.result.world_size = args.world_size
@@ -75,6 +77,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
             device=device,
             frozen=config.adapter.method is not AdapterMethod.none,
             on_host_of_rank_0=reads_on_host(config),
+            tensor_parallel_size=config.trainer.tensor_parallel_size,
         )
         fit_model_to_tokenizer(model, plans.tokenizer, plans.tokenizer_plan)
         with precision.computing(device):  # what is proven is what training will do

@@ -97,8 +97,8 @@ def load_shards(trained: nn.Module, optimizer: Any, directory: Path) -> None:
     """What `save_shards` wrote, also by another number of ranks."""
     if not (directory / SHARDS).is_dir():
         raise ConfigError(
-            f"trainer.resume_from_checkpoint={directory} was written without "
-            "trainer.parallelism=fsdp: continue it the way it began."
+            f"trainer.resume_from_checkpoint={directory} was written whole, and "
+            "this run is sharded: continue it the way it began."
         )
     optimizer = _plain(optimizer)
     weights, state = get_state_dict(trained, optimizer)

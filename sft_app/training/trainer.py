@@ -69,9 +69,7 @@ class SFTTrainer(Trainer):
         super().__init__(model=prepared.model, args=args, data_collator=collate, **kwargs)
         self.prepared = prepared
         self.context = prepared.context
-        self.share = data_share(
-            args.world_size, args.process_index, self.context.size if self.context else 1
-        )
+        self.share = data_share(args.world_size, args.process_index, prepared.group_size)
         self.add_callback(LogWithCheckpoint())
         self.count = WorkCount(prepared.shape, args.device, matmul_dtype(prepared.model, args))
         # Not before: the Trainer refuses to save checkpoints of sharded models, which we do below.
@@ -83,8 +81,7 @@ class SFTTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """The ranks that share rows read the same ones."""
         loader = super().get_train_dataloader()
-        if self.context is not None:
-            self.share.apply(loader)
+        self.share.apply(loader)
         return loader
 
     def get_total_train_batch_size(self, args: TrainingArguments) -> int:

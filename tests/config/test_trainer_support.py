@@ -93,6 +93,29 @@ def test_a_missing_package_is_named(
             "length of a part",
         ),
         (["trainer.loss_head=liger", "launch.device=cpu"], "launch.device=cpu"),
+        (["trainer.tensor_parallel_size=0"], "must be 1"),
+        (
+            ["trainer.tensor_parallel_size=2", "launch.nproc_per_node=4"],
+            "takes 2 processes in all, and there are 4",
+        ),
+        (
+            ["trainer.tensor_parallel_size=2", "trainer.context_parallel_size=2"],
+            r"not proven with trainer\.context_parallel_size=2",
+        ),
+        (
+            ["trainer.tensor_parallel_size=2", "trainer.parallelism=fsdp"],
+            r"not proven with trainer\.parallelism=fsdp",
+        ),
+        (["trainer.tensor_parallel_size=2", "adapter=lora"], r"not proven with adapter\.method"),
+        (["trainer.tensor_parallel_size=2", "trainer.fp16=true"], r"not proven with trainer\.fp16"),
+        (
+            ["trainer.tensor_parallel_size=2", "trainer.optim=adafactor"],
+            "use one of adamw_torch_fused, adamw_torch, sgd",
+        ),
+        (
+            ["trainer.tensor_parallel_size=2", "+trainer.extra.accelerator_config={}"],
+            "deals the batches out",
+        ),
     ],
 )
 def test_settings_that_exclude_each_other(

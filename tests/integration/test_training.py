@@ -276,6 +276,49 @@ def test_parts_of_rows_go_with_sharded_weights_and_an_adapter(
     assert_same_weights(parts, whole)
 
 
+@pytest.mark.slow
+def test_two_parts_of_each_matrix_give_the_losses_and_the_model_of_one(
+    train: Callable[..., Trained], trained: Trained
+) -> None:
+    settings = ("launch.nproc_per_node=2", "trainer.tensor_parallel_size=2", "trainer.save_steps=3")
+    lengths = "evaluation.lengths=[16, 32]"
+    cut = train(*settings, lengths, "trainer.gradient_checkpointing=true")
+    assert cut.losses == pytest.approx(trained.losses, rel=1e-4)
+    assert cut.result.tokens == trained.result.tokens
+    assert cut.result.num_parameters == trained.result.num_parameters
+    whole = train(lengths)
+    for when in ("evaluation_before", "evaluation_after"):
+        ours, theirs = getattr(cut.result, when), getattr(whole.result, when)
+        assert ours.heldout.loss == pytest.approx(theirs.heldout.loss, rel=1e-5)
+        assert ours.heldout.tokens == theirs.heldout.tokens
+        assert ours.by_length["32"].loss == pytest.approx(theirs.by_length["32"].loss, rel=1e-5)
+    assert_same_weights(cut, trained)
+    assert "distributed" not in (cut.directory / "model" / "config.json").read_text()
+    assert json.loads((cut.directory / "plan.json").read_text())["tensor_parallel_size"] == 2
+
+    checkpoint = cut.directory / "checkpoints" / "checkpoint-3"
+    assert not (checkpoint / "model.safetensors").exists(), "the weights are in the shards"
+    resumed = train(*settings, f"trainer.resume_from_checkpoint={checkpoint}")
+    assert resumed.losses == pytest.approx(cut.losses[3:], rel=1e-6)
+    assert_same_weights(resumed, cut)
+
+
+def test_a_matrix_that_new_tokens_would_lengthen_is_not_cut(
+    run_command: Run, tiny_model: Path, chat_file: Path, tmp_path: Path
+) -> None:
+    answer = run_command(
+        "sft-plan",
+        f"model.name_or_path={tiny_model}",
+        f"data.train={chat_file}",
+        "context_length=128",
+        "trainer.tensor_parallel_size=2",
+        "tokenizer.add_tokens=[spell]",
+        cwd=tmp_path,
+    )
+    assert answer.returncode != 0
+    assert "after the embedding was cut" in answer.stderr
+
+
 def test_what_cannot_be_trained_on_parts_is_said_before_weights_are_loaded(
     run_command: Run, tiny_model: Path, chat_file: Path, tmp_path: Path
 ) -> None:

@@ -46,6 +46,18 @@ def test_processes_share_a_step(compose: Compose) -> None:
     assert cell.trainer.per_device_train_batch_size == 2
 
 
+@pytest.mark.parametrize("shared", ["context_parallel_size=4", "tensor_parallel_size=4"])
+def test_processes_that_share_their_rows_count_once(compose: Compose, shared: str) -> None:
+    cell = compose("context_length=4096", "launch.nproc_per_node=4", f"trainer.{shared}", *BASE)
+    assert tokens_per_step(cell) == 4 * 4096
+    step = ("sweep=fair", "trainer.max_steps=10", "sweep.tokens_per_step=65536")
+    budgeted = apply_budget(
+        compose(*step, "context_length=4096", "launch.nproc_per_node=4", f"trainer.{shared}", *BASE)
+    )
+    assert tokens_per_step(budgeted) == 65536
+    assert budgeted.trainer.per_device_train_batch_size == 4
+
+
 def test_the_longest_context_sets_the_step_unless_told(compose: Compose) -> None:
     cells = [compose(f"context_length={n}", *BASE) for n in (64, 512, 128)]
     assert shared_tokens_per_step(cells) == 512 * 4

@@ -1,0 +1,75 @@
+"""Run by test_tensor_parallel.py on two gloo ranks; each prints one line per thing that holds.
+
+What the ranks compute with matrices that transformers cut is compared with the same checkpoint in
+one process, through transformers' own attention and loss.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from conftest import build_random_model
+from test_training_step import Batch, collate, packed_rows, prepared
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from sft_app.loader.tensor_parallel import call_it_plain, cutting_arguments
+
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "a tied head": ("llama", {"tie_word_embeddings": True}),
+    "soft-capped scores and logits": (
+        "gemma2",
+        {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    ),
+    "biases": ("qwen2", {}),
+    "norms of heads": ("qwen3", {"head_dim": 8}),
+    "fused projections": ("phi3", {}),
+    "mixture": ("mixtral", {}),
+    "sliding window": ("mistral", {}),
+}
+
+
+def step(model: PreTrainedModel, batch: Batch) -> tuple[float, Batch]:
+    loss = model(**batch, num_items_in_batch=20).loss
+    loss.backward()
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return loss.item(), gradients
+
+
+def check_gradients(case: str, directory: Path) -> None:
+    family, overrides = FAMILIES[case]
+    batch = collate(packed_rows(3))
+    if dist.get_rank() == 0:
+        build_random_model(family, attention="eager", **overrides).save_pretrained(directory)
+    dist.barrier()
+    eager = AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager")
+    eager.config.use_cache = False
+    expected, gradients = step(eager, batch)
+
+    cut = AutoModelForCausalLM.from_pretrained(directory, **cutting_arguments(2))
+    cut.config.use_cache = False
+    call_it_plain(cut)
+    ours = prepared(cut)
+    assert ours.loss.chunked, ours.loss
+    assert cut(**batch).logits is None
+    loss, found = step(ours.model, batch)
+    assert loss == pytest.approx(expected, rel=1e-5), case
+    assert found.keys() == gradients.keys()
+    assert any(isinstance(gradient, DTensor) for gradient in found.values())
+    for name, gradient in gradients.items():
+        ours_whole = found[name]
+        if isinstance(ours_whole, DTensor):
+            ours_whole = ours_whole.full_tensor()
+        torch.testing.assert_close(ours_whole, gradient, atol=1e-5, rtol=1e-4, msg=case)
+    print(f"rank {dist.get_rank()}: {case}\n", end="", flush=True)  # in one piece
+
+
+if __name__ == "__main__":
+    dist.init_process_group("gloo")
+    for number, case in enumerate(FAMILIES):
+        check_gradients(case, Path(sys.argv[1]) / str(number))
+    dist.destroy_process_group()

@@ -1,0 +1,56 @@
+"""Each group of processes reads batches of its own, in one order, also after a resume."""
+
+import pytest
+from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader, skip_first_batches
+from torch.utils.data import DataLoader
+
+from sft_app.data.batching import LengthGroupedSampler
+from sft_app.training.data_share import data_share
+
+LENGTHS = [1 + 7 * i % 43 for i in range(43)]
+Batches = list[list[int]]
+
+
+def loader_of(rank: int, world_size: int, group_size: int) -> DataLoader:
+    """As accelerate prepares it for a process, batches of 2, and then shared."""
+    Accelerator(cpu=True)  # its state, which the loader asks for
+    share = data_share(world_size, rank, group_size)
+    sampler = LengthGroupedSampler(LENGTHS, 2 * share.count, seed=1)
+    loader = prepare_data_loader(
+        DataLoader(range(len(LENGTHS)), batch_size=2, sampler=sampler),
+        num_processes=world_size,
+        process_index=rank,
+    )
+    share.apply(loader)
+    return loader
+
+
+def epoch_of(loader: DataLoader, epoch: int) -> Batches:
+    loader.set_epoch(epoch)
+    return [batch.tolist() for batch in loader]
+
+
+def test_ranks_of_a_group_read_the_same_batches_and_groups_others() -> None:
+    read = [epoch_of(loader_of(rank, world_size=4, group_size=2), 0) for rank in range(4)]
+    assert read[0] == read[1]
+    assert read[2] == read[3]
+    both = [index for batch in [*read[0], *read[2]] for index in batch]
+    assert set(both) == set(range(len(LENGTHS)))
+    assert len(both) == 44, "one is read twice, or a group would wait for the other"
+
+
+def test_one_group_reads_what_one_process_reads() -> None:
+    alone = epoch_of(loader_of(0, world_size=1, group_size=1), 0)
+    assert [len(batch) for batch in alone] == [2] * 21 + [1]
+    assert epoch_of(loader_of(1, world_size=2, group_size=2), 0) == alone
+
+
+@pytest.mark.parametrize(("world_size", "group_size"), [(1, 1), (2, 1), (2, 2), (4, 2)])
+def test_a_run_resumed_in_its_second_epoch_goes_on_in_that_order(
+    world_size: int, group_size: int
+) -> None:
+    first, second = (epoch_of(loader_of(0, world_size, group_size), epoch) for epoch in (0, 1))
+    assert first != second
+    resumed = skip_first_batches(loader_of(0, world_size, group_size), 1)
+    assert epoch_of(resumed, 1) == second[1:]
