@@ -13,11 +13,12 @@ MayAttend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], t
 """transformers' mask function: (row, head, query, key) indices, broadcast together -> bool."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: PyTorch 2.11 would compile layers anew for each length in it
 class Documents:
     """Consecutive documents that cover the flattened batch of N positions without gaps.
 
-    Computed once per forward and handed to every layer in the place of the attention mask.
+    Computed once per forward and handed to every layer in the place of the attention mask, to be
+    read only.
     """
 
     lengths: tuple[int, ...]
