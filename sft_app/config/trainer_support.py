@@ -8,7 +8,7 @@ from sft_app.config.app import AppConfig
 from sft_app.config.errors import ConfigError
 from sft_app.config.launch import Device
 from sft_app.config.parallel_support import check_parallel
-from sft_app.config.trainer import LossHead, Parallelism
+from sft_app.config.trainer import LossHead, Parallelism, TrainerConfig
 from sft_app.config.transformers_source import training_argument_names
 
 NOT_OFFERED = {
@@ -40,6 +40,8 @@ BITSANDBYTES = (
     "paged_adamw_32bit", "paged_adamw_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit",
     "paged_lion_32bit", "paged_lion_8bit", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit",
 )  # fmt: skip
+NOT_PAGED = {"adamw_32bit": "adamw_torch_fused", "ademamix_32bit": "ademamix"}
+"""Where the optimizer that is not paged is called otherwise."""
 OPTIMIZER_PACKAGES = {
     **dict.fromkeys(BITSANDBYTES, "bitsandbytes"),
     **dict.fromkeys(("adamw_torch_4bit", "adamw_torch_8bit"), "torchao"),
@@ -73,9 +75,10 @@ def check_trainer_support(config: AppConfig) -> None:
         if name in NOT_OFFERED:
             raise ConfigError(f"trainer.extra.{name} is not offered: {NOT_OFFERED[name]}")
     check_adapter(config)
-    _check_packages(config)
     _check_checkpointing(config)
     check_parallel(config)
+    if config.launch.device is Device.cpu:
+        check_without_gpu(config.trainer, "with launch.device=cpu")
     if config.trainer.parallelism is Parallelism.fsdp:
         if config.trainer.fp16:
             raise ConfigError(
@@ -87,6 +90,31 @@ def check_trainer_support(config: AppConfig) -> None:
                 "trainer.optim=muon needs whole matrices and trainer.parallelism=fsdp cuts them: "
                 "use trainer.parallelism=ddp, or trainer.optim=adamw_torch_fused."
             )
+        if config.trainer.optim in BITSANDBYTES:
+            raise ConfigError(
+                f"trainer.optim={config.trainer.optim} cannot step shards: with "
+                "trainer.parallelism=fsdp use trainer.optim=adamw_torch_8bit (torchao), or "
+                "adamw_torch_fused."
+            )
+    _check_packages(config)
+
+
+def check_without_gpu(trainer: TrainerConfig, where: str) -> None:
+    """Raise ConfigError for what only a GPU has a use for. `where` there is none ends the sentence.
+
+    Called again by the worker, which sees what launch.device=auto has come to.
+    """
+    if trainer.gradient_checkpointing_kwargs.get("offload"):
+        raise ConfigError(
+            "trainer.gradient_checkpointing_kwargs.offload=true moves activations from a GPU to "
+            f"the host's memory: leave it out {where}."
+        )
+    name = trainer.optim.removeprefix("paged_")
+    if name != trainer.optim:
+        raise ConfigError(
+            f"trainer.optim={trainer.optim} moves optimizer state from a GPU to the host's memory: "
+            f"use trainer.optim={NOT_PAGED.get(name, name)} {where}."
+        )
 
 
 def _check_packages(config: AppConfig) -> None:
@@ -141,11 +169,6 @@ def _check_checkpointing(config: AppConfig) -> None:
         raise ConfigError(
             f"trainer.gradient_checkpointing_kwargs.{min(new)} needs transformers 5.23 or newer: "
             "upgrade it, or leave this out to checkpoint every layer."
-        )
-    if settings.get("offload") and config.launch.device is Device.cpu:
-        raise ConfigError(
-            "trainer.gradient_checkpointing_kwargs.offload=true moves activations from a GPU to "
-            "the host's memory: leave it out with launch.device=cpu."
         )
 
 

@@ -10,16 +10,20 @@ from transformers import TrainingArguments
 from sft_app.config.app import AppConfig
 from sft_app.config.launch import Device
 from sft_app.config.trainer import TrainerConfig
+from sft_app.config.trainer_support import check_without_gpu
 from sft_app.records.run_files import CHECKPOINTS
 
 
 def training_arguments(config: AppConfig, run_dir: Path) -> TrainingArguments:
     """TrainingArguments for this run; reading `.device` of the result sets up torch.distributed.
 
-    Raises ValueError, from transformers, for combinations that it refuses.
+    Raises ConfigError for what needs a GPU where there is none, and ValueError, from transformers,
+    for combinations that it refuses.
     """
     trainer = config.trainer
     use_cpu = not uses_cuda(config.launch.device)
+    if use_cpu:
+        check_without_gpu(trainer, "on a machine without a GPU")
     return TrainingArguments(
         output_dir=str(run_dir / CHECKPOINTS),
         seed=config.seed,

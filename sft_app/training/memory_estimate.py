@@ -12,20 +12,9 @@ from sft_app.config.adapter import AdapterConfig, AdapterMethod
 from sft_app.config.trainer import TrainerConfig
 from sft_app.training.adapter import put_adapter
 from sft_app.training.loss import chunked_loss_obstacle
+from sft_app.training.optimizer_state import optimizer_state_bytes
 from sft_app.training.quantisation import bytes_in_4_bits, layers_to_quantise
 from sft_app.training.sharding import decoder_layers
-
-STATE_BYTES_PER_PARAMETER = {
-    "sgd": 0.0,
-    "adafactor": 0.1,
-    "muon": 4.0,
-    "adamw_8bit": 2.0,
-    "adamw_bnb_8bit": 2.0,
-    "paged_adamw_8bit": 2.0,
-    "lion_8bit": 1.0,
-    "lion_32bit": 4.0,
-}
-"""Optimizer state; optimizers that are not listed keep two moments in the parameters' dtype."""
 
 ACTIVATION_BYTES = 34
 """Bytes per token, layer and hidden unit kept for the backward pass in 16 bits, attention scores
@@ -95,7 +84,6 @@ def estimate_memory(
     whole = put_adapter(model, adapter)
     parameters = list(whole.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    state = sum(_state_bytes(parameter, trainer.optim) for parameter in trained)
     text = config.get_text_config(decoder=True)
     part = math.ceil(context_length / trainer.context_parallel_size)
     tokens = trainer.per_device_train_batch_size * part
@@ -106,7 +94,7 @@ def estimate_memory(
         num_trainable_parameters=sum(p.numel() for p in trained),
         weights=(sum(p.nbytes for p in parameters) - saved) // num_shards,
         gradients=sum(p.nbytes for p in trained) // num_shards,
-        optimizer=int(state) // num_shards,
+        optimizer=optimizer_state_bytes(whole, trainer.optim) // num_shards,
         activations=_activations(trainer, tokens, text, compute_dtype.itemsize),
         # a chunk's logits and their exponentials, or everything where that is less
         logits=min(logits, 2 * chunk_bytes) if in_chunks else logits,
@@ -132,11 +120,6 @@ def _gathered(trained: nn.Module, model: PreTrainedModel) -> int:
 
     layers = [nbytes(layer) for layer in decoder_layers(model)]
     return 2 * max(layers, default=0) + nbytes(trained) - sum(layers)
-
-
-def _state_bytes(parameter: torch.nn.Parameter, optim: str) -> float:
-    moments = 2.0 * parameter.dtype.itemsize
-    return parameter.numel() * STATE_BYTES_PER_PARAMETER.get(optim, moments)
 
 
 def _activations(trainer: TrainerConfig, tokens: int, text: PretrainedConfig, itemsize: int) -> int:

@@ -69,6 +69,14 @@ def test_a_missing_package_is_named(
         ),
         (["trainer.parallelism=fsdp", "trainer.fp16=true"], "trainer.bf16=true"),
         (["trainer.parallelism=fsdp", "trainer.optim=muon"], "trainer.parallelism=ddp"),
+        (
+            ["trainer.optim=paged_adamw_8bit", "launch.device=cpu"],
+            "use trainer.optim=adamw_8bit with launch.device=cpu",
+        ),
+        (
+            ["trainer.parallelism=fsdp", "trainer.optim=adamw_8bit"],
+            "trainer.optim=adamw_torch_8bit",
+        ),
         (["adapter=qlora", "trainer.parallelism=fsdp"], "trainer.parallelism=ddp, or adapter=lora"),
         (["adapter=lora", "adapter.double_quantization=false"], "choose adapter=qlora"),
         (["adapter=lora", "adapter.quantization=fp4"], "choose adapter=qlora"),

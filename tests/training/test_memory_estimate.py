@@ -50,6 +50,39 @@ def test_weights_gradients_and_adam_are_counted_exactly(compose: Compose, adapte
     )
 
 
+@pytest.mark.slow  # where bitsandbytes is installed
+@pytest.mark.parametrize(
+    ("optim", "family", "bits"),
+    [
+        ("adamw_8bit", "AdamW", 8),
+        ("lion_8bit", "Lion", 8),
+        ("ademamix_8bit", "AdEMAMix", 8),
+        ("rmsprop_bnb", "RMSprop", 32),
+        ("ademamix", "AdEMAMix", 32),
+    ],
+)
+def test_the_state_of_bitsandbytes_is_counted_exactly(
+    compose: Compose, optim: str, family: str, bits: int
+) -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    config = LlamaConfig(**{**SMALL.to_dict(), "hidden_size": 100, "intermediate_size": 133})
+    model = LlamaForCausalLM(config)
+    manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
+    manager.register_module_override(
+        model.get_input_embeddings(), "weight", {"optim_bits": 32}
+    )  # as the Trainer does
+    optimizer = getattr(bitsandbytes.optim, family)(model.parameters(), optim_bits=bits)
+    model(input_ids=torch.zeros(1, 4, dtype=torch.long)).logits.sum().backward()
+    optimizer.step()
+    held = sum(
+        state[name].nbytes
+        for state in optimizer.state.values()
+        for name in ("state1", "state2", "absmax1", "absmax2")
+        if name in state
+    )
+    assert estimate(compose(f"trainer.optim={optim}"), config).optimizer == held
+
+
 @pytest.mark.parametrize("times", [2, 8])
 def test_what_grows_with_the_context_grows_in_proportion(compose: Compose, times: int) -> None:
     one = estimate(compose())

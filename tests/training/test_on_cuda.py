@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from sft_app.config.adapter import AdapterConfig, AdapterMethod
 from sft_app.training import packed_attention
 from sft_app.training.attention_kernels import (
     AttentionSettings,
@@ -18,6 +19,7 @@ from sft_app.training.compile_layers import CompileLayers
 from sft_app.training.documents import documents_of_lengths
 from sft_app.training.liger_head import liger_cross_entropy
 from sft_app.training.loss_head import chunked_cross_entropy
+from sft_app.training.quantisation import quantise
 
 pytestmark = [
     pytest.mark.gpu,
@@ -110,3 +112,31 @@ def test_activations_kept_on_the_host_give_the_same_gradients(random_model):
         results.append([loss, *(p.grad for p in model.parameters())])
     for ours, plain in zip(*results, strict=True):
         torch.testing.assert_close(ours, plain)
+
+
+def test_paged_and_plain_8_bit_states_take_the_same_steps():
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    results = []
+    for is_paged in (False, True):
+        torch.manual_seed(0)
+        parameter = torch.nn.Parameter(torch.randn(512, 512, device="cuda"))
+        optimizer = bitsandbytes.optim.AdamW([parameter], optim_bits=8, is_paged=is_paged)
+        for _ in range(3):
+            parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+        results.append(parameter.detach())
+    assert torch.equal(*results)
+
+
+def test_weights_in_4_bits_are_those_that_a_cpu_makes(random_model):
+    pytest.importorskip("bitsandbytes")
+    adapter = AdapterConfig(method=AdapterMethod.qlora)
+    tokens = torch.randint(3, 97, (2, 64))
+    logits = []
+    for name in ("cpu", "cuda"):
+        model = random_model("llama", hidden_size=64, intermediate_size=128)
+        quantise(model, adapter, torch.device(name))
+        assert {p.device.type for p in model.parameters()} == {name}
+        with torch.no_grad():
+            logits.append(model(tokens.to(name)).logits.cpu())
+    torch.testing.assert_close(*logits, atol=2e-2, rtol=2e-2)

@@ -246,6 +246,31 @@ def test_every_optimizer_without_a_package_of_its_own_learns(random_model, tmp_p
     assert losses[-1] < 0.97 * losses[0]
 
 
+@pytest.mark.slow  # where bitsandbytes is installed
+@pytest.mark.parametrize("optim", ["adamw_8bit", "ademamix_8bit", "lion_8bit", "rmsprop_bnb_8bit"])
+def test_an_8_bit_optimizer_learns_and_resumes_bit_for_bit(random_model, tmp_path, optim):
+    pytest.importorskip("bitsandbytes")
+
+    def trainer(directory: Path, **args: Any) -> SFTTrainer:
+        model = prepared(random_model("llama", hidden_size=64, intermediate_size=128))
+        return trainer_of(
+            model, directory, packed_rows(8), per_device_train_batch_size=4, learning_rate=3e-3,
+            max_steps=6, optim=optim, **args,
+        )  # fmt: skip
+
+    whole = trainer(tmp_path / "whole", save_strategy="steps", save_steps=3)
+    whole.train()
+    losses = losses_of(whole)
+    assert losses[-1] < 0.97 * losses[0]
+    state = whole.optimizer.optimizer.state[whole.model.model.layers[0].mlp.up_proj.weight]
+    assert state["state1"].dtype == torch.uint8
+
+    resumed = trainer(tmp_path / "resumed")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_muon_learns_and_resumes_bit_for_bit(random_model, tmp_path):
     settings = TrainerConfig(optim="muon", learning_rate=3e-3)
 
