@@ -34,7 +34,10 @@ CPU = torch.device("cpu")
 
 
 def packed_batch() -> Batch:
-    return collate(packed_rows(3))
+    """Two thirds of the tokens of every document are supervised."""
+    batch = collate(packed_rows(3))
+    supervised = torch.rand(3, 24, generator=seeded()) < 0.67
+    return batch | {"labels": torch.where(supervised, batch["input_ids"], -100)}
 
 
 def padded_batch() -> Batch:
