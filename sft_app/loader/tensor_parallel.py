@@ -8,7 +8,7 @@ for whatever is sharded, on CPUs too, which accelerate's tensor parallelism does
 
 from typing import Any
 
-from transformers import PretrainedConfig, PreTrainedModel, Trainer
+from transformers import PretrainedConfig, PreTrainedModel
 
 from sft_app.config.errors import ConfigError
 from sft_app.loader.rope_plan import RopePlan
@@ -21,6 +21,8 @@ def check_cut(
     config: PretrainedConfig, rope: RopePlan, tokenizer: TokenizerPlan, size: int
 ) -> None:
     """Before weights are loaded: ConfigError for models that are not known to train when cut."""
+    from transformers import Trainer  # takes a second, and most runs do not ask
+
     if not hasattr(Trainer, "_sync_replicated_trainable_parameters"):
         raise ConfigError(f"{KEY}={size} needs transformers 5.23 or newer: upgrade it.")
     obstacle = _obstacle(config, rope, tokenizer, size)

@@ -28,6 +28,7 @@ def whole_rows_of_own_heads(
     P divides H. Key and value heads that P does not divide are repeated until it does, so that each
     query head meets its own on its rank.
     """
+    query, key, value = (_in_dtype_of_kernels(tensor) for tensor in (query, key, value))
     heads = (query, _divisible(key, among.size), _divisible(value, among.size))
     parts = [_by_rank(tensor, among.size) for tensor in heads]
     # One exchange for the three of them.
@@ -45,6 +46,13 @@ def own_positions_of_all_heads(attended: Tensor, among: ContextGroup) -> Tensor:
     """[B, T, H/P, D] -> [B, t, H, D]."""
     parts = attended.unflatten(1, (among.size, -1)).transpose(0, 1)  # [P, B, t, h, D]
     return exchange(parts, among).permute(1, 2, 0, 3, 4).flatten(2, 3)
+
+
+def _in_dtype_of_kernels(tensor: Tensor) -> Tensor:
+    """Under autocast, as attention would turn it anyway: rotary embeddings leave float32 behind."""
+    if torch.is_autocast_enabled(tensor.device.type):
+        return tensor.to(torch.get_autocast_dtype(tensor.device.type))
+    return tensor
 
 
 def _divisible(heads: Tensor, size: int) -> Tensor:

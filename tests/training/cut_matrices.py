@@ -43,6 +43,7 @@ def step(model: PreTrainedModel, batch: Batch) -> tuple[float, Batch]:
 def check_gradients(case: str, directory: Path) -> None:
     family, overrides = FAMILIES[case]
     batch = collate(packed_rows(3))
+    batch["labels"] = batch["input_ids"].clone()
     if dist.get_rank() == 0:
         build_random_model(family, attention="eager", **overrides).save_pretrained(directory)
     dist.barrier()

@@ -34,7 +34,10 @@ CPU = torch.device("cpu")
 
 
 def packed_batch() -> Batch:
-    return collate(packed_rows(3))
+    """Two thirds of the tokens of every document are supervised."""
+    batch = collate(packed_rows(3))
+    supervised = torch.rand(3, 24, generator=seeded()) < 0.67
+    return batch | {"labels": torch.where(supervised, batch["input_ids"], -100)}
 
 
 def padded_batch() -> Batch:
@@ -137,6 +140,23 @@ def check_weighted_tokens(among: ContextGroup) -> None:
     say("weighted tokens")
 
 
+def check_mixed_precision(among: ContextGroup) -> None:
+    batch, losses = packed_batch(), []
+    for part in (None, among):
+        model = prepared(build_random_model("llama")).model
+        with torch.autocast("cpu", torch.bfloat16):
+            found = (
+                step(model, batch, 30) if part is None else step_in_parts(model, batch, 30, part)
+            )
+        losses.append(found)
+    (expected, gradients), (loss, in_parts) = losses
+    assert loss == pytest.approx(expected, rel=1e-2)
+    for name, gradient in gradients.items():
+        assert in_parts[name].dtype == torch.float32
+        assert (in_parts[name] - gradient).norm() < 0.05 * gradient.norm(), name
+    say("mixed precision")
+
+
 def check_proof(among: ContextGroup) -> None:
     for family in ("llama", "mistral", "gemma2", "gpt2", "mixtral"):
         model = prepared(build_random_model(family)).model
@@ -224,6 +244,7 @@ if __name__ == "__main__":
     if what == "gradients":
         check_gradients(among)
         check_weighted_tokens(among)
+        check_mixed_precision(among)
         check_proof(among)
     else:
         check_trainer(among, directory, "all weights")
