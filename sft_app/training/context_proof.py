@@ -96,7 +96,7 @@ def require_equal_parts(
     try:
         proof = prove_parts(model, among, called or model)
         finding = None if proof.equal else proof.sentence()
-    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         finding = str(error).splitlines()[0]
     if finding is not None:
         raise _refusal(model.config.model_type, among.size, finding)
