@@ -4,15 +4,17 @@ import json
 import logging
 import math
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from sft_app.config.adapter import AdapterMethod
 from sft_app.config.app import AppConfig
 from sft_app.data.prepare import PreparedData
-from sft_app.evaluation.heldout import describe, evaluate, held_out
+from sft_app.evaluation.heldout import HeldOut, describe, evaluate, held_out
 from sft_app.loader.embeddings import fit_model_to_tokenizer
 from sft_app.loader.model import load_model
 from sft_app.loader.save import save_for_serving
@@ -25,7 +27,7 @@ from sft_app.training.console import set_up_logging
 from sft_app.training.full_precision import bring_to_device, merge_into_full_precision
 from sft_app.training.metrics_file import MetricsFile
 from sft_app.training.muon import muon_for
-from sft_app.training.plans import plan_as_dict, plan_data, plan_model
+from sft_app.training.plans import ModelPlans, plan_as_dict, plan_data, plan_model
 from sft_app.training.prepare_model import prepare_model, reads_on_host
 from sft_app.training.profiling import ProfileSteps
 from sft_app.training.progress import Progress
@@ -61,6 +63,9 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
         text = json.dumps(plan_as_dict(plans, data), indent=2)
         write_atomically(run_dir / PLAN, text + "\n")
 
+    heldout = held_out(config, data, plans.tokenizer)
+    if not heldout and (config.evaluation.before or config.evaluation.after):
+        log.warning("There are too few conversations to hold any out: nothing is evaluated.")
     with record.phase("load"):
         model = load_model(
             config.model,
@@ -70,26 +75,21 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
             on_host_of_rank_0=reads_on_host(config),
         )
         fit_model_to_tokenizer(model, plans.tokenizer, plans.tokenizer_plan)
+    quantised = config.adapter.method is AdapterMethod.qlora
+    measured = partial(measure, config=config, heldout=heldout, plans=plans, device=device)
+    # In full precision, as what is saved: quantised, the base would seem to have learned.
+    if quantised and config.evaluation.before and heldout and bring_to_device(model, device):
+        with record.phase("evaluate_before"):
+            record.result.evaluation_before = measured(model, "before")
+    with record.phase("prepare"):
         prepared = prepare_model(
             model, config, plans.attention, device, plans.tokenizer_plan.added_token_ids
         )
     record.result.num_parameters = model.num_parameters()
     record.result.num_trainable_parameters = model.num_parameters(only_trainable=True)
-
-    quantised = config.adapter.method is AdapterMethod.qlora
-    if quantised and config.evaluation.before and config.evaluation.after:
-        log.info(
-            "evaluation      before training of the model in 4 bits, after it of the saved one"
-        )
-    heldout = held_out(config, data, plans.tokenizer)
-    if not heldout and (config.evaluation.before or config.evaluation.after):
-        log.warning("There are too few conversations to hold any out: nothing is evaluated.")
-    if config.evaluation.before and heldout:
+    if not quantised and config.evaluation.before and heldout:
         with record.phase("evaluate_before"):
-            record.result.evaluation_before = evaluate(
-                config, prepared.model, heldout, plans.tokenizer, device
-            )
-            log_evaluation(record.result.evaluation_before, "before")
+            record.result.evaluation_before = measured(prepared.model, "before")
 
     trainer = SFTTrainer(
         prepared=prepared,
@@ -127,18 +127,9 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
                 state_dict=merge_gathered(prepared.model, weights) if weights else None,
             )
         trainer.accelerator.wait_for_everyone()
-    if config.evaluation.after and heldout:
-        if quantised and not bring_to_device(model, device):
-            log.warning(
-                "evaluation.after is left out: the saved model has full precision, and does not "
-                "fit this device."
-            )
-        else:
-            with record.phase("evaluate_after"):
-                record.result.evaluation_after = evaluate(
-                    config, model, heldout, plans.tokenizer, device
-                )
-                log_evaluation(record.result.evaluation_after, "after")
+    if config.evaluation.after and heldout and (not quantised or bring_to_device(model, device)):
+        with record.phase("evaluate_after"):
+            record.result.evaluation_after = measured(model, "after")
     record.complete()
     trainer.accelerator.end_training()
 
@@ -206,9 +197,20 @@ def num_steps(args: TrainingArguments, data: PreparedData) -> int:
     return math.ceil(per_epoch * args.num_train_epochs)
 
 
-def log_evaluation(evaluation: Evaluation, when: str) -> None:
+def measure(
+    model: nn.Module,
+    when: str,
+    *,
+    config: AppConfig,
+    heldout: HeldOut,
+    plans: ModelPlans,
+    device: torch.device,
+) -> Evaluation:
+    """Evaluate, and say what came out."""
+    evaluation = evaluate(config, model, heldout, plans.tokenizer, device)
     for what, how_much in describe(evaluation):
         log.info("%-16s%s %s training", what, how_much, when)
+    return evaluation
 
 
 def device_name(device: torch.device) -> str:
