@@ -76,8 +76,8 @@ class RunResult:
     rope_factor: float | None = None
     finished_at: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
-    """Phase -> wall seconds: start (processes and imports), plan, data, load, evaluate_before,
-    train, evaluate_after, save; and total."""
+    """Phase -> wall seconds: start (processes and imports), plan, data, load, prepare,
+    evaluate_before, train, save, evaluate_after; and total."""
     world_size: int = 1
     device: str | None = None
     num_parameters: int | None = None

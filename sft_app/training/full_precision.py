@@ -58,12 +58,17 @@ def release(model: nn.Module) -> None:
 
 
 def bring_to_device(model: PreTrainedModel, device: torch.device) -> bool:
-    """What `merge_into_full_precision` returned, whole on every rank's device.
+    """What rank 0 holds in the host's memory, in full precision and whole on every rank's device.
 
     False, and nothing done, where a device has no room for it: then 4 bits were a necessity.
     """
     needed = sum(p.nbytes for p in model.parameters())
     if not has_room(needed, device):
+        log.warning(
+            "evaluation      left out: in full precision the model takes %.1f GiB, and the device "
+            "has no room for it",
+            needed / 2**30,
+        )
         return False
     if not dist.is_initialized() or dist.get_world_size() == 1:
         model.to(device)
