@@ -49,10 +49,7 @@ def install_chunked_loss(model: PreTrainedModel) -> LossChoice:
     obstacle = chunked_loss_obstacle(model)
     if obstacle is None:
         transform = logit_transform(model)
-        in_parts = isinstance(model.get_output_embeddings().weight, DTensor)
-        model.forward = MethodType(
-            _chunked_forward(type(model).forward, transform, in_parts), model
-        )
+        model.forward = MethodType(_chunked_forward(type(model).forward, transform), model)
         try:
             difference = _relative_difference(model)
         except (TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -89,13 +86,9 @@ def chunked_loss_obstacle(model: PreTrainedModel) -> str | None:
 
 
 def _chunked_forward(
-    own_forward: Callable[..., Any], transform: LogitTransform, in_parts: bool
+    own_forward: Callable[..., Any], transform: LogitTransform
 ) -> Callable[..., Any]:
-    """The model is not in the closure: a deep copy of it must not call the original.
-
-    `in_parts`: the head's weight is shared by ranks with the same batch (tensor parallel), and is
-    gathered for the loss. One that is cut later (FSDP) belongs to ranks with other batches.
-    """
+    """The model is not in the closure: a deep copy of it must not call the original."""
 
     @functools.wraps(own_forward)  # the Trainer reads the signature
     def forward(
@@ -111,9 +104,7 @@ def _chunked_forward(
             return own_forward(self, *args, **kwargs)
         head = self.get_output_embeddings()
         linear = _linear_inside(head)
-        plain_head = type(linear) is nn.Linear and (
-            in_parts or not isinstance(linear.weight, DTensor)
-        )
+        plain_head = type(linear) is nn.Linear and not _belongs_to_other_batches(linear.weight)
         if args or NEEDS_OWN_FORWARD & kwargs.keys() or not plain_head:
             if loss_weights is not None:
                 raise ValueError("loss_weights need the chunked head, which cannot be used here")
@@ -137,6 +128,13 @@ def _chunked_forward(
 def _linear_inside(head: nn.Module) -> nn.Module:
     """The layer itself, also where PEFT trains some rows of its weight (those of added tokens)."""
     return getattr(head, "original_module", head)
+
+
+def _belongs_to_other_batches(weight: torch.Tensor) -> bool:
+    """A shard of FSDP's; those of tensor parallel ranks, which have one batch, may be gathered."""
+    if not isinstance(weight, DTensor):
+        return False
+    return "tp" not in (weight.device_mesh.mesh_dim_names or ())
 
 
 def _whole(parameter: Any) -> Any:
