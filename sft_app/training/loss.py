@@ -97,9 +97,7 @@ def _try_head(
 ) -> tuple[float, str | None]:
     """Install it, and say how far it is off; with what is wrong with it, where it is taken out."""
     transform = logit_transform(model.config)
-    in_parts = isinstance(model.get_output_embeddings().weight, DTensor)
-    forward = _chunked_forward(type(model).forward, transform, head, in_parts)
-    model.forward = MethodType(forward, model)
+    model.forward = MethodType(_chunked_forward(type(model).forward, transform, head), model)
     try:
         difference = _relative_difference(model, called)
         finding = f"the {NAMES[head]}'s loss differs by {difference:.0e}"
@@ -125,16 +123,9 @@ def chunked_loss_obstacle(model: PreTrainedModel) -> str | None:
 
 
 def _chunked_forward(
-    own_forward: Callable[..., Any],
-    transform: LogitTransform,
-    loss_head: LossHead,
-    in_parts: bool,
+    own_forward: Callable[..., Any], transform: LogitTransform, loss_head: LossHead
 ) -> Callable[..., Any]:
-    """The model is not in the closure: a deep copy of it must not call the original.
-
-    `in_parts`: the head's weight is shared by ranks with the same batch (tensor parallel), and is
-    gathered for the loss. One that is cut later (FSDP) belongs to ranks with other batches.
-    """
+    """The model is not in the closure: a deep copy of it must not call the original."""
 
     @functools.wraps(own_forward)  # the Trainer reads the signature
     def forward(
@@ -152,9 +143,7 @@ def _chunked_forward(
         kwargs = {name: value for name, value in kwargs.items() if value is not None}
         head = self.get_output_embeddings()
         linear = _linear_inside(head)
-        plain_head = type(linear) is nn.Linear and (
-            in_parts or not isinstance(linear.weight, DTensor)
-        )
+        plain_head = type(linear) is nn.Linear and not _belongs_to_other_batches(linear.weight)
         if args or NEEDS_OWN_FORWARD & kwargs.keys() or not plain_head:
             if loss_weights is not None:
                 raise ValueError("loss_weights need the chunked head, which cannot be used here")
@@ -178,6 +167,13 @@ def _chunked_forward(
 def _linear_inside(head: nn.Module) -> nn.Module:
     """The layer itself, also where PEFT trains some rows of its weight (those of added tokens)."""
     return getattr(head, "original_module", head)
+
+
+def _belongs_to_other_batches(weight: torch.Tensor) -> bool:
+    """A shard of FSDP's; those of tensor parallel ranks, which have one batch, may be gathered."""
+    if not isinstance(weight, DTensor):
+        return False
+    return "tp" not in (weight.device_mesh.mesh_dim_names or ())
 
 
 def _whole(parameter: Any) -> Any:
