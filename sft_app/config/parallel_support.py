@@ -55,6 +55,11 @@ def _check_context(config: AppConfig) -> None:
             f"{CONTEXT}={size} needs the application's own attention, and "
             f"model.attn_implementation={attention} is another: leave it out."
         )
+    not_proven = {
+        "adapter.method=qlora": config.adapter.method is AdapterMethod.qlora,
+        "trainer.torch_compile=true": config.trainer.torch_compile,
+    }
+    _refuse_not_proven(f"{CONTEXT}={size}", not_proven)
     _check_extra(config, f"{CONTEXT}={size}", OF_WHOLE_ROWS | OF_OWN_BATCHES)
 
 
@@ -67,17 +72,22 @@ def _check_tensor(config: AppConfig) -> None:
         "trainer.parallelism=fsdp": trainer.parallelism is Parallelism.fsdp,
         f"adapter.method={config.adapter.method}": config.adapter.method is not AdapterMethod.none,
         "trainer.fp16=true": trainer.fp16,
+        "trainer.torch_compile=true": trainer.torch_compile,
         f"model.gguf_file={config.model.gguf_file}": config.model.gguf_file is not None,
     }
-    for setting, asked_for in not_proven.items():
-        if asked_for:
-            raise ConfigError(f"{TENSOR}={size} is not proven with {setting}: keep one of them.")
+    _refuse_not_proven(f"{TENSOR}={size}", not_proven)
     if trainer.optim not in CUT_OPTIMIZERS:
         raise ConfigError(
             f"{TENSOR}={size} is not proven with trainer.optim={trainer.optim}: use one of "
             f"{', '.join(CUT_OPTIMIZERS)}."
         )
     _check_extra(config, f"{TENSOR}={size}", OF_OWN_BATCHES)
+
+
+def _refuse_not_proven(key: str, settings: dict[str, bool]) -> None:
+    for setting, asked_for in settings.items():
+        if asked_for:
+            raise ConfigError(f"{key} is not proven with {setting}: keep one of them.")
 
 
 def _check_extra(config: AppConfig, setting: str, excluded: dict[str, str]) -> None:

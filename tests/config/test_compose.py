@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from sft_app.config.adapter import AdapterMethod
+from sft_app.config.adapter_support import PACKAGES
 from sft_app.config.app import AppConfig, load_config, save_config
 from sft_app.config.errors import ConfigError
 from sft_app.config.overrides import conf_dir, group_options
@@ -33,7 +35,10 @@ NEEDED = {
 
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in group_options(g)])
-def test_every_option_composes_and_validates(compose: Compose, group: str, option: str) -> None:
+def test_every_option_composes_and_validates(
+    compose: Compose, group: str, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PACKAGES, AdapterMethod.qlora, ())  # whether its extra is installed or not
     validate(compose(f"{group}={option}", *NEEDED.get((group, option), [])))
 
 

@@ -101,6 +101,10 @@ def test_a_missing_package_is_named(
             "length of a part",
         ),
         (["trainer.loss_head=liger", "launch.device=cpu"], "launch.device=cpu"),
+        (
+            ["trainer.context_parallel_size=2", "trainer.torch_compile=true"],
+            r"not proven with trainer\.torch_compile",
+        ),
         (["trainer.tensor_parallel_size=0"], "must be 1"),
         (
             ["trainer.tensor_parallel_size=2", "launch.nproc_per_node=4"],
