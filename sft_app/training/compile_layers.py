@@ -15,11 +15,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sft_app.config.errors import ConfigError
+from sft_app.training.decoder_layers import decoder_layers
 
 log = logging.getLogger(__name__)
 
@@ -42,16 +42,6 @@ def check_compiler(device: torch.device) -> None:
 
 def _twice(tensor: torch.Tensor) -> torch.Tensor:
     return 2 * tensor
-
-
-def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The layers; where FSDP2 has given them a class of its own, it inherits from theirs."""
-    names = set(model._no_split_modules or ())
-    return [
-        module
-        for module in model.modules()
-        if any(kind.__name__ in names for kind in type(module).__mro__)
-    ]
 
 
 class CompileLayers(TrainerCallback):

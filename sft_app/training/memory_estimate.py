@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from sft_app.config.adapter import AdapterConfig, AdapterMethod
 from sft_app.config.trainer import TrainerConfig
 from sft_app.training.adapter import put_adapter
+from sft_app.training.decoder_layers import decoder_layers
 from sft_app.training.loss import chunked_loss_obstacle
 from sft_app.training.optimizer_state import optimizer_state_bytes
 from sft_app.training.quantisation import bytes_in_4_bits, layers_to_quantise
-from sft_app.training.sharding import decoder_layers
 
 ACTIVATION_BYTES = 34
 """Bytes per token, layer and hidden unit kept for the backward pass in 16 bits, attention scores

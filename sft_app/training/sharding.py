@@ -30,6 +30,7 @@ from transformers import PreTrainedModel, Trainer
 from sft_app.config.errors import ConfigError
 from sft_app.config.trainer import Parallelism, TrainerConfig
 from sft_app.training.checkpoints import SHARDS
+from sft_app.training.decoder_layers import decoder_layers
 from sft_app.training.hand_out import hand_out_shards, take_weights
 from sft_app.training.precision import compute_dtype
 
@@ -68,12 +69,6 @@ def shard(trained: nn.Module, model: PreTrainedModel, device: torch.device) -> N
     # The outermost module: its forward is the one that is called, so its hooks run.
     fully_shard(trained, mesh=mesh, mp_policy=policy)
     hand_out_shards(trained, weights, device)
-
-
-def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """What is gathered and let go as one; none where the family does not name its layers."""
-    names = set(model._no_split_modules or ())
-    return [module for module in model.modules() if type(module).__name__ in names]
 
 
 def gather_weights(trained: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,17 @@
+"""The layers of a model: what is sharded, gathered or compiled as one."""
+
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """None where the family does not name its layers.
+
+    Those that FSDP2 has given a class of its own inherit from the family's.
+    """
+    names = set(model._no_split_modules or ())
+    return [
+        module
+        for module in model.modules()
+        if any(kind.__name__ in names for kind in type(module).__mro__)
+    ]
