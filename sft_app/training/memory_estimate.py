@@ -30,6 +30,7 @@ class MemoryEstimate:
     """Those of the adapter included."""
     num_trainable_parameters: int
     weights: int
+    """With the copies in 16 bits that mixed precision keeps of whole matrices during a step."""
     gradients: int
     optimizer: int
     activations: int
@@ -84,6 +85,8 @@ def estimate_memory(
     whole = put_adapter(model, adapter)
     parameters = list(whole.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
+    mixed = compute_dtype != dtype and num_shards == 1  # FSDP gathers them so in the first place
+    copies = sum(p.numel() for p in parameters if p.dim() > 1) * compute_dtype.itemsize * mixed
     text = config.get_text_config(decoder=True)
     part = math.ceil(context_length / trainer.context_parallel_size)
     tokens = trainer.per_device_train_batch_size * part
@@ -92,7 +95,7 @@ def estimate_memory(
     return MemoryEstimate(
         num_parameters=sum(p.numel() for p in parameters),
         num_trainable_parameters=sum(p.numel() for p in trained),
-        weights=(sum(p.nbytes for p in parameters) - saved) // num_shards,
+        weights=(sum(p.nbytes for p in parameters) - saved) // num_shards + copies,
         gradients=sum(p.nbytes for p in trained) // num_shards,
         optimizer=optimizer_state_bytes(whole, trainer.optim) // num_shards,
         activations=_activations(trainer, tokens, text, compute_dtype.itemsize),

@@ -97,6 +97,15 @@ def test_the_chunked_head_holds_one_chunk_however_long_the_row(compose: Compose)
     assert small.logits == 2 * SMALL.vocab_size * (2 * 4 + 8)
 
 
+def test_mixed_precision_keeps_the_matrices_in_16_bits_too(compose: Compose) -> None:
+    plain = estimate(compose())
+    mixed = estimate(compose(), compute_dtype=torch.bfloat16)
+    matrices = sum(p.numel() for p in LlamaForCausalLM(SMALL).parameters() if p.dim() > 1)
+    assert mixed.weights == plain.weights + 2 * matrices
+    assert mixed.gradients == plain.gradients
+    assert mixed.activations == plain.activations // 2
+
+
 def test_shards_share_all_but_the_activations(compose: Compose) -> None:
     whole, part = estimate(compose()), estimate(compose(), num_shards=4)
     assert part.weights == whole.weights // 4
