@@ -56,7 +56,7 @@ class LossChoice:
 
 
 def install_chunked_loss(
-    model: PreTrainedModel, plan: LossPlan = CHUNKED, called: nn.Module | None = None
+    model: PreTrainedModel, plan: LossPlan = CHUNKED, *, called: nn.Module | None = None
 ) -> LossChoice:
     """Make `model(labels=...)` return `loss` and no logits, if that is provably the same loss.
 

@@ -89,7 +89,7 @@ def prepare_model(
     else:
         use_attention(model, attention.name)
     log.info("%s", attention)
-    loss = install_chunked_loss(model, loss_plan, trained)
+    loss = install_chunked_loss(model, loss_plan, called=trained)
     log.info("%s", loss)
     if context is not None:
         proof = require_equal_parts(model, context, trained)

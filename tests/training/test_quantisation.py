@@ -66,7 +66,8 @@ def test_a_weight_becomes_the_nearest_of_16_levels_of_its_block(random_model) ->
 def test_the_memory_estimate_knows_weights_in_4_bits(random_model, double: bool) -> None:
     model = random_model("llama", **WIDE)
     adapter = qlora(double_quantization=double)
-    options = {"context_length": 64, "dtype": torch.float32, "chunk_bytes": 2**14}
+    options = {"context_length": 64, "chunk_bytes": 2**14}
+    options |= {"dtype": torch.float32, "compute_dtype": torch.float32}
     expected = estimate_memory(model.config, TrainerConfig(), adapter, **options)
     quantise(model, adapter, CPU)
     trained = add_adapter(model, adapter, seed=0)
@@ -92,7 +93,7 @@ def test_an_adapter_learns_beside_weights_in_4_bits(
     quantise(model, qlora(quantization=quantization), CPU)
     trained = add_adapter(model, qlora(), seed=0)
     assert shape_of(model) == whole, "the same arithmetic"
-    assert install_chunked_loss(model, trained).chunked
+    assert install_chunked_loss(model, called=trained).chunked
     frozen = {n: p.detach().clone() for n, p in trained.named_parameters() if not p.requires_grad}
     optimizer = torch.optim.AdamW([p for p in trained.parameters() if p.requires_grad], lr=1e-2)
     losses = []
