@@ -5,9 +5,9 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from sft_app.config.app import register_schema, to_typed
-from sft_app.config.callback import exit_with_message
 from sft_app.config.command_line import prepare_arguments
+from sft_app.config.hydra_callback import exit_with_message
+from sft_app.config.schema.app import register_schema, to_typed
 
 WRITES_NOTHING = ["hydra.run.dir=.", "hydra.output_subdir=null", "~hydra.callbacks.sweep"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sft_app.reporting.cells import collect_sweep
-from sft_app.reporting.find_runs import Found, find
-from sft_app.reporting.read_run import read_run
+from sft_app.reporting.run.find_runs import Found, find
+from sft_app.reporting.run.read_run import read_run
+from sft_app.reporting.sweep.cells import collect_sweep
 from sft_app.reporting.terminal import plain, print_run, print_sweep
 
 WIDTH_IN_A_FILE = 1000
@@ -47,15 +47,15 @@ def _report(found: Found, price: float | None, console: Console) -> list[Path]:
     if found.is_sweep:
         cells = collect_sweep(found.directory, price)
         print_sweep(cells, console)
-        from sft_app.reporting.sweep_csv import write_sweep_csv
-        from sft_app.reporting.sweep_report import write_sweep_report
+        from sft_app.reporting.sweep.sweep_csv import write_sweep_csv
+        from sft_app.reporting.sweep.sweep_report import write_sweep_report
 
         return [
             write_sweep_csv(found.directory, cells),
             write_sweep_report(found.directory, price, cells),
         ]
     print_run(read_run(found.directory), console)
-    from sft_app.reporting.run_report import write_run_report
+    from sft_app.reporting.run.run_report import write_run_report
 
     return [write_run_report(found.directory)]
 

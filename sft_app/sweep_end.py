@@ -2,11 +2,11 @@
 
 from rich.console import Console
 
-from sft_app.launch.sweep import Sweep
-from sft_app.launch.sweep_leave import leave
-from sft_app.reporting.cells import collect_sweep
-from sft_app.reporting.sweep_csv import write_sweep_csv
-from sft_app.reporting.sweep_report import write_sweep_report
+from sft_app.launch.sweep.leave_sweep import leave
+from sft_app.launch.sweep.prepare_sweep import Sweep
+from sft_app.reporting.sweep.cells import collect_sweep
+from sft_app.reporting.sweep.sweep_csv import write_sweep_csv
+from sft_app.reporting.sweep.sweep_report import write_sweep_report
 from sft_app.reporting.terminal import print_sweep
 
 WIDTH_IN_A_FILE = 200

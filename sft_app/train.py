@@ -9,16 +9,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sft_app.config.app import register_schema, to_typed
-from sft_app.config.callback import exit_with_message
+from sft_app.common.errors import ConfigError
 from sft_app.config.command_line import prepare_arguments
-from sft_app.config.errors import ConfigError
-from sft_app.launch.cell import run_cell
-from sft_app.launch.job import JobFailed, JobInterrupted, run_job
-from sft_app.launch.messages import cell_closing, closing
-from sft_app.launch.outer import refuse_outer_launcher
-from sft_app.launch.sweep import PrepareSweep
-from sft_app.reporting.run_report import write_run_report
+from sft_app.config.hydra_callback import exit_with_message
+from sft_app.config.schema.app import register_schema, to_typed
+from sft_app.launch.job.messages import cell_closing, closing
+from sft_app.launch.job.outer_launcher import refuse_outer_launcher
+from sft_app.launch.job.run_job import JobFailed, JobInterrupted, run_job
+from sft_app.launch.sweep.prepare_sweep import PrepareSweep
+from sft_app.launch.sweep.run_sweep_job import run_cell
+from sft_app.reporting.run.run_report import write_run_report
 from sft_app.sweep_end import end_sweep
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sft_app.config.app import AppConfig, register_schema, to_typed
+from sft_app.config.schema.app import AppConfig, register_schema, to_typed
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

@@ -6,9 +6,9 @@ from typing import NoReturn
 
 from hydra.errors import HydraException
 
-from sft_app.config.callback import exit_with_message
-from sft_app.config.errors import ConfigError
+from sft_app.common.errors import ConfigError
 from sft_app.config.help import help_text
+from sft_app.config.hydra_callback import exit_with_message
 from sft_app.config.overrides import check_overrides, open_dict_overrides
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import hydra
 from omegaconf import OmegaConf
 
-from sft_app.config.app import register_schema
 from sft_app.config.overrides import conf_dir, group_options
+from sft_app.config.schema.app import register_schema
 
 HELP = """\
 sft-train fine-tunes a causal language model on chat data, at a context length of your choice.

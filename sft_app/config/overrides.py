@@ -15,8 +15,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 
-from sft_app.config.app import AppConfig
-from sft_app.config.errors import ConfigError
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.app import AppConfig
 
 CONF_DIR = Path(__file__).parents[2] / "conf"
 """In a checkout; an installed wheel has it inside the package (see `conf_dir`)."""

@@ -5,8 +5,8 @@ from rich.panel import Panel
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
-from sft_app.data.dataset import IGNORED
-from sft_app.data.prepare import PreparedData
+from sft_app.data.batches.datasets import IGNORED
+from sft_app.data.prepare_data import PreparedData
 
 LEARNED = "bold green"
 READ = "dim"

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sft_app.config.app import AppConfig
-from sft_app.data.prepare import PreparedData
+from sft_app.config.schema.app import AppConfig
+from sft_app.data.prepare_data import PreparedData
 from sft_app.evaluation.by_length import measure_by_length
 from sft_app.evaluation.long_documents import LongDocuments, long_documents
 from sft_app.evaluation.perplexity import limit_tokens, measure_loss

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from sft_app.config.app import AppConfig
-from sft_app.config.data import Packing
-from sft_app.data.prepare import prepare_data
-from sft_app.data.sources import resolve_sources
+from sft_app.config.schema.app import AppConfig
+from sft_app.config.schema.data import Packing
+from sft_app.data.prepare_data import prepare_data
+from sft_app.data.read.sources import resolve_sources
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ import torch
 import transformers
 from transformers import PreTrainedTokenizerFast
 
-from sft_app.pretrain.model import build_model, pretrain
 from sft_app.pretrain.settings import (
     DEFAULT,
     MADE_FROM,
@@ -17,8 +16,9 @@ from sft_app.pretrain.settings import (
     is_made,
     load_settings,
 )
-from sft_app.pretrain.text import Chat, conversations, python_sources
-from sft_app.pretrain.tokenizer import END, START, learn_tokenizer
+from sft_app.pretrain.tiny_model import build_model, pretrain
+from sft_app.pretrain.train_tokenizer import END, START, learn_tokenizer
+from sft_app.pretrain.training_text import Chat, conversations, python_sources
 from sft_app.records.run_files import write_atomically
 
 

@@ -6,15 +6,16 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from sft_app.reporting import format_values, summary
-from sft_app.reporting.best_cell import Choice, choose_best
-from sft_app.reporting.cells import CellRecord
-from sft_app.reporting.failures import collect_failures
-from sft_app.reporting.read_run import RunRecord, last_written
-from sft_app.reporting.seed_groups import group_seeds
-from sft_app.reporting.settings_diff import differences
-from sft_app.reporting.sweep_report import answer, status_sentence
-from sft_app.reporting.sweep_table import Table, build_table
+from sft_app.reporting.page import format_values
+from sft_app.reporting.run import summary
+from sft_app.reporting.run.read_run import RunRecord, last_written
+from sft_app.reporting.sweep.best_cell import Choice, choose_best
+from sft_app.reporting.sweep.cells import CellRecord
+from sft_app.reporting.sweep.failed_cells import collect_failures
+from sft_app.reporting.sweep.seed_groups import group_seeds
+from sft_app.reporting.sweep.settings_diff import differences
+from sft_app.reporting.sweep.sweep_report import answer, status_sentence
+from sft_app.reporting.sweep.sweep_table import Table, build_table
 
 MOST_ROWS = 60
 MOST_ROWS_OF_MANY = 20

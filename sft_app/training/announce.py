@@ -5,9 +5,9 @@ import math
 
 from transformers import TrainingArguments
 
-from sft_app.data.prepare import PreparedData
-from sft_app.training.time_estimate import estimate_time
-from sft_app.training.trainer import SFTTrainer
+from sft_app.data.prepare_data import PreparedData
+from sft_app.training.estimates.time_estimate import estimate_time
+from sft_app.training.sft_trainer import SFTTrainer
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from sft_app.config.app import AppConfig
-from sft_app.config.launch import Device
-from sft_app.config.trainer import TrainerConfig
-from sft_app.config.trainer_support import check_without_gpu
+from sft_app.config.schema.app import AppConfig
+from sft_app.config.schema.launch import Device
+from sft_app.config.schema.trainer import TrainerConfig
+from sft_app.config.validation.check_trainer import check_without_gpu
 from sft_app.records.run_files import CHECKPOINTS
 
 

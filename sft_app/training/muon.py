@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from sft_app.config.trainer import TrainerConfig
+from sft_app.config.schema.trainer import TrainerConfig
 
 Groups = list[dict[str, Any]]
 

@@ -3,10 +3,10 @@
 import torch
 from rich.console import Console
 
-from sft_app.config.app import AppConfig
+from sft_app.config.schema.app import AppConfig
 from sft_app.data.preview import preview
 from sft_app.training.arguments import uses_cuda
-from sft_app.training.plans import plan_data, plan_model
+from sft_app.training.model_plan import plan_data, plan_model
 
 
 def print_plan(config: AppConfig) -> None:

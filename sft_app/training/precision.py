@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from sft_app.config.adapter import AdapterMethod
-from sft_app.config.app import AppConfig
-from sft_app.config.model import Dtype
-from sft_app.loader.hardware_choice import choose_dtype
+from sft_app.config.schema.adapter import AdapterMethod
+from sft_app.config.schema.app import AppConfig
+from sft_app.config.schema.model import Dtype
+from sft_app.loader.model.dtype import choose_dtype
 from sft_app.training.arguments import wants_bf16
 
 

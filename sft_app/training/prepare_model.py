@@ -8,23 +8,23 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from sft_app.config.adapter import AdapterMethod
-from sft_app.config.app import AppConfig
-from sft_app.config.data import Packing
-from sft_app.training.adapter import add_adapter
-from sft_app.training.attention_choice import (
+from sft_app.config.schema.adapter import AdapterMethod
+from sft_app.config.schema.app import AppConfig
+from sft_app.config.schema.data import Packing
+from sft_app.training.attention.choose_attention import (
     AttentionChoice,
     choose_attention,
     settle_attention,
     use_attention,
 )
-from sft_app.training.context_parallel import ContextGroup
-from sft_app.training.context_proof import require_equal_parts
-from sft_app.training.flops import ModelShape, shape_of
-from sft_app.training.loss import CHUNKED, LossChoice, install_chunked_loss
-from sft_app.training.loss_plan import LossPlan
-from sft_app.training.quantisation import quantise
-from sft_app.training.sharding import shard, wants_shards
+from sft_app.training.loss.choose_loss import LossPlan
+from sft_app.training.loss.patched_forward import CHUNKED, LossChoice, install_chunked_loss
+from sft_app.training.metrics.flops import ModelShape, shape_of
+from sft_app.training.parallel.context_parallel import ContextGroup
+from sft_app.training.parallel.fsdp import shard, wants_shards
+from sft_app.training.parallel.verify_context_parallel import require_equal_parts
+from sft_app.training.peft.lora import add_adapter
+from sft_app.training.peft.quantize import quantise
 
 log = logging.getLogger(__name__)
 

@@ -10,32 +10,32 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments, set_seed
 
-from sft_app.config.adapter import AdapterMethod
-from sft_app.config.app import AppConfig
-from sft_app.config.parallel_support import check_one_cut
-from sft_app.data.prepare import PreparedData
+from sft_app.config.schema.adapter import AdapterMethod
+from sft_app.config.schema.app import AppConfig
+from sft_app.config.validation.check_parallel import check_one_cut
+from sft_app.data.prepare_data import PreparedData
 from sft_app.evaluation.heldout import HeldOut, describe, evaluate, held_out
-from sft_app.loader.embeddings import fit_model_to_tokenizer
-from sft_app.loader.model import load_model
+from sft_app.loader.model.embeddings import fit_model_to_tokenizer
+from sft_app.loader.model.load_model import load_model
 from sft_app.records.result import Evaluation
 from sft_app.records.run_files import METRICS, MODEL, PLAN, PROFILE, TENSORBOARD, write_atomically
-from sft_app.training.adapter import plain_model
 from sft_app.training.announce import announce
 from sft_app.training.arguments import training_arguments
+from sft_app.training.callbacks.compile_layers import CompileLayers, check_compiler
+from sft_app.training.callbacks.metrics_file import MetricsFile
+from sft_app.training.callbacks.profiler import ProfileSteps
+from sft_app.training.callbacks.progress import Progress
 from sft_app.training.checkpoints import find_resume_point
-from sft_app.training.compile_layers import CompileLayers, check_compiler
-from sft_app.training.console import set_up_logging
-from sft_app.training.context_parallel import form_context_group
-from sft_app.training.final_model import save_final_model
-from sft_app.training.full_precision import bring_to_device
-from sft_app.training.metrics_file import MetricsFile
+from sft_app.training.log_setup import set_up_logging
+from sft_app.training.model_plan import ModelPlans, plan_as_dict, plan_data, plan_model
 from sft_app.training.muon import muon_for
-from sft_app.training.plans import ModelPlans, plan_as_dict, plan_data, plan_model
+from sft_app.training.parallel.context_parallel import form_context_group
+from sft_app.training.peft.lora import plain_model
+from sft_app.training.peft.merge_qlora import bring_to_device
 from sft_app.training.prepare_model import PreparedModel, prepare_model, reads_on_host
-from sft_app.training.profiling import ProfileSteps
-from sft_app.training.progress import Progress
 from sft_app.training.run_record import RunRecord
-from sft_app.training.trainer import SFTTrainer
+from sft_app.training.save_final_model import save_final_model
+from sft_app.training.sft_trainer import SFTTrainer
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 import sft_app
 from sft_app.records.result import RunResult, Status, read_result
-from sft_app.training.memory import peak_memory_bytes
+from sft_app.training.metrics.peak_memory import peak_memory_bytes
 
 RECORDED_PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "peft", "hydra-core")
 

@@ -8,9 +8,9 @@ import os
 import sys
 from pathlib import Path
 
-from sft_app.config.app import load_config
-from sft_app.config.errors import ConfigError
-from sft_app.parent_death import die_with_parent
+from sft_app.common.errors import ConfigError
+from sft_app.common.processes import die_with_parent
+from sft_app.config.schema.app import load_config
 from sft_app.records.failure import record_failure
 
 EXIT_FAILED = 1

@@ -5,9 +5,9 @@ from measuring import take_turns, write_table
 from small_llama import packed_row, small_llama
 from torch.nn import functional as F
 
-from sft_app.training import packed_attention
-from sft_app.training.attention_kernels import AttentionSettings, one_call_per_document
-from sft_app.training.documents import documents_of_lengths, lengths_from_positions
+from sft_app.training.attention import packed_attention
+from sft_app.training.attention.document_bounds import documents_of_lengths, lengths_from_positions
+from sft_app.training.attention.kernels import AttentionSettings, one_call_per_document
 
 LENGTH, DOCUMENT = 4096, 300
 

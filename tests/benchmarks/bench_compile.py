@@ -5,9 +5,9 @@ import time
 from measuring import take_turns, write_table
 from small_llama import packed_row, small_llama
 
-from sft_app.training import packed_attention
-from sft_app.training.compile_layers import CompileLayers
-from sft_app.training.loss import install_chunked_loss
+from sft_app.training.attention import packed_attention
+from sft_app.training.callbacks.compile_layers import CompileLayers
+from sft_app.training.loss.patched_forward import install_chunked_loss
 
 LENGTH, DOCUMENT, HIDDEN, LAYERS = 2048, 300, 512, 4
 

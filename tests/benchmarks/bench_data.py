@@ -29,7 +29,7 @@ BATCH = 512
 
 
 def main() -> None:
-    from sft_app.config.data import DataConfig, OnBadRecord
+    from sft_app.config.schema.data import DataConfig, OnBadRecord
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--records", type=int, default=3000)
@@ -100,8 +100,8 @@ def median(timings: list[Timing], field: str) -> float:
 
 
 def first_records(folder: Path, count: int) -> Path:
-    from sft_app.config.sources import package_file
-    from sft_app.data.read import Record, read_file
+    from sft_app.config.locations import package_file
+    from sft_app.data.read.read_files import Record, read_file
 
     whole = package_file(SHAREGPT)
     if count == 0:
@@ -116,7 +116,7 @@ def train_tokenizer():
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    from sft_app.config.sources import package_file
+    from sft_app.config.locations import package_file
 
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -141,8 +141,8 @@ def train_tokenizer():
 
 
 def rendered_texts(config, tokenizer) -> list[str]:
-    from sft_app.data.conversations import ConversationReader
-    from sft_app.data.sources import resolve_sources
+    from sft_app.data.read.conversation_reader import ConversationReader
+    from sft_app.data.read.sources import resolve_sources
 
     items = ConversationReader(config).read(resolve_sources(config.train, "data.train"))
     return [
@@ -165,7 +165,7 @@ def bare_loop(tokenizer, texts: list[str]) -> None:
 
 
 def prepared(config, tokenizer, length: int):
-    from sft_app.data.prepare import prepare_data
+    from sft_app.data.prepare_data import prepare_data
 
     return prepare_data(config, tokenizer, context_length=length, seed=1)
 
@@ -194,7 +194,7 @@ def cpu_seconds() -> float:
 
 def memory_by_file_size(folder: Path) -> list[dict[str, float]]:
     """For a file, and one that is four times as large."""
-    from sft_app.config.sources import package_file
+    from sft_app.config.locations import package_file
 
     raw = package_file(SHAREGPT).read_bytes()
     whole = raw[raw.index(b"[") + 1 : raw.rindex(b'\n  {\n    "id"')].rstrip().rstrip(b",")
@@ -210,7 +210,7 @@ def memory_by_file_size(folder: Path) -> list[dict[str, float]]:
 
 
 def read_and_measure(path: str) -> float:
-    from sft_app.data.read import read_file
+    from sft_app.data.read.read_files import read_file
 
     before = resident_megabytes("VmRSS")
     for _ in read_file(Path(path)):

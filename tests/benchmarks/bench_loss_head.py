@@ -6,7 +6,7 @@ import torch
 from measuring import extra_peak_bytes, take_turns, write_table
 from torch.nn import functional as F
 
-from sft_app.training.loss_head import chunked_cross_entropy
+from sft_app.training.loss.chunked_cross_entropy import chunked_cross_entropy
 
 TOKENS, HIDDEN, VOCABULARY = 4096, 256, 32_000
 

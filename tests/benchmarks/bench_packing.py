@@ -8,10 +8,10 @@ from bench_data import SHAREGPT, prepared, train_tokenizer
 from measuring import take_turns, write_table
 from small_llama import VOCABULARY, small_llama
 
-from sft_app.config.data import DataConfig, OnBadRecord, Packing
-from sft_app.data.pack import best_fit_decreasing
-from sft_app.training import packed_attention
-from sft_app.training.loss import install_chunked_loss
+from sft_app.config.schema.data import DataConfig, OnBadRecord, Packing
+from sft_app.data.batches.pack import best_fit_decreasing
+from sft_app.training.attention import packed_attention
+from sft_app.training.loss.patched_forward import install_chunked_loss
 
 LENGTH, ROWS, BATCH, SUPERVISED = 2048, 4, 4, 0.6
 HIDDEN, LAYERS = 512, 4

@@ -10,12 +10,12 @@ from small_llama import packed_row, small_llama
 from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from sft_app.training import packed_attention
-from sft_app.training.attention_choice import AttentionChoice
-from sft_app.training.flops import flops_of_batch, shape_of
-from sft_app.training.loss import install_chunked_loss
+from sft_app.training.attention import packed_attention
+from sft_app.training.attention.choose_attention import AttentionChoice
+from sft_app.training.loss.patched_forward import install_chunked_loss
+from sft_app.training.metrics.flops import flops_of_batch, shape_of
 from sft_app.training.prepare_model import PreparedModel
-from sft_app.training.trainer import Batch, SFTTrainer
+from sft_app.training.sft_trainer import Batch, SFTTrainer
 
 # The first step of a run pays for the optimizer's state, and is left out on both sides.
 STEPS, LENGTH, DOCUMENT, HIDDEN, LAYERS = 5, 2048, 300, 512, 4

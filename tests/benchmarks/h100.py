@@ -23,17 +23,17 @@ import transformers
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sft_app.config.adapter import AdapterConfig, AdapterMethod
-from sft_app.training import packed_attention
-from sft_app.training.adapter import add_adapter
-from sft_app.training.attention_kernels import AttentionSettings, choose_kernel
-from sft_app.training.compile_layers import CompileLayers
-from sft_app.training.documents import documents_of_lengths
-from sft_app.training.flops import flops_of_batch, shape_of
-from sft_app.training.liger_head import liger_cross_entropy
-from sft_app.training.loss import install_chunked_loss
-from sft_app.training.loss_head import chunked_cross_entropy
-from sft_app.training.throughput import datasheet_rate, measure_matmul_rate, utilisation
+from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
+from sft_app.training.attention import packed_attention
+from sft_app.training.attention.document_bounds import documents_of_lengths
+from sft_app.training.attention.kernels import AttentionSettings, choose_kernel
+from sft_app.training.callbacks.compile_layers import CompileLayers
+from sft_app.training.loss.chunked_cross_entropy import chunked_cross_entropy
+from sft_app.training.loss.liger_cross_entropy import liger_cross_entropy
+from sft_app.training.loss.patched_forward import install_chunked_loss
+from sft_app.training.metrics.flops import flops_of_batch, shape_of
+from sft_app.training.metrics.throughput import datasheet_rate, measure_matmul_rate, utilisation
+from sft_app.training.peft.lora import add_adapter
 
 SECONDS_TO_COMPILE = 90
 """Kept for the last part: what its compiler does cannot be interrupted."""

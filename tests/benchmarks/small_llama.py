@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sft_app.training import packed_attention
+from sft_app.training.attention import packed_attention
 
 VOCABULARY = 8192
 

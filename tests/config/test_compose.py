@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from sft_app.config.adapter import AdapterMethod
-from sft_app.config.adapter_support import PACKAGES
-from sft_app.config.app import AppConfig, load_config, save_config
-from sft_app.config.errors import ConfigError
+from sft_app.common.errors import ConfigError
 from sft_app.config.overrides import conf_dir, group_options
-from sft_app.config.validate import validate
+from sft_app.config.schema.adapter import AdapterMethod
+from sft_app.config.schema.app import AppConfig, load_config, save_config
+from sft_app.config.validation.check_adapter import PACKAGES
+from sft_app.config.validation.validate import validate
 
 Compose = Callable[..., AppConfig]
 

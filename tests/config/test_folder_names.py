@@ -1,6 +1,6 @@
 """Folders of a sweep's jobs: one plain name each, the same for the same settings."""
 
-from sft_app.config.folder_names import folder_name, keys_left_out, sweep_dir
+from sft_app.config.job_folders import folder_name, keys_left_out, sweep_dir
 
 
 def test_a_named_sweep_has_a_fixed_place_and_an_unnamed_one_a_new_one() -> None:

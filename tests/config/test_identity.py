@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from sft_app.config.app import AppConfig
-from sft_app.config.identity import config_hash
+from sft_app.config.config_hash import config_hash
+from sft_app.config.schema.app import AppConfig
 
 Compose = Callable[..., AppConfig]
 
@@ -39,7 +39,7 @@ def test_what_cannot_change_it_does_not(compose: Compose, override: str) -> None
 
 
 def test_keys_are_told_apart_by_whether_they_can_change_the_outcome() -> None:
-    from sft_app.config.identity import can_change_the_outcome
+    from sft_app.config.config_hash import can_change_the_outcome
 
     assert can_change_the_outcome("trainer.learning_rate")
     assert can_change_the_outcome("context_length")

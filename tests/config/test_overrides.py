@@ -2,7 +2,7 @@
 
 import pytest
 
-from sft_app.config.errors import ConfigError
+from sft_app.common.errors import ConfigError
 from sft_app.config.overrides import check_overrides, open_dict_overrides
 
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from sft_app.config.app import AppConfig
-from sft_app.config.errors import ConfigError
-from sft_app.config.trainer_support import check_trainer_support
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.app import AppConfig
+from sft_app.config.validation.check_trainer import check_trainer_support
 
 Compose = Callable[..., AppConfig]
 
@@ -134,7 +134,7 @@ def test_settings_that_exclude_each_other(
     compose: Compose, monkeypatch: pytest.MonkeyPatch, overrides: list[str], message: str
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    names = "sft_app.config.trainer_support.training_argument_names"
+    names = "sft_app.config.validation.check_trainer.training_argument_names"
     monkeypatch.setattr(names, lambda: ["activation_checkpointing_kwargs"])
     with pytest.raises(ConfigError, match=message):
         check_trainer_support(compose(*overrides))
@@ -154,7 +154,7 @@ def test_older_transformers_checkpoint_every_layer(
         "trainer.gradient_checkpointing=true",
         "+trainer.gradient_checkpointing_kwargs.every_n_layers=2",
     )
-    names = "sft_app.config.trainer_support.training_argument_names"
+    names = "sft_app.config.validation.check_trainer.training_argument_names"
     monkeypatch.setattr(names, lambda: ["activation_checkpointing_kwargs"])
     check_trainer_support(config)
     monkeypatch.setattr(names, lambda: ["gradient_checkpointing_kwargs"])

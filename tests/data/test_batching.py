@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft_app.data.batching import LengthGroupedSampler
+from sft_app.data.batches.length_grouped_sampler import LengthGroupedSampler
 
 LENGTHS = random.Random(0).choices(range(1, 2000), k=1000)
 

@@ -10,9 +10,10 @@ import torch
 from test_prepare import settings, sharegpt
 from tokenizers_for_tests import REWRITES_HISTORY, byte_level
 
-from sft_app.config.data import OnBadRecord, Packing, TrainOn
-from sft_app.data import build, prepare
-from sft_app.data.cache import cached, file_digest
+from sft_app.config.schema.data import OnBadRecord, Packing, TrainOn
+from sft_app.data import prepare_data as prepare
+from sft_app.data.store import tokenize_pool as build
+from sft_app.data.store.token_cache import cached, file_digest
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft_app.config.data import Overlong
-from sft_app.data.fit import Piece, fit
-from sft_app.data.rendered import Break
-from sft_app.data.tokenize import TokenSpan
+from sft_app.config.schema.data import Overlong
+from sft_app.data.batches.fit import Piece, fit
+from sft_app.data.chat.spans import Break
+from sft_app.data.chat.tokenize import TokenSpan
 
 
 class Example:

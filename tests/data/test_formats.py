@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from sft_app.config.data import DataFormat
-from sft_app.data.conversation import Conversation, Message, Passage
-from sft_app.data.formats import NotThisFormat, detect, normalise
+from sft_app.config.schema.data import DataFormat
+from sft_app.data.chat.conversation import Conversation, Message, Passage
+from sft_app.data.chat.formats import NotThisFormat, detect, normalise
 
 EXPECTED = Conversation([Message("user", "Q"), Message("assistant", "A")])
 

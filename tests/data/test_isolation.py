@@ -7,8 +7,8 @@ import torch
 from test_prepare import LENGTH, settings, sharegpt
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sft_app.config.data import Packing
-from sft_app.data.prepare import prepare_data
+from sft_app.config.schema.data import Packing
+from sft_app.data.prepare_data import prepare_data
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ from tokenizers_for_tests import (
     sentencepiece_like,
 )
 
-from sft_app.data.chat_template import TemplateRefused
-from sft_app.data.conversation import Conversation, Message, Passage
-from sft_app.data.render import Renderer
-from sft_app.data.rendered import with_valid_unicode
-from sft_app.data.tokenize import ChatTokenizer
+from sft_app.data.chat.conversation import Conversation, Message, Passage
+from sft_app.data.chat.render import Renderer
+from sft_app.data.chat.spans import with_valid_unicode
+from sft_app.data.chat.template import TemplateRefused
+from sft_app.data.chat.tokenize import ChatTokenizer
 
 TOKENIZERS = {
     "byte level": byte_level(),

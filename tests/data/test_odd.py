@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft_app.data.conversation import Conversation, Message
-from sft_app.data.odd import KNOWN_ROLES, repair
+from sft_app.data.chat.conversation import Conversation, Message
+from sft_app.data.chat.repair import KNOWN_ROLES, repair
 
 SHORT = {"s": "system", "u": "user", "a": "assistant", "t": "tool", "x": "narrator"}
 

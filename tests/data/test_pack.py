@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft_app.data.pack import best_fit_decreasing
+from sft_app.data.batches.pack import best_fit_decreasing
 
 
 @given(st.lists(st.integers(1, 64), max_size=200), st.integers(64, 128))

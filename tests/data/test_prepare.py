@@ -7,12 +7,12 @@ import pytest
 import torch
 from tokenizers_for_tests import CHATML, byte_level
 
-from sft_app.config.data import DataConfig, OnBadRecord, Overlong, Packing, TrainOn
-from sft_app.data.collate import CollateDocuments
-from sft_app.data.dataset import LONGEST_PADDING_DOCUMENT
+from sft_app.config.schema.data import DataConfig, OnBadRecord, Overlong, Packing, TrainOn
+from sft_app.data.batches.collators import CollateDocuments
+from sft_app.data.batches.datasets import LONGEST_PADDING_DOCUMENT
 from sft_app.data.errors import DataError
-from sft_app.data.prepare import prepare_data
-from sft_app.training.documents import lengths_of_batch
+from sft_app.data.prepare_data import prepare_data
+from sft_app.training.attention.document_bounds import lengths_of_batch
 
 LENGTH = 128
 

@@ -3,7 +3,7 @@
 from rich.console import Console
 from test_prepare import chats, prepare, settings
 
-from sft_app.config.data import Overlong
+from sft_app.config.schema.data import Overlong
 from sft_app.data.preview import LEARNED, preview
 
 __all__ = ["chats"]

@@ -9,9 +9,9 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from sft_app.data import read_json
 from sft_app.data.errors import DataError
-from sft_app.data.read import BadRecord, Record, read_file
+from sft_app.data.read import json_stream as read_json
+from sft_app.data.read.read_files import BadRecord, Record, read_file
 
 RECORDS = [
     {"id": str(n), "conversations": [{"from": "human", "value": f'Ä 😀 {{[,]}} " {n}'}]}

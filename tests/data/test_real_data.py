@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from sft_app.config.data import DataConfig, OnBadRecord
-from sft_app.data.conversations import ConversationReader
-from sft_app.data.render import Renderer
-from sft_app.data.sources import resolve_sources
-from sft_app.data.tokenize import ChatTokenizer
+from sft_app.config.schema.data import DataConfig, OnBadRecord
+from sft_app.data.chat.render import Renderer
+from sft_app.data.chat.tokenize import ChatTokenizer
+from sft_app.data.read.conversation_reader import ConversationReader
+from sft_app.data.read.sources import resolve_sources
 
 pytestmark = pytest.mark.slow
 

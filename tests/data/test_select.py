@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft_app.data.select import choose, copies, lowest
+from sft_app.data.batches.train_eval_split import choose, copies, lowest
 
 
 def pick(keys, weights=None, **settings):
@@ -70,7 +70,7 @@ def test_choosing_before_tokenising_is_choosing_after():
 
 
 def rank_of(key):
-    from sft_app.data.select import rank
+    from sft_app.data.batches.train_eval_split import rank
 
     return rank(key, 1)
 

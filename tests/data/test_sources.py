@@ -2,9 +2,9 @@
 
 import pytest
 
-from sft_app.config.errors import ConfigError
-from sft_app.data.read_hub import read_hub
-from sft_app.data.sources import Source, resolve_sources
+from sft_app.common.errors import ConfigError
+from sft_app.data.read.read_hub import read_hub
+from sft_app.data.read.sources import Source, resolve_sources
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sft_app.config.app import AppConfig
+from sft_app.config.schema.app import AppConfig
 from sft_app.evaluation.by_length import measure_by_length
 from sft_app.evaluation.long_documents import LongDocuments, long_documents
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from sft_app.config.app import AppConfig
-from sft_app.config.errors import ConfigError
-from sft_app.launch.budget import (
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.app import AppConfig
+from sft_app.launch.sweep.budget import (
     apply_budget,
     describe_budget,
     shared_tokens_per_step,

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sft_app.config.app import AppConfig
-from sft_app.launch.cell_lock import is_being_run, only_one
-from sft_app.launch.cell_state import CellState, cell_state, set_aside
-from sft_app.launch.job import JobFailed, initial_result
-from sft_app.launch.out_of_memory import shorter_out_of_memory
+from sft_app.config.schema.app import AppConfig
+from sft_app.launch.job.run_job import JobFailed, initial_result
+from sft_app.launch.sweep.job_lock import is_being_run, only_one
+from sft_app.launch.sweep.job_state import CellState, cell_state, set_aside
+from sft_app.launch.sweep.out_of_memory import shorter_out_of_memory
 from sft_app.records.result import Status
 
 Compose = Callable[..., AppConfig]
@@ -103,7 +103,7 @@ def test_longer_contexts_of_the_same_settings_are_spared(compose: Compose, tmp_p
 
 
 def test_a_skipped_cell_says_why(compose: Compose, tmp_path: Path) -> None:
-    from sft_app.launch.cell import skip
+    from sft_app.launch.sweep.run_sweep_job import skip
 
     shorter = dataclasses.replace(
         initial_result(compose("context_length=512"), Status.out_of_memory)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sft_app.launch.gpus import count_visible_gpus
+from sft_app.launch.job.gpus import count_visible_gpus
 
 
 @pytest.mark.parametrize(

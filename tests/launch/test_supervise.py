@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sft_app.launch.supervise import run_supervised
+from sft_app.launch.job.supervise import run_supervised
 
 
 def python(code: str) -> list[str]:
@@ -47,7 +47,7 @@ def test_a_signal_ends_a_child_that_ignores_it(tmp_path: Path, signum: signal.Si
     parent = subprocess.Popen(
         python(f"""
             import os, sys
-            from sft_app.launch.supervise import run_supervised
+            from sft_app.launch.job.supervise import run_supervised
             ended = run_supervised([sys.executable, "-c", {textwrap.dedent(stubborn)!r}],
                                    os.environ, grace_seconds=0.5)
             sys.exit(int(ended.interrupted_by or 0))
@@ -69,7 +69,7 @@ def test_a_killed_parent_takes_the_child_with_it(tmp_path: Path) -> None:
     parent = subprocess.Popen(
         python(f"""
             import os, sys
-            from sft_app.launch.supervise import run_supervised
+            from sft_app.launch.job.supervise import run_supervised
             run_supervised([sys.executable, "-c", {textwrap.dedent(child_code)!r}],
                            os.environ, grace_seconds=5)
         """)

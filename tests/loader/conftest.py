@@ -11,7 +11,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from sft_app.config.model import ModelConfig
+from sft_app.config.schema.model import ModelConfig
 
 SMALL = {
     "vocab_size": 96,

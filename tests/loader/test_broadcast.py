@@ -12,11 +12,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from sft_app.config.model import ModelConfig
-from sft_app.config.rope import RopeConfig
-from sft_app.loader import model as loading
-from sft_app.loader.pretrained_config import load_pretrained_config
-from sft_app.loader.rope_plan import plan_rope
+from sft_app.config.schema.model import ModelConfig
+from sft_app.config.schema.rope import RopeConfig
+from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
+from sft_app.loader.model import load_model as loading
+from sft_app.loader.rope.rope_plan import plan_rope
 
 MakeCheckpoint = Callable[..., ModelConfig]
 

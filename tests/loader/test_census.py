@@ -5,11 +5,11 @@ from transformers import PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from sft_app.config.errors import ConfigError
-from sft_app.config.rope import RopeConfig, RopeMethod
-from sft_app.loader.model_context import read_context
-from sft_app.loader.positions import PositionKind, detect_positions
-from sft_app.loader.rope_plan import plan_rope
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.rope import RopeConfig, RopeMethod
+from sft_app.loader.rope.model_context import read_context
+from sft_app.loader.rope.positions import PositionKind, detect_positions
+from sft_app.loader.rope.rope_plan import plan_rope
 
 pytestmark = pytest.mark.slow
 

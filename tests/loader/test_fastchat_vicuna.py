@@ -21,15 +21,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from sft_app.config.app import AppConfig, register_schema, to_typed
-from sft_app.config.model import ModelConfig
-from sft_app.loader.embeddings import fit_model_to_tokenizer
-from sft_app.loader.model import load_model
-from sft_app.loader.pretrained_config import load_pretrained_config
-from sft_app.loader.rope_plan import RopePlan, plan_rope
-from sft_app.loader.save import save_for_serving
-from sft_app.loader.tokenizer import load_tokenizer
-from sft_app.loader.tokenizer_plan import TokenizerPlan
+from sft_app.config.schema.app import AppConfig, register_schema, to_typed
+from sft_app.config.schema.model import ModelConfig
+from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
+from sft_app.loader.model.embeddings import fit_model_to_tokenizer
+from sft_app.loader.model.load_model import load_model
+from sft_app.loader.model.save_pretrained import save_for_serving
+from sft_app.loader.rope.rope_plan import RopePlan, plan_rope
+from sft_app.loader.tokenizer.load_tokenizer import load_tokenizer
+from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
 
 MakeCheckpoint = Callable[..., ModelConfig]
 Train = Callable[..., Path]

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft_app.config.model import ModelConfig, TokenizerConfig
-from sft_app.config.rope import RopeConfig
-from sft_app.loader import gguf
-from sft_app.loader.checkpoint import find_checkpoint
-from sft_app.loader.model import load_model
-from sft_app.loader.pretrained_config import load_pretrained_config
-from sft_app.loader.rope_plan import plan_rope
-from sft_app.loader.tokenizer import load_tokenizer
+from sft_app.config.schema.model import ModelConfig, TokenizerConfig
+from sft_app.config.schema.rope import RopeConfig
+from sft_app.loader.checkpoint import convert_gguf as gguf
+from sft_app.loader.checkpoint.locate import find_checkpoint
+from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
+from sft_app.loader.model.load_model import load_model
+from sft_app.loader.rope.rope_plan import plan_rope
+from sft_app.loader.tokenizer.load_tokenizer import load_tokenizer
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, BertConfig, GenerationConfig
 
-from sft_app.config.errors import ConfigError
-from sft_app.config.model import Dtype, ModelConfig
-from sft_app.config.rope import RopeConfig
-from sft_app.loader.hardware_choice import choose_attention, choose_dtype
-from sft_app.loader.model import load_model
-from sft_app.loader.pretrained_config import load_pretrained_config
-from sft_app.loader.rope_plan import plan_rope
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.model import Dtype, ModelConfig
+from sft_app.config.schema.rope import RopeConfig
+from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
+from sft_app.loader.model.dtype import choose_attention, choose_dtype
+from sft_app.loader.model.load_model import load_model
+from sft_app.loader.rope.rope_plan import plan_rope
 
 MakeCheckpoint = Callable[..., ModelConfig]
 

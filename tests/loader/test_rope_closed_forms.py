@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import PretrainedConfig
 
-from sft_app.config.model import ModelConfig
-from sft_app.config.rope import FactorRounding, RopeConfig, RopeMethod
-from sft_app.loader.model import load_model
-from sft_app.loader.pretrained_config import load_pretrained_config
-from sft_app.loader.rope_check import check_built
-from sft_app.loader.rope_plan import RopePlan, plan_rope
+from sft_app.config.schema.model import ModelConfig
+from sft_app.config.schema.rope import FactorRounding, RopeConfig, RopeMethod
+from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
+from sft_app.loader.model.load_model import load_model
+from sft_app.loader.rope.rope_plan import RopePlan, plan_rope
+from sft_app.loader.rope.verify_rope import check_built
 
 MakeCheckpoint = Callable[..., ModelConfig]
 
@@ -174,7 +174,7 @@ def test_spoiled_frequencies_are_noticed(make_checkpoint: MakeCheckpoint, spoil:
 
 
 def test_bfloat16_weights_keep_float32_frequencies(make_checkpoint: MakeCheckpoint) -> None:
-    from sft_app.config.model import Dtype
+    from sft_app.config.schema.model import Dtype
 
     checkpoint = make_checkpoint("llama")
     checkpoint = ModelConfig(name_or_path=checkpoint.name_or_path, dtype=Dtype.bfloat16)

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, PretrainedConfig
 
-from sft_app.config.errors import ConfigError
-from sft_app.config.rope import FactorRounding, RopeConfig, RopeMethod
-from sft_app.loader.model_context import attention_windows, read_context
-from sft_app.loader.rope_methods import Extension, extended_parameters
-from sft_app.loader.rope_plan import plan_rope
-from sft_app.loader.rotary_decision import decide_rotary
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.rope import FactorRounding, RopeConfig, RopeMethod
+from sft_app.loader.rope.decide_rotary import decide_rotary
+from sft_app.loader.rope.methods import Extension, extended_parameters
+from sft_app.loader.rope.model_context import attention_windows, read_context
+from sft_app.loader.rope.rope_plan import plan_rope
 
 MakeConfig = Callable[..., PretrainedConfig]
 

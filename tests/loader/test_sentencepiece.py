@@ -9,9 +9,9 @@ import pytest
 from sentencepiece import SentencePieceProcessor
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerBase
 
-from sft_app.config.model import ModelConfig, TokenizerConfig
-from sft_app.loader.sentencepiece_backend import ranked_merges
-from sft_app.loader.tokenizer import load_tokenizer
+from sft_app.config.schema.model import ModelConfig, TokenizerConfig
+from sft_app.loader.tokenizer.load_tokenizer import load_tokenizer
+from sft_app.loader.tokenizer.sentencepiece_backend import ranked_merges
 
 Train = Callable[..., Path]
 CONFIG = LlamaConfig(vocab_size=1200)

@@ -14,13 +14,13 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
-from sft_app.config.model import ModelConfig, TokenizerConfig
-from sft_app.config.rope import RopeConfig, RopeMethod
-from sft_app.loader.model import load_model
-from sft_app.loader.pretrained_config import load_pretrained_config
-from sft_app.loader.rope_plan import plan_rope
-from sft_app.loader.save import save_for_serving
-from sft_app.loader.tokenizer import load_tokenizer
+from sft_app.config.schema.model import ModelConfig, TokenizerConfig
+from sft_app.config.schema.rope import RopeConfig, RopeMethod
+from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
+from sft_app.loader.model.load_model import load_model
+from sft_app.loader.model.save_pretrained import save_for_serving
+from sft_app.loader.rope.rope_plan import plan_rope
+from sft_app.loader.tokenizer.load_tokenizer import load_tokenizer
 
 MakeCheckpoint = Callable[..., ModelConfig]
 Json = dict[str, Any]

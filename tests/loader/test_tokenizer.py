@@ -18,16 +18,16 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from sft_app.config.errors import ConfigError
-from sft_app.config.model import ModelConfig, PaddingSide, TokenizerConfig
-from sft_app.config.rope import RopeConfig
-from sft_app.loader.embeddings import fit_model_to_tokenizer
-from sft_app.loader.model import load_model
-from sft_app.loader.padding import NEW_PAD_TOKEN
-from sft_app.loader.rope_plan import plan_rope
-from sft_app.loader.save import save_for_serving
-from sft_app.loader.tokenizer import load_tokenizer
-from sft_app.loader.tokenizer_plan import TokenizerPlan
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.model import ModelConfig, PaddingSide, TokenizerConfig
+from sft_app.config.schema.rope import RopeConfig
+from sft_app.loader.model.embeddings import fit_model_to_tokenizer
+from sft_app.loader.model.load_model import load_model
+from sft_app.loader.model.save_pretrained import save_for_serving
+from sft_app.loader.rope.rope_plan import plan_rope
+from sft_app.loader.tokenizer.load_tokenizer import load_tokenizer
+from sft_app.loader.tokenizer.pad_token import NEW_PAD_TOKEN
+from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
 
 CHARACTERS = [*string.ascii_letters, *"<>/|_: \n"]
 """60 of them: with three special tokens, 63 ids."""
@@ -338,7 +338,7 @@ RENDERED = {
 
 
 def test_every_format_has_its_test() -> None:
-    from sft_app.loader.chat_template import template_names
+    from sft_app.loader.tokenizer.chat_template import template_names
 
     assert template_names() == sorted(RENDERED)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from example_runs import evaluation, result_of, write_cell, write_failed_cell, write_run
 
 from sft_app.records.result import Evaluation
-from sft_app.reporting.best_cell import Choice, choose_best, gain
-from sft_app.reporting.cells import collect_sweep
-from sft_app.reporting.seed_groups import group_seeds
-from sft_app.reporting.settings_diff import differences
+from sft_app.reporting.sweep.best_cell import Choice, choose_best, gain
+from sft_app.reporting.sweep.cells import collect_sweep
+from sft_app.reporting.sweep.seed_groups import group_seeds
+from sft_app.reporting.sweep.settings_diff import differences
 
 
 def choose(sweep: Path) -> Choice | None:

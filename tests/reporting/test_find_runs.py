@@ -7,7 +7,7 @@ import pytest
 from example_runs import config_of, write_run
 
 from sft_app.records.run_files import CONFIG
-from sft_app.reporting.find_runs import find
+from sft_app.reporting.run.find_runs import find
 
 
 def job(directory: Path, age: int = 0) -> Path:

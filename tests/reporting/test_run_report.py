@@ -11,9 +11,11 @@ from read_pages import ATTACK, TagCounter, text_of
 
 from sft_app.records.result import RunError, Status, TokenCounts
 from sft_app.records.run_files import CONFIG, METRICS, PLAN, RESULT
-from sft_app.reporting import summary, terminal
-from sft_app.reporting.failures import ENDED_BADLY
-from sft_app.reporting.run_report import write_run_report
+from sft_app.reporting import terminal
+from sft_app.reporting.page import html_templates
+from sft_app.reporting.run import summary
+from sft_app.reporting.run.run_report import write_run_report
+from sft_app.reporting.sweep.failed_cells import ENDED_BADLY
 
 
 def test_a_completed_run_says_what_came_out(completed_run: Path) -> None:
@@ -176,7 +178,7 @@ def test_lines_of_the_log_that_repeat_keys_are_harmless(tmp_path: Path) -> None:
 
 def test_every_status_has_words_and_colours() -> None:
     statuses = [status.value for status in Status]
-    style = (Path(summary.__file__).parent / "style.css").read_text()
+    style = (Path(html_templates.__file__).parent / "style.css").read_text()
     assert set(statuses) <= summary.STATUS_LABELS.keys()
     assert all(f".status-{status}" in style for status in summary.STATUS_LABELS)
     assert all(status in terminal.COLOURS for status in ENDED_BADLY)

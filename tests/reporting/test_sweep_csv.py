@@ -7,8 +7,8 @@ from pathlib import Path
 from example_runs import write_cell, write_failed_cell, write_sweep
 
 from sft_app.records.result import RunError, Status
-from sft_app.reporting.cells import collect_sweep
-from sft_app.reporting.sweep_csv import csv_text, write_sweep_csv
+from sft_app.reporting.sweep.cells import collect_sweep
+from sft_app.reporting.sweep.sweep_csv import csv_text, write_sweep_csv
 
 
 def rows_of(text: str) -> list[dict[str, str]]:

@@ -17,7 +17,7 @@ from read_pages import ATTACK, TagCounter, text_of
 
 from sft_app.records.result import RunError, Status
 from sft_app.records.run_files import RESULT
-from sft_app.reporting.sweep_report import write_sweep_report
+from sft_app.reporting.sweep.sweep_report import write_sweep_report
 
 
 @pytest.fixture(scope="module")

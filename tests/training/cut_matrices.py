@@ -16,7 +16,7 @@ from test_training_step import Batch, collate, packed_rows, prepared
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from sft_app.loader.tensor_parallel import call_it_plain, cutting_arguments
+from sft_app.loader.model.tensor_parallel import call_it_plain, cutting_arguments
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),

@@ -7,11 +7,11 @@ import torch
 from conftest import build_random_model
 from torch.nn import functional as F
 
-from sft_app.config.trainer import LossHead
-from sft_app.training.liger_head import liger_cross_entropy
-from sft_app.training.loss import install_chunked_loss
-from sft_app.training.loss_head import chunked_cross_entropy
-from sft_app.training.loss_plan import LossPlan
+from sft_app.config.schema.trainer import LossHead
+from sft_app.training.loss.choose_loss import LossPlan
+from sft_app.training.loss.chunked_cross_entropy import chunked_cross_entropy
+from sft_app.training.loss.liger_cross_entropy import liger_cross_entropy
+from sft_app.training.loss.patched_forward import install_chunked_loss
 
 POSITIONS, HIDDEN, VOCABULARY = 37, 32, 97
 

@@ -17,18 +17,18 @@ from conftest import build_random_model
 from test_training_step import Batch, collate, losses_of, packed_rows, prepared, trainer_of
 from transformers import PreTrainedModel
 
-from sft_app.config.adapter import AdapterConfig, AdapterMethod
-from sft_app.config.errors import ConfigError
-from sft_app.training.context_parallel import (
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
+from sft_app.training.parallel.context_parallel import (
     ContextGroup,
     attention_over_whole_rows,
     form_context_group,
     split_rows,
 )
-from sft_app.training.context_proof import prove_parts, require_equal_parts
+from sft_app.training.parallel.fsdp import shard
+from sft_app.training.parallel.verify_context_parallel import prove_parts, require_equal_parts
 from sft_app.training.prepare_model import PreparedModel
-from sft_app.training.sharding import shard
-from sft_app.training.trainer import SFTTrainer
+from sft_app.training.sft_trainer import SFTTrainer
 
 CPU = torch.device("cpu")
 

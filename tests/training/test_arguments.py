@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft_app.config.app import AppConfig
-from sft_app.config.errors import ConfigError
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.app import AppConfig
 from sft_app.training.arguments import training_arguments
 
 

@@ -4,15 +4,15 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from sft_app.config.errors import ConfigError
-from sft_app.training import packed_attention
-from sft_app.training.attention_choice import (
+from sft_app.common.errors import ConfigError
+from sft_app.training.attention import packed_attention
+from sft_app.training.attention.choose_attention import (
     LEAKING_FAMILIES,
     AttentionChoice,
     choose_attention,
     settle_attention,
 )
-from sft_app.training.isolation import prove_isolation
+from sft_app.training.attention.verify_isolation import prove_isolation
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mistral", "gemma2", "mixtral", "gptj"])

@@ -12,12 +12,12 @@ import torch
 from torch._dynamo.utils import counters
 from transformers import PreTrainedModel
 
-from sft_app.config.adapter import AdapterConfig, AdapterMethod
-from sft_app.config.errors import ConfigError
-from sft_app.training import packed_attention
-from sft_app.training.adapter import add_adapter, merge_adapter
-from sft_app.training.compile_layers import CompileLayers, check_compiler
-from sft_app.training.loss import install_chunked_loss
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
+from sft_app.training.attention import packed_attention
+from sft_app.training.callbacks.compile_layers import CompileLayers, check_compiler
+from sft_app.training.loss.patched_forward import install_chunked_loss
+from sft_app.training.peft.lora import add_adapter, merge_adapter
 
 Batch = dict[str, torch.Tensor]
 
@@ -32,7 +32,7 @@ def compiled_anew():
 def quick_backend(monkeypatch):
     """The graphs as inductor would get them, run without compiling C++."""
     quick = functools.partial(torch.compile, backend="aot_eager")
-    monkeypatch.setattr("sft_app.training.compile_layers.torch.compile", quick)
+    monkeypatch.setattr("sft_app.training.callbacks.compile_layers.torch.compile", quick)
 
 
 def row_of(*documents: int) -> Batch:

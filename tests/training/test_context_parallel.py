@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft_app.config.errors import ConfigError
-from sft_app.training.context_parallel import form_context_group
+from sft_app.common.errors import ConfigError
+from sft_app.training.parallel.context_parallel import form_context_group
 
 
 def run(*arguments: str) -> str:

@@ -5,8 +5,8 @@ from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from torch.utils.data import DataLoader
 
-from sft_app.data.batching import LengthGroupedSampler
-from sft_app.training.data_share import data_share
+from sft_app.data.batches.length_grouped_sampler import LengthGroupedSampler
+from sft_app.training.parallel.data_ranks import data_share
 
 LENGTHS = [1 + 7 * i % 43 for i in range(43)]
 Batches = list[list[int]]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sft_app.training.flops import ModelShape, flops_of_batch, shape_of
-from sft_app.training.throughput import datasheet_rate, measure_matmul_rate, utilisation
+from sft_app.training.metrics.flops import ModelShape, flops_of_batch, shape_of
+from sft_app.training.metrics.throughput import datasheet_rate, measure_matmul_rate, utilisation
 
 SHAPE = ModelShape(body_factor=6_000, head_factor=60, attention_size=64, windows=(None, None))
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from packaging.version import Version
 
-from sft_app.config.errors import ConfigError
-from sft_app.config.trainer import LossHead
-from sft_app.training import loss as loss_module
-from sft_app.training.loss import install_chunked_loss
-from sft_app.training.loss_plan import LossPlan, plan_loss
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.trainer import LossHead
+from sft_app.training.loss import patched_forward as loss_module
+from sft_app.training.loss.choose_loss import LossPlan, plan_loss
+from sft_app.training.loss.patched_forward import install_chunked_loss
 
 INSTALLED = importlib.util.find_spec("liger_kernel") is not None
 # Older interpreters of Triton fail with NumPy 2.4.

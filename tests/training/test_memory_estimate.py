@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sft_app.config.app import AppConfig
-from sft_app.training.adapter import put_adapter
-from sft_app.training.memory_estimate import MemoryEstimate, estimate_memory
+from sft_app.config.schema.app import AppConfig
+from sft_app.training.estimates.memory_estimate import MemoryEstimate, estimate_memory
+from sft_app.training.peft.lora import put_adapter
 
 SMALL = LlamaConfig(vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
                     num_attention_heads=4)  # fmt: skip

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from sft_app.training.metrics_file import MetricsFile
+from sft_app.training.callbacks.metrics_file import MetricsFile
 
 
 def steps(path: Path) -> list[int]:

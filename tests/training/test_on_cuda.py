@@ -7,19 +7,19 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from sft_app.config.adapter import AdapterConfig, AdapterMethod
-from sft_app.training import packed_attention
-from sft_app.training.attention_kernels import (
+from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
+from sft_app.training.attention import packed_attention
+from sft_app.training.attention.document_bounds import documents_of_lengths
+from sft_app.training.attention.kernels import (
     AttentionSettings,
     choose_kernel,
     one_call_per_document,
     torch_varlen,
 )
-from sft_app.training.compile_layers import CompileLayers
-from sft_app.training.documents import documents_of_lengths
-from sft_app.training.liger_head import liger_cross_entropy
-from sft_app.training.loss_head import chunked_cross_entropy
-from sft_app.training.quantisation import quantise
+from sft_app.training.callbacks.compile_layers import CompileLayers
+from sft_app.training.loss.chunked_cross_entropy import chunked_cross_entropy
+from sft_app.training.loss.liger_cross_entropy import liger_cross_entropy
+from sft_app.training.peft.quantize import quantise
 
 pytestmark = [
     pytest.mark.gpu,

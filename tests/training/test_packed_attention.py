@@ -4,9 +4,13 @@ import pytest
 import torch
 from transformers import masking_utils
 
-from sft_app.training import packed_attention
-from sft_app.training.attention_kernels import AttentionSettings, one_call_per_document
-from sft_app.training.documents import Documents, documents_of_lengths, lengths_from_positions
+from sft_app.training.attention import packed_attention
+from sft_app.training.attention.document_bounds import (
+    Documents,
+    documents_of_lengths,
+    lengths_from_positions,
+)
+from sft_app.training.attention.kernels import AttentionSettings, one_call_per_document
 
 CHUNKS_RESTART_WITH_DOCUMENTS = hasattr(masking_utils, "remap_positions_for_packed_sequence")
 LENGTHS = [5, 9, 17, 1]  # longer and shorter than the tiny models' window of 6 and chunk of 8

@@ -5,7 +5,7 @@ import json
 import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from sft_app.training.profiling import ProfileSteps
+from sft_app.training.callbacks.profiler import ProfileSteps
 
 
 def test_a_trace_and_a_table_of_operators_are_written(tmp_path):

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from sft_app.config.adapter import AdapterConfig, AdapterMethod, Quantization
-from sft_app.config.errors import ConfigError
-from sft_app.config.trainer import TrainerConfig
-from sft_app.training.adapter import add_adapter
-from sft_app.training.flops import shape_of
-from sft_app.training.loss import install_chunked_loss
-from sft_app.training.memory_estimate import estimate_memory
-from sft_app.training.quantisation import layers_to_quantise, quantise
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod, Quantization
+from sft_app.config.schema.trainer import TrainerConfig
+from sft_app.training.estimates.memory_estimate import estimate_memory
+from sft_app.training.loss.patched_forward import install_chunked_loss
+from sft_app.training.metrics.flops import shape_of
+from sft_app.training.peft.lora import add_adapter
+from sft_app.training.peft.quantize import layers_to_quantise, quantise
 
 pytest.importorskip("bitsandbytes")
 pytestmark = pytest.mark.slow  # where bitsandbytes is installed

@@ -17,13 +17,13 @@ from torch.distributed.tensor import DTensor
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from sft_app.config.app import AppConfig
-from sft_app.loader.model import load_model
-from sft_app.loader.pretrained_config import load_pretrained_config
-from sft_app.loader.rope_plan import plan_rope
-from sft_app.training.adapter import merge_gathered
+from sft_app.config.schema.app import AppConfig
+from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
+from sft_app.loader.model.load_model import load_model
+from sft_app.loader.rope.rope_plan import plan_rope
+from sft_app.training.parallel.fsdp import gather_weights
+from sft_app.training.peft.lora import merge_gathered
 from sft_app.training.prepare_model import PreparedModel, plan_attention, prepare_model
-from sft_app.training.sharding import gather_weights
 
 Answer = dict[str, Any]
 CPU = torch.device("cpu")

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
-from sft_app.config.errors import ConfigError
-from sft_app.config.rope import RopeConfig
-from sft_app.loader.rope_plan import plan_rope
-from sft_app.loader.tensor_parallel import check_cut
-from sft_app.loader.tokenizer_plan import TokenizerPlan
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.rope import RopeConfig
+from sft_app.loader.model.tensor_parallel import check_cut
+from sft_app.loader.rope.rope_plan import plan_rope
+from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
 
 
 def test_matrices_in_two_parts_give_the_gradients_of_whole_ones(tmp_path: Path) -> None:

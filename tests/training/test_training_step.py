@@ -8,18 +8,18 @@ import pytest
 import torch
 from transformers import PreTrainedModel, TrainingArguments
 
-from sft_app.config.adapter import AdapterConfig, AdapterMethod
-from sft_app.config.errors import ConfigError
-from sft_app.config.trainer import TrainerConfig
-from sft_app.training import packed_attention
-from sft_app.training.adapter import add_adapter, merge_adapter
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
+from sft_app.config.schema.trainer import TrainerConfig
 from sft_app.training.arguments import checkpointing_arguments
-from sft_app.training.attention_choice import AttentionChoice
-from sft_app.training.flops import shape_of
-from sft_app.training.loss import install_chunked_loss
+from sft_app.training.attention import packed_attention
+from sft_app.training.attention.choose_attention import AttentionChoice
+from sft_app.training.loss.patched_forward import install_chunked_loss
+from sft_app.training.metrics.flops import shape_of
 from sft_app.training.muon import muon_for
+from sft_app.training.peft.lora import add_adapter, merge_adapter
 from sft_app.training.prepare_model import PreparedModel
-from sft_app.training.trainer import SFTTrainer
+from sft_app.training.sft_trainer import SFTTrainer
 
 Batch = dict[str, torch.Tensor]
 

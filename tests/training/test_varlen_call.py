@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.nn.attention import varlen
 
-from sft_app.training.attention_kernels import (
+from sft_app.training.attention.document_bounds import documents_of_lengths
+from sft_app.training.attention.kernels import (
     AttentionSettings,
     flash_attn_varlen,
     one_call_per_document,
     torch_varlen,
 )
-from sft_app.training.documents import documents_of_lengths
 
 LENGTHS = [7, 1, 12]
 

@@ -1,0 +1,71 @@
+"""The one typed configuration that everything else is given."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from sft_app.config.job_folders import register_resolvers
+from sft_app.config.schema.adapter import AdapterConfig
+from sft_app.config.schema.data import DataConfig
+from sft_app.config.schema.evaluation import EvaluationConfig
+from sft_app.config.schema.launch import LaunchConfig
+from sft_app.config.schema.model import ModelConfig, TokenizerConfig
+from sft_app.config.schema.rope import RopeConfig
+from sft_app.config.schema.sweep import SweepConfig
+from sft_app.config.schema.trainer import TrainerConfig
+
+
+@dataclass(kw_only=True)
+class AppConfig:
+    """Groups are MISSING rather than default-constructed, because OmegaConf would run a nested
+    `__post_init__` before the values are resolved."""
+
+    context_length: int = MISSING
+    """Tokens. The ONE knob: tokenizer.model_max_length, the RoPE target, the packing capacity and
+    the evaluation lengths follow from it."""
+    seed: int = MISSING
+    model: ModelConfig = MISSING
+    tokenizer: TokenizerConfig = MISSING
+    rope: RopeConfig = MISSING
+    data: DataConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    adapter: AdapterConfig = MISSING
+    launch: LaunchConfig = MISSING
+    evaluation: EvaluationConfig = MISSING
+    sweep: SweepConfig = MISSING
+
+
+# On import, because the job of a Ray worker unpickles a configuration and composes none.
+register_resolvers()
+
+
+def register_schema() -> None:
+    """Make the schema known to Hydra as `base_config`, the first entry of config.yaml's defaults.
+
+    One root schema type-checks every group file; a schema per group would show up as an option of
+    that group in `rope=glob(*)`.
+    """
+    ConfigStore.instance().store(name="base_config", node=AppConfig)
+
+
+def to_typed(config: DictConfig) -> AppConfig:
+    """Resolve every interpolation and return plain dataclasses.
+
+    Raises omegaconf's MissingMandatoryValue when a mandatory value was not given.
+    """
+    typed = OmegaConf.to_object(config)
+    assert isinstance(typed, AppConfig)
+    return typed
+
+
+def save_config(config: AppConfig, path: Path) -> None:
+    """Write the resolved configuration as YAML that `load_config` reads back unchanged."""
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+
+
+def load_config(path: Path) -> AppConfig:
+    """Read a resolved configuration (`config.yaml` of a run directory)."""
+    schema = OmegaConf.structured(AppConfig)
+    return to_typed(OmegaConf.merge(schema, OmegaConf.load(path)))  # type: ignore[arg-type]

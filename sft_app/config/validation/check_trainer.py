@@ -1,0 +1,176 @@
+"""What the trainer group can ask for and this application, or this installation, cannot do."""
+
+import importlib.util
+from difflib import get_close_matches
+
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.app import AppConfig
+from sft_app.config.schema.launch import Device
+from sft_app.config.schema.trainer import LossHead, Parallelism, TrainerConfig
+from sft_app.config.transformers_names import training_argument_names
+from sft_app.config.validation.check_adapter import check_adapter
+from sft_app.config.validation.check_parallel import check_parallel
+
+NOT_OFFERED = {
+    "fsdp": "trainer.parallelism=fsdp shards the model over all processes.",
+    "fsdp_config": "trainer.parallelism=fsdp shards each layer, and has no settings.",
+    "deepspeed": "trainer.parallelism=fsdp shards parameters, gradients and optimizer state.",
+    "parallelism_config": (
+        "its context parallelism takes one causal mask for a whole row and cannot see packed "
+        "documents; use trainer.context_parallel_size, trainer.tensor_parallel_size or "
+        "trainer.parallelism=fsdp."
+    ),
+    "torch_compile_backend": (
+        "it would compile the whole model; trainer.torch_compile=true compiles each layer, with "
+        "inductor."
+    ),
+    "torch_compile_mode": (
+        "it would compile the whole model; trainer.torch_compile=true compiles each layer, in "
+        "inductor's default mode."
+    ),
+    "auto_find_batch_size": (
+        "a smaller batch would change the step unnoticed; set trainer.per_device_train_batch_size "
+        "and trainer.gradient_accumulation_steps."
+    ),
+}
+"""TrainingArguments that the app's own loading, evaluation or saving would not be right with."""
+
+BITSANDBYTES = (
+    "adamw_bnb_8bit", "adamw_8bit", "ademamix", "ademamix_8bit", "lion_8bit", "lion_32bit",
+    "paged_adamw_32bit", "paged_adamw_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit",
+    "paged_lion_32bit", "paged_lion_8bit", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit",
+)  # fmt: skip
+NOT_PAGED = {"adamw_32bit": "adamw_torch_fused", "ademamix_32bit": "ademamix"}
+"""Where the optimizer that is not paged is called otherwise."""
+OPTIMIZER_PACKAGES = {
+    **dict.fromkeys(BITSANDBYTES, "bitsandbytes"),
+    **dict.fromkeys(("adamw_torch_4bit", "adamw_torch_8bit"), "torchao"),
+    **dict.fromkeys(("lomo", "adalomo"), "lomo_optim"),
+    "grokadamw": "grokadamw",
+    "stable_adamw": "optimi",
+}
+"""Import names; galore, apollo and schedule_free follow their own in OPTIMIZER_FAMILIES."""
+OPTIMIZER_FAMILIES = {
+    "galore_": "galore_torch",
+    "apollo_": "apollo_torch",
+    "schedule_free_": "schedulefree",
+}
+INSTALL_NAMES = {
+    "optimi": "torch-optimi",
+    "lomo_optim": "lomo-optim",
+    "galore_torch": "galore-torch",
+    "apollo_torch": "apollo-torch",
+}
+"""Where pip knows a package by another name."""
+LOGGERS = (
+    "wandb", "mlflow", "comet_ml", "clearml", "swanlab", "trackio", "neptune", "codecarbon",
+    "dvclive", "dagshub",
+)  # fmt: skip
+"""What trainer.report_to can name beside tensorboard: each needs the package of its name."""
+
+
+def check_trainer_support(config: AppConfig) -> None:
+    """Raise ConfigError for what is refused, or needs a package that is not there."""
+    for name in config.trainer.extra:
+        if name in NOT_OFFERED:
+            raise ConfigError(f"trainer.extra.{name} is not offered: {NOT_OFFERED[name]}")
+    check_adapter(config)
+    _check_checkpointing(config)
+    check_parallel(config)
+    if config.launch.device is Device.cpu:
+        check_without_gpu(config.trainer, "with launch.device=cpu")
+    if config.trainer.parallelism is Parallelism.fsdp:
+        if config.trainer.fp16:
+            raise ConfigError(
+                "trainer.fp16=true with trainer.parallelism=fsdp is not proven: use "
+                "trainer.bf16=true."
+            )
+        if config.trainer.optim == "muon":
+            raise ConfigError(
+                "trainer.optim=muon needs whole matrices and trainer.parallelism=fsdp cuts them: "
+                "use trainer.parallelism=ddp, or trainer.optim=adamw_torch_fused."
+            )
+        if config.trainer.optim in BITSANDBYTES:
+            raise ConfigError(
+                f"trainer.optim={config.trainer.optim} cannot step shards: with "
+                "trainer.parallelism=fsdp use trainer.optim=adamw_torch_8bit (torchao), or "
+                "adamw_torch_fused."
+            )
+    _check_packages(config)
+
+
+def check_without_gpu(trainer: TrainerConfig, where: str) -> None:
+    """Raise ConfigError for what only a GPU has a use for. `where` there is none ends the sentence.
+
+    Called again by the worker, which sees what launch.device=auto has come to.
+    """
+    if trainer.gradient_checkpointing_kwargs.get("offload"):
+        raise ConfigError(
+            "trainer.gradient_checkpointing_kwargs.offload=true moves activations from a GPU to "
+            f"the host's memory: leave it out {where}."
+        )
+    name = trainer.optim.removeprefix("paged_")
+    if name != trainer.optim:
+        raise ConfigError(
+            f"trainer.optim={trainer.optim} moves optimizer state from a GPU to the host's memory: "
+            f"use trainer.optim={NOT_PAGED.get(name, name)} {where}."
+        )
+
+
+def _check_packages(config: AppConfig) -> None:
+    optim = config.trainer.optim
+    package = OPTIMIZER_PACKAGES.get(optim)
+    for prefix, name in OPTIMIZER_FAMILIES.items():
+        if optim.startswith(prefix):
+            package = name
+    if package is not None and not _is_installed(package):
+        raise ConfigError(
+            f"trainer.optim={optim} needs a package that is not installed: pip install "
+            f"{INSTALL_NAMES.get(package, package)}, or use trainer.optim=adafactor, which keeps "
+            "almost no state."
+        )
+    if config.trainer.loss_head is LossHead.liger:
+        if not _is_installed("liger_kernel"):
+            raise ConfigError(
+                "trainer.loss_head=liger needs a package that is not installed: pip install "
+                "liger-kernel (or 'sft-app[fused]'), or leave it out."
+            )
+        if config.launch.device is Device.cpu:
+            raise ConfigError(
+                "trainer.loss_head=liger needs a GPU: leave it out with launch.device=cpu."
+            )
+    for logger in config.trainer.report_to:
+        if logger in ("tensorboard", "none"):
+            continue
+        if logger not in LOGGERS:
+            near = get_close_matches(logger, LOGGERS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ConfigError(
+                f"trainer.report_to=[{logger}] is not known.{hint} Allowed: tensorboard, "
+                f"{', '.join(LOGGERS)}."
+            )
+        if not _is_installed(logger):
+            raise ConfigError(
+                f"trainer.report_to=[{logger}] needs a package that is not installed: pip install "
+                f"{logger}, or leave it out (metrics.jsonl is always written)."
+            )
+
+
+def _check_checkpointing(config: AppConfig) -> None:
+    trainer = config.trainer
+    settings = trainer.gradient_checkpointing_kwargs
+    if settings and not trainer.gradient_checkpointing:
+        raise ConfigError(
+            "trainer.gradient_checkpointing_kwargs has no effect without "
+            "trainer.gradient_checkpointing=true."
+        )
+    new = {"every_n_layers", "offload"} & settings.keys()
+    if new and "activation_checkpointing_kwargs" not in training_argument_names():
+        raise ConfigError(
+            f"trainer.gradient_checkpointing_kwargs.{min(new)} needs transformers 5.23 or newer: "
+            "upgrade it, or leave this out to checkpoint every layer."
+        )
+
+
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None

@@ -1,0 +1,267 @@
+"""Rules that cross keys and groups, checked before anything is written or loaded."""
+
+import os
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+
+from sft_app.common.errors import ConfigError
+from sft_app.config.locations import check_source
+from sft_app.config.schema.app import AppConfig
+from sft_app.config.schema.data import Packing
+from sft_app.config.schema.launch import Device
+from sft_app.config.schema.rope import RopeMethod
+from sft_app.config.transformers_names import (
+    optimizer_names,
+    scheduler_names,
+    training_argument_names,
+)
+from sft_app.config.validation.check_trainer import check_trainer_support
+
+DATA_SUFFIXES = (
+    ".json",
+    ".jsonl",
+    ".ndjson",
+    ".parquet",
+    ".csv",
+    ".tsv",
+    ".gz",
+    ".zst",
+    ".txt",
+)
+
+METHOD_FIELDS: dict[str, tuple[RopeMethod, ...]] = {
+    "theta": (RopeMethod.abf,),
+    "attention_factor": (RopeMethod.yarn, RopeMethod.longrope),
+    "beta_fast": (RopeMethod.yarn,),
+    "beta_slow": (RopeMethod.yarn,),
+    "mscale": (RopeMethod.yarn,),
+    "mscale_all_dim": (RopeMethod.yarn,),
+    "truncate": (RopeMethod.yarn,),
+    "low_freq_factor": (RopeMethod.llama3,),
+    "high_freq_factor": (RopeMethod.llama3,),
+    "short_factor": (RopeMethod.longrope,),
+    "long_factor": (RopeMethod.longrope,),
+}
+
+SET_BY_THE_APP = {
+    "output_dir": "hydra.run.dir",
+    "seed": "seed",
+    "data_seed": "seed",
+    "use_cpu": "launch.device",
+    "eval_strategy": "evaluation.before and evaluation.after",
+    "eval_steps": "evaluation.before and evaluation.after",
+    "use_cache": "nothing: it is off in training and on in what is saved",
+    "remove_unused_columns": "nothing: the data pipeline sets it",
+    "label_names": "nothing: the data pipeline sets it",
+    "disable_tqdm": "nothing: the progress bar is the app's own",
+    "push_to_hub": "nothing: upload model/ yourself when it is what you want",
+}
+
+
+def validate(config: AppConfig, *, on_slurm: bool = False) -> None:
+    """Raise ConfigError for the first setting, or combination, that cannot work.
+
+    `on_slurm`: the job will be started by Slurm, on all of its nodes, whatever this process is.
+    """
+    checks: list[Callable[[AppConfig], None]] = [
+        _check_context,
+        _check_model,
+        _check_rope,
+        _check_data,
+        _check_evaluation,
+        _check_trainer,
+        _check_trainer_extra,
+        check_trainer_support,
+        _check_launch,
+    ]
+    for check in checks:
+        check(config)
+    if not on_slurm and "SLURM_JOB_ID" not in os.environ:
+        _check_nodes_by_hand(config)
+
+
+def _check_context(config: AppConfig) -> None:
+    if config.context_length < 8:
+        raise ConfigError(
+            f"context_length={config.context_length} is too short: give at least 8 tokens, such as "
+            "context_length=2048."
+        )
+    if config.tokenizer.model_max_length < config.context_length:
+        raise ConfigError(
+            f"tokenizer.model_max_length={config.tokenizer.model_max_length} is shorter than "
+            f"context_length={config.context_length}. Leave it out: it follows context_length."
+        )
+    original = config.model.original_context_length
+    if original is not None and original < 1:
+        raise ConfigError(f"model.original_context_length={original} must be a number of tokens.")
+
+
+def _check_model(config: AppConfig) -> None:
+    check_source("model.name_or_path", config.model.name_or_path, suffixes=(".gguf",))
+    if config.tokenizer.name_or_path is not None:
+        check_source("tokenizer.name_or_path", config.tokenizer.name_or_path)
+    template = config.tokenizer.chat_template
+    if template is not None and ("/" in template or template.endswith(".jinja")):
+        check_source("tokenizer.chat_template", template, suffixes=(".jinja",))
+
+
+def _check_rope(config: AppConfig) -> None:
+    rope = config.rope
+    for name, methods in METHOD_FIELDS.items():
+        if getattr(rope, name) is not None and rope.method not in methods:
+            allowed = " or ".join(f"rope={m}" for m in methods)
+            raise ConfigError(
+                f"rope.{name} has no meaning with rope.method={rope.method}: it belongs to "
+                f"{allowed}. Leave it out, or choose that method."
+            )
+    if rope.factor is not None and rope.factor < 1:
+        raise ConfigError(
+            f"rope.factor={rope.factor} would shrink the context: give a number from 1, or null "
+            "to derive it from context_length."
+        )
+    if rope.method is RopeMethod.abf and rope.theta is None:
+        raise ConfigError("rope.method=abf needs its new base: rope.theta=1000000, for example.")
+    if rope.method is RopeMethod.longrope and (not rope.short_factor or not rope.long_factor):
+        raise ConfigError(
+            "rope.method=longrope needs rope.short_factor and rope.long_factor: one number per "
+            "rotary frequency each."
+        )
+
+
+def _check_data(config: AppConfig) -> None:
+    data = config.data
+    for key, value in (("data.train", data.train), ("data.eval", data.eval)):
+        if value is None and key == "data.eval":
+            continue
+        for reference in _references(key, value):
+            check_source(key, reference, suffixes=DATA_SUFFIXES)
+    if data.max_examples is not None and data.max_examples < 1:
+        raise ConfigError(f"data.max_examples={data.max_examples} leaves nothing to train on.")
+    for name, count in (("eval_examples", data.eval_examples), ("preview", data.preview)):
+        if count < 0:
+            raise ConfigError(f"data.{name}={count} must be 0 or more.")
+    if data.num_proc is not None and data.num_proc < 1:
+        raise ConfigError(f"data.num_proc={data.num_proc} must be 1 or more, or null.")
+    if data.packing is Packing.best_fit and config.tokenizer.padding_side != "right":
+        raise ConfigError(
+            "tokenizer.padding_side=left does not go with data.packing=best_fit: leave the padding "
+            "on the right, or set data.packing=none."
+        )
+
+
+def _references(key: str, value: object) -> list[str]:
+    """The paths or ids in a source setting: one string, or a list of {path, weight}."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and value:
+        paths = [entry.get("path") if isinstance(entry, dict) else entry for entry in value]
+        if all(isinstance(path, str) for path in paths):
+            return [str(path) for path in paths]
+    raise ConfigError(
+        f"{key}={value!r} is not a source: give a path, or a list such as "
+        f"'{key}=[{{path: a.json, weight: 0.7}}, {{path: b.jsonl, weight: 0.3}}]'."
+    )
+
+
+def _check_evaluation(config: AppConfig) -> None:
+    evaluation = config.evaluation
+    if any(length < 2 for length in evaluation.lengths):
+        raise ConfigError(f"evaluation.lengths={evaluation.lengths} must be numbers of tokens.")
+    if evaluation.batch_size < 1:
+        raise ConfigError(f"evaluation.batch_size={evaluation.batch_size} must be 1 or more.")
+    if evaluation.max_documents < 1:
+        raise ConfigError(f"evaluation.max_documents={evaluation.max_documents} must be 1 or more.")
+    if evaluation.documents is not None:
+        for reference in _references("evaluation.documents", evaluation.documents):
+            check_source("evaluation.documents", reference, suffixes=(*DATA_SUFFIXES, ".py", ".md"))
+    wants_heldout = evaluation.before or evaluation.after
+    none_held_out = config.data.eval is None and config.data.eval_examples == 0
+    if wants_heldout and none_held_out and evaluation.documents is None:
+        raise ConfigError(
+            "evaluation needs held-out conversations, and data.eval_examples=0 with no data.eval "
+            "leaves none: set data.eval=/some/file, data.eval_examples=200, or evaluation=none."
+        )
+
+
+def _check_trainer(config: AppConfig) -> None:
+    trainer = config.trainer
+    _check_choice("trainer.optim", trainer.optim, [*optimizer_names(), "muon"])
+    _check_choice("trainer.lr_scheduler_type", trainer.lr_scheduler_type, scheduler_names())
+    positive = {
+        "per_device_train_batch_size": trainer.per_device_train_batch_size,
+        "gradient_accumulation_steps": trainer.gradient_accumulation_steps,
+        "logging_steps": trainer.logging_steps,
+        "save_steps": trainer.save_steps,
+        "learning_rate": trainer.learning_rate,
+    }
+    for name, number in positive.items():
+        if number <= 0:
+            raise ConfigError(f"trainer.{name}={number} must be more than 0.")
+    if trainer.max_steps == 0 or trainer.max_steps < -1:
+        raise ConfigError(
+            f"trainer.max_steps={trainer.max_steps} must be at least 1, or -1 for as many as "
+            "trainer.num_train_epochs takes."
+        )
+    if trainer.max_steps == -1 and trainer.num_train_epochs <= 0:
+        raise ConfigError(f"trainer.num_train_epochs={trainer.num_train_epochs} trains nothing.")
+    if trainer.bf16 and trainer.fp16:
+        raise ConfigError("trainer.bf16=true and trainer.fp16=true exclude each other: keep one.")
+    if trainer.fp16 and config.launch.device is Device.cpu:
+        raise ConfigError("trainer.fp16=true needs a GPU: leave it out with launch.device=cpu.")
+    resume = trainer.resume_from_checkpoint
+    if resume is not None and resume != "auto" and not Path(resume).expanduser().is_dir():
+        raise ConfigError(
+            f"trainer.resume_from_checkpoint={resume}: there is no such folder. Name a run's "
+            "directory, one of its checkpoints/checkpoint-N, or auto."
+        )
+
+
+def _check_choice(key: str, value: str, allowed: list[str]) -> None:
+    if value not in allowed:
+        near = get_close_matches(value, allowed, n=1)
+        hint = f" Did you mean {key}={near[0]}?" if near else ""
+        raise ConfigError(f"{key}={value} is not known.{hint} Allowed: {', '.join(allowed)}.")
+
+
+def _check_trainer_extra(config: AppConfig) -> None:
+    known = training_argument_names()
+    for name in config.trainer.extra:
+        if name in SET_BY_THE_APP:
+            raise ConfigError(
+                f"trainer.extra.{name} is set by the application; use {SET_BY_THE_APP[name]}."
+            )
+        if hasattr(config.trainer, name):
+            raise ConfigError(f"trainer.extra.{name}: this one is called trainer.{name}.")
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f" Did you mean trainer.extra.{near[0]}?" if near else ""
+            raise ConfigError(
+                f"trainer.extra.{name} is no field of transformers.TrainingArguments.{hint}"
+            )
+
+
+def _check_launch(config: AppConfig) -> None:
+    launch = config.launch
+    nproc = launch.nproc_per_node
+    if nproc != "auto" and (not isinstance(nproc, int) or nproc < 1):
+        raise ConfigError(
+            f"launch.nproc_per_node={nproc} must be auto, or a number of processes from 1."
+        )
+    if launch.nnodes < 1:
+        raise ConfigError(f"launch.nnodes={launch.nnodes} must be 1 or more.")
+    if launch.node_rank is not None and not 0 <= launch.node_rank < launch.nnodes:
+        raise ConfigError(
+            f"launch.node_rank={launch.node_rank} must be from 0 to {launch.nnodes - 1}."
+        )
+
+
+def _check_nodes_by_hand(config: AppConfig) -> None:
+    launch = config.launch
+    for name in ("rdzv_endpoint", "node_rank"):
+        if launch.nnodes > 1 and getattr(launch, name) is None:
+            raise ConfigError(
+                f"launch.nnodes={launch.nnodes} outside Slurm needs launch.{name}: start the same "
+                "command on each node with launch.rdzv_endpoint=HOST:PORT (node 0's) and "
+                "launch.node_rank=0, 1, ..."
+            )

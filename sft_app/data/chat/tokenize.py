@@ -1,0 +1,184 @@
+"""Rendered text to token ids, with the labelled places as token positions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from sft_app.data.chat.spans import Break, Rendered
+from sft_app.data.chat.template import TemplateRefused
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSpan:
+    """Tokens [start, stop) that carry labels."""
+
+    start: int
+    stop: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedExample:
+    """A whole conversation, of any length; nothing here depends on the context length."""
+
+    input_ids: list[int]
+    spans: list[TokenSpan]
+    breaks: list[Break] = field(default_factory=list)
+    """Where the example may be split (token positions, increasing, never inside a span)."""
+    opening: int = 0
+    """Tokens that every later piece of a split begins with."""
+    is_passage: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Positions:
+    """Answers for one text: which token a character belongs to."""
+
+    from_character: Callable[[int], int]
+    """The first token with a character at or after this one."""
+    shared_before: Callable[[int], int]
+    """Characters before this one in the token that has this one (without offsets: 0 or 1)."""
+
+
+class ChatTokenizer:
+    """Tokenises as `apply_chat_template(tokenize=True)` does, and knows each token's characters.
+
+    The whole text is tokenised at once, and a token is labelled when at least one of its characters
+    stands in a labelled place and none after it: a word piece that takes the space after
+    "ASSISTANT:" with it is learned, a piece of only that space, or one of the next header, is not.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        rust = getattr(tokenizer, "backend_tokenizer", None)
+        self._backend = None if rust is None else _with_exact_offsets(rust)
+        plain = tokenizer("a")["input_ids"]
+        self._bos = plain[:1] if plain and plain[0] == tokenizer.bos_token_id else []
+        self._eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+
+    def tokenize(self, batch: list[Rendered]) -> list[TokenizedExample | TemplateRefused]:
+        """One result for each text; an error object where its places cannot be known."""
+        if self._backend is None:
+            return [self._by_prefixes(rendered) for rendered in batch]
+        encodings = self._backend.encode_batch([r.text for r in batch], add_special_tokens=False)
+        return [
+            self._example(rendered, encoding.ids, _positions_by_offset(encoding, rendered.text))
+            for rendered, encoding in zip(batch, encodings, strict=True)
+        ]
+
+    def _by_prefixes(self, rendered: Rendered) -> TokenizedExample | TemplateRefused:
+        """For tokenizers written in Python, which do not tell the characters of a token."""
+        encode = self._tokenizer.encode
+        ids = encode(rendered.text, add_special_tokens=False)
+        try:
+            positions = _positions_by_prefix(
+                ids, lambda end: encode(rendered.text[:end], add_special_tokens=False)
+            )
+            return self._example(rendered, ids, positions)
+        except TemplateRefused as error:
+            return error
+
+    def _example(
+        self, rendered: Rendered, ids: list[int], positions: _Positions
+    ) -> TokenizedExample:
+        spans = []
+        for span in rendered.spans:
+            start = positions.from_character(span.start)
+            stop = positions.from_character(span.stop)
+            if start < stop:
+                spans.append(TokenSpan(start, stop, span.weight))
+        if rendered.is_passage:
+            return self._passage(ids, spans)
+        opening, breaks = _breaks(rendered, positions)
+        return TokenizedExample(ids, spans, breaks, opening)
+
+    def _passage(self, ids: list[int], spans: list[TokenSpan]) -> TokenizedExample:
+        """BOS where the tokenizer adds one by itself; EOS behind, as the last thing to learn."""
+        whole = [*self._bos, *ids, *self._eos]
+        shift = len(self._bos)
+        labels = [TokenSpan(s.start + shift, len(whole), s.weight) for s in spans]
+        return TokenizedExample(whole, labels, is_passage=True)
+
+
+def _breaks(rendered: Rendered, positions: _Positions) -> tuple[int, list[Break]]:
+    """The opening in tokens, and the breaks where an opening and the rest fit together.
+
+    A question's first token may take the end of the header with it (the space of "USER: "). Then
+    openings end, and pieces begin, that many characters earlier; a break where no token begins just
+    there is left out, because a character would be missing or doubled.
+    """
+    if not rendered.breaks:
+        return 0, []
+    questions = [rendered.opening, *(b.restart for b in rendered.breaks)]
+    moved = max(positions.shared_before(question) for question in questions)
+    header_end = rendered.text[rendered.opening - moved : rendered.opening]
+
+    def begins(question: int) -> bool:
+        same = rendered.text[question - moved : question] == header_end
+        return same and positions.shared_before(question - moved) == 0
+
+    if not begins(rendered.opening):
+        return 0, []
+    breaks = [
+        Break(positions.from_character(b.stop), positions.from_character(b.restart - moved))
+        for b in rendered.breaks
+        if begins(b.restart) and positions.shared_before(b.stop) == 0
+    ]
+    opening = positions.from_character(rendered.opening - moved)
+    return opening, [b for b in breaks if b.stop <= b.restart]
+
+
+def _with_exact_offsets(rust: Tokenizer) -> Tokenizer:
+    """A copy without padding, truncation and post-processing.
+
+    Where no special tokens are to be added, a post-processor changes no id, but ByteLevel's may
+    leave whitespace out of the offsets.
+    """
+    copy = Tokenizer.from_str(rust.to_str())
+    copy.no_padding()
+    copy.no_truncation()
+    copy.post_processor = None
+    copy.encode_special_tokens = rust.encode_special_tokens
+    return copy
+
+
+def _positions_by_offset(encoding, text: str) -> _Positions:  # type: ignore[no-untyped-def]
+    size, length = len(encoding), len(text)
+
+    def from_character(character: int) -> int:
+        for at in range(character, length):
+            token = encoding.char_to_token(at)
+            if token is not None:
+                return int(token)
+        return size
+
+    def shared_before(character: int) -> int:
+        token = from_character(character)
+        return 0 if token >= size else max(0, character - int(encoding.token_to_chars(token)[0]))
+
+    return _Positions(from_character, shared_before)
+
+
+def _positions_by_prefix(ids: list[int], encode_until: Callable[[int], list[int]]) -> _Positions:
+    """Tokens that the text up to a character and the whole text have in common.
+
+    At most one more token may differ, the one with characters on both sides; otherwise the
+    tokenizer looks further ahead than this can prove, and TemplateRefused is raised.
+    """
+
+    def common(character: int) -> tuple[int, bool]:
+        prefix = encode_until(character)
+        same = next(
+            (n for n, pair in enumerate(zip(prefix, ids, strict=False)) if pair[0] != pair[1]),
+            min(len(prefix), len(ids)),
+        )
+        if same < len(prefix) - 1:
+            raise TemplateRefused(
+                f"the tokenizer does not keep the tokens before character {character} when text "
+                "follows, so the answer's tokens cannot be known"
+            )
+        return same, same < len(prefix)
+
+    return _Positions(lambda c: common(c)[0], lambda c: int(common(c)[1]))

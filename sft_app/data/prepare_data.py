@@ -1,0 +1,186 @@
+"""The whole chain, from `data.*` settings to batches."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from sft_app.config.schema.data import DataConfig, Packing
+from sft_app.data.batches.collators import CollateDocuments, CollateExamples
+from sft_app.data.batches.datasets import ExampleDataset, PackedDataset
+from sft_app.data.batches.fit_rows import fit_rows
+from sft_app.data.batches.pack import best_fit_decreasing
+from sft_app.data.batches.train_eval_split import choose, copies, lowest, rank
+from sft_app.data.errors import DataError
+from sft_app.data.read.conversation_reader import ConversationReader
+from sft_app.data.read.read_hub import hub_digest
+from sft_app.data.read.sources import Source, resolve_sources
+from sft_app.data.statistics import (
+    DataStatistics,
+    FitStatistics,
+    PackingStatistics,
+    ReadStatistics,
+    length_statistics,
+)
+from sft_app.data.store.token_cache import (
+    CODE_DIGEST,
+    cache_directory,
+    cache_key,
+    cached,
+    file_digest,
+    tokenizer_digest,
+)
+from sft_app.data.store.token_store import TokenStore, write_store
+from sft_app.data.store.tokenize_pool import tokenised_batches
+
+CONVERSATIONS_PER_HELD_OUT = 10
+"""At most one conversation in this many is held out."""
+
+
+@dataclass
+class PreparedData:
+    train: PackedDataset | ExampleDataset
+    """Packed with packing=best_fit."""
+    eval: ExampleDataset | None
+    """One document per item, fitted to the context, never packed."""
+    collate: Callable[[list[dict[str, Tensor]]], dict[str, Tensor]]
+    """For items of `train`."""
+    statistics: DataStatistics
+
+
+def prepare_data(
+    data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, context_length: int, seed: int
+) -> PreparedData:
+    """Read, tokenise (or find in the cache), fit and pack; the same result in every process.
+
+    Args:
+        context_length: tokens; the capacity of a packed row, the limit of an example.
+        seed: chooses the held-out conversations and those that `data.max_examples` keeps.
+
+    Raises ConfigError for settings that cannot work, DataError for records that cannot be read
+    (data.on_bad_record=error) or when nothing is left to train on.
+    """
+    held_out = data.eval_examples if data.eval is None else 0
+    wanted = None if data.max_examples is None else held_out + data.max_examples
+    train_store, train_read, weights = _tokenised(
+        data, data.train, "data.train", tokenizer, seed, wanted
+    )
+    # A small file keeps most of its conversations for training.
+    held_out = min(held_out, train_read.conversations // CONVERSATIONS_PER_HELD_OUT)
+    choice = choose(
+        train_store.conversation,
+        train_store.key,
+        weights[train_store.source],
+        seed=seed,
+        eval_examples=held_out,
+        max_examples=data.max_examples,
+    )
+    train, train_fit = _fitted(train_store, choice.train, data, context_length)
+    if not train.lengths:
+        raise DataError(
+            f"data.train={data.train} leaves nothing to train on at context_length={context_length}"
+            f" ({train_read.conversations} conversations read): check data.overlong and the counts."
+        )
+    if data.eval is not None:
+        eval_store, eval_read, _ = _tokenised(data, data.eval, "data.eval", tokenizer, seed, None)
+        eval_choice = np.arange(len(eval_store))
+    else:
+        eval_store, eval_read, eval_choice = train_store, None, choice.eval
+    held, held_fit = _fitted(eval_store, eval_choice, data, context_length)
+
+    pad = _pad_token_id(tokenizer)
+    packed: PackedDataset | ExampleDataset = train
+    padding = sum(context_length - length for length in train.lengths)
+    if data.packing is Packing.best_fit:
+        rows = best_fit_decreasing(train.lengths, context_length)
+        # Longest first is the order of the algorithm; training wants no order.
+        order = np.random.default_rng(seed).permutation(len(rows))
+        packed = PackedDataset(train, [rows[i] for i in order])
+        padding = sum(context_length - length for length in packed.lengths)
+    capacity = len(packed) * context_length
+    statistics = DataStatistics(
+        context_length=context_length,
+        train_read=train_read,
+        eval_read=eval_read,
+        lengths=length_statistics(train_store.lengths[np.unique(choice.train)]),
+        train=train_fit,
+        eval=held_fit if len(held) else None,
+        packing=PackingStatistics(
+            packed=data.packing is Packing.best_fit,
+            rows=len(packed),
+            padding_tokens=padding,
+            efficiency=1 - padding / capacity,
+        ),
+    )
+    collate: CollateDocuments | CollateExamples = CollateExamples(pad)
+    if data.packing is Packing.best_fit:
+        collate = CollateDocuments(pad, context_length)
+    return PreparedData(packed, held if len(held) else None, collate, statistics)
+
+
+def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Any id does where padding is neither attended to nor learned; the tokenizer's own if set."""
+    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token_id is not None:
+            return int(token_id)
+    return 0
+
+
+def _fitted(
+    store: TokenStore, rows: np.ndarray, data: DataConfig, context_length: int
+) -> tuple[ExampleDataset, FitStatistics]:
+    documents, statistics = fit_rows(
+        store, rows, context_length=context_length, overlong=data.overlong
+    )
+    return ExampleDataset(store, documents, statistics.weighted), statistics
+
+
+def _tokenised(
+    data: DataConfig,
+    value: object,
+    key: str,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    wanted: int | None,
+) -> tuple[TokenStore, ReadStatistics, np.ndarray]:
+    """The store for one setting, from the cache or made now; how it was read; source weights.
+
+    With `wanted`, only that many conversations, the first by this seed, are tokenised.
+    """
+    sources = resolve_sources(value, key)
+    weights = np.array([source.weight for source in sources])
+    directory = cache_directory(data.cache_dir)
+    parts: dict[str, object] = {
+        "sources": [_digests(source, directory) for source in sources],
+        "format": data.format.value,
+        "on_bad_record": data.on_bad_record.value,
+        "train_on": data.train_on.value,
+        "tokenizer": tokenizer_digest(tokenizer),
+        "code": CODE_DIGEST,
+    }
+    if wanted is not None:
+        parts |= {"seed": seed, "wanted": wanted, "weights": weights.tolist()}
+
+    def build(folder: Path) -> None:
+        reader = ConversationReader(data)
+        items = reader.read(sources)
+        if wanted is not None:
+            used = (i for i in items if copies(i.origin.key, seed, weights[i.origin.source]))
+            items = lowest(((rank(i.origin.key, seed), i) for i in used), wanted)
+        batches = tokenised_batches(items, tokenizer, reader, data.num_proc)
+        write_store(folder / "tokens.arrow", batches)
+        (folder / "read.json").write_text(json.dumps(asdict(reader.statistics)))
+
+    folder = cached(directory, cache_key(parts), build)
+    read = ReadStatistics(**json.loads((folder / "read.json").read_text()))
+    return TokenStore(folder / "tokens.arrow"), read, weights
+
+
+def _digests(source: Source, directory: Path) -> list[str]:
+    if not source.files:
+        return [hub_digest(source.name)]
+    return [file_digest(file, directory / "files") for file in source.files]

@@ -1,0 +1,35 @@
+"""Datasets of the Hugging Face hub, through the optional library `datasets`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from sft_app.common.errors import ConfigError
+from sft_app.data.read.read_files import BadRecord, Record
+
+
+def read_hub(name: str) -> Iterator[Record | BadRecord]:
+    """The rows of `org/name` (its split train) or `org/name:split`."""
+    for number, row in enumerate(_load(name), start=1):
+        yield Record(row, f"{name} row {number}")
+
+
+def hub_digest(name: str) -> str:
+    """Changes with the content of the dataset, as far as the library can tell."""
+    return str(_load(name)._fingerprint)
+
+
+def _load(name: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ConfigError(
+            f"{name} is not a file here, and hub datasets need the library datasets: "
+            "pip install 'sft-app[hub]'"
+        ) from error
+    identifier, _, split = name.partition(":")
+    try:
+        return datasets.load_dataset(identifier, split=split or "train")
+    except Exception as error:  # the library raises whatever its network stack does
+        raise ConfigError(
+            f"{name} is neither a file here nor a hub dataset that can be loaded: {error}"
+        ) from error

@@ -1,0 +1,100 @@
+"""Where tokenised data is kept, and who makes it when many processes want it at once."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+DATA_PACKAGE = Path(__file__).parents[1]
+"""The folder of `sft_app.data`: reading, rendering and labelling decide what a row holds."""
+
+
+def cache_directory(configured: str | None) -> Path:
+    """`data.cache_dir`, else $SFT_CACHE_DIR/tokenized, else ~/.cache/sft_app/tokenized."""
+    if configured:
+        return Path(configured).expanduser()
+    root = Path(os.environ.get("SFT_CACHE_DIR") or "~/.cache/sft_app")
+    return root.expanduser() / "tokenized"
+
+
+def cached(directory: Path, key: str, build: Callable[[Path], None]) -> Path:
+    """The folder for `key`, filled by `build(folder)` if no process has done so before.
+
+    Whoever takes the lock first builds; the others wait for as long as that takes. A folder
+    appears under its name only when it is complete, so a builder that is killed leaves nothing
+    that could be taken for data.
+    """
+    final = directory / key
+    if final.exists():
+        return final
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(str(directory / f"{key}.lock"), timeout=-1)
+    with lock:
+        if final.exists():
+            return final
+        unfinished = directory / f"{key}.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        build(unfinished)
+        unfinished.rename(final)
+        log.info("tokenised data is kept in %s", final)
+    return final
+
+
+def cache_key(parts: dict[str, Any]) -> str:
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def file_digest(path: Path, memo: Path) -> str:
+    """SHA-256 of a file's content, remembered in the folder `memo` by its path, size and mtime."""
+    stat = path.stat()
+    known = [str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    note = memo / f"{hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]}.sha256"
+    if note.exists():
+        return note.read_text()
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    memo.mkdir(parents=True, exist_ok=True)
+    partial = note.with_suffix(f".{os.getpid()}")
+    partial.write_text(digest)
+    partial.replace(note)
+    return digest
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Changes with everything that decides the ids: vocabulary, rules, special tokens, template."""
+    digest = hashlib.sha256()
+    parts = [type(tokenizer).__name__, tokenizer.special_tokens_map, tokenizer.chat_template]
+    digest.update(json.dumps(parts, sort_keys=True, default=str).encode())
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        digest.update(backend.to_str().encode())
+    else:
+        digest.update(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
+        digest.update(str(sorted(tokenizer.init_kwargs.items(), key=str)).encode())
+    return digest.hexdigest()
+
+
+def _code_digest() -> str:
+    """Change with all code of `sft_app.data`, and with the libraries that decide the ids."""
+    digest = hashlib.sha256()
+    for file in sorted(DATA_PACKAGE.rglob("*.py")):
+        digest.update(file.read_bytes())
+    for library in ("transformers", "tokenizers", "jinja2"):
+        digest.update(version(library).encode())
+    return digest.hexdigest()
+
+
+CODE_DIGEST = _code_digest()
+"""Taken when the code is loaded: what is edited afterwards does not run in this process."""

@@ -1,0 +1,169 @@
+"""The writing half of the chain: conversations are rendered and tokenised by several processes."""
+
+import gc
+import logging
+import multiprocessing
+import os
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+
+import pyarrow as pa
+from transformers import PreTrainedTokenizerBase
+
+from sft_app.data.chat.render import Renderer
+from sft_app.data.chat.spans import with_valid_unicode
+from sft_app.data.chat.template import TemplateRefused
+from sft_app.data.chat.tokenize import ChatTokenizer
+from sft_app.data.errors import DataError
+from sft_app.data.read.conversation_reader import ConversationReader, Item
+from sft_app.data.statistics import add_counts
+from sft_app.data.store.token_store import to_batch
+
+log = logging.getLogger(__name__)
+
+_BATCH = 128
+"""Conversations that travel to a process, and are stored, together."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    rows: pa.RecordBatch
+    refused: list[str]
+    """Sentences about conversations that the chat template refuses."""
+    odd: dict[str, int]
+    """history_rewritten: conversations that became an example for each answer.
+    special_token_in_text: messages that spell out a special token.
+    broken_unicode_replaced: half a surrogate pair, which no tokenizer takes."""
+
+
+class _Tokenise:
+    """Items to rows; one object in each process."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._renderer = Renderer(tokenizer)
+        if not self._renderer.template.ends_answers_with_a_token():
+            log.warning(
+                "the chat template ends an answer without a special token: the model will not "
+                "learn where to stop; tokenizer.chat_template can name another template"
+            )
+        self._tokenizer = ChatTokenizer(tokenizer)
+
+    def __call__(self, items: list[Item]) -> _Result:
+        texts, owners, refused = [], [], []
+        odd: Counter[str] = Counter()
+        for item in items:
+            try:
+                rendered = self._renderer.render(item.content)
+            except TemplateRefused as error:
+                refused.append(f"{item.where}: {error}")
+                continue
+            odd["history_rewritten"] += len(rendered) > 1
+            odd["special_token_in_text"] += self._renderer.has_reserved_text(item.content)
+            whole = [with_valid_unicode(r) for r in rendered]
+            odd["broken_unicode_replaced"] += whole != rendered
+            texts += whole
+            owners += [item] * len(rendered)
+        examples, origins = [], []
+        for example, owner in zip(self._tokenizer.tokenize(texts), owners, strict=True):
+            if isinstance(example, TemplateRefused):
+                refused.append(f"{owner.where}: {example}")
+            else:
+                examples.append(example)
+                origins.append(owner.origin)
+        return _Result(to_batch(examples, origins), refused, dict(+odd))
+
+
+def tokenised_batches(
+    items: Iterator[Item],
+    tokenizer: PreTrainedTokenizerBase,
+    reader: ConversationReader,
+    num_proc: int | None,
+) -> Iterator[pa.RecordBatch]:
+    """Rows for the store, in the order of `items` whatever `num_proc` is.
+
+    At most a few batches are in memory at a time. What the template refuses is a bad record of
+    `reader`; processes that die (memory, usually) raise DataError.
+    """
+    with _one_thread_each():
+        for result in _results(items, _Tokenise(tokenizer), num_proc or _cores()):
+            for sentence in result.refused:
+                reader.bad_record("template_refused", sentence)
+            add_counts(reader.statistics.odd, result.odd)
+            yield result.rows
+
+
+def _results(items: Iterator[Item], tokenise: _Tokenise, num_proc: int) -> Iterator[_Result]:
+    batches = iter(lambda: list(islice(items, _BATCH)), [])
+    head = list(islice(batches, 2))
+    if num_proc == 1 or len(head) < 2:
+        yield from map(tokenise, chain(head, batches))
+        return
+    to_batch([], [])  # imports what Arrow needs once, rather than in every process
+    # Forked processes inherit the tokenizer, and need not import torch and transformers again.
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(num_proc, context, _start_worker, (tokenise,)) as pool:
+        try:
+            yield from _in_order(pool, chain(head, batches), waiting=2 * num_proc)
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a tokenising process was killed, most likely because memory ran out: "
+                f"use fewer than data.num_proc={num_proc}"
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _in_order(
+    pool: ProcessPoolExecutor, batches: Iterable[list[Item]], waiting: int
+) -> Iterator[_Result]:
+    """Results in the order of the batches; at most `waiting` batches are under way."""
+    futures: deque[Future[_Result]] = deque()
+    for batch in batches:
+        futures.append(pool.submit(_work, batch))
+        if len(futures) > waiting:
+            yield futures.popleft().result()
+    while futures:
+        yield futures.popleft().result()
+
+
+_tokenise_here: _Tokenise
+"""In a worker process: what it was started with."""
+
+
+def _start_worker(tokenise: _Tokenise) -> None:
+    global _tokenise_here
+    _tokenise_here = tokenise
+    # What was inherited is never garbage here: looking through it would copy its memory.
+    gc.freeze()
+
+
+def _work(items: list[Item]) -> _Result:
+    return _tokenise_here(items)
+
+
+def _cores() -> int:
+    """Cores that this process may use, where the system can say; not all of a shared node's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """The Rust tokenizer would start a thread for each core in each process, and threads that were
+    used once make every later fork (data loader workers) print a warning."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
+        else:
+            os.environ["TOKENIZERS_PARALLELISM"] = before

@@ -1,0 +1,108 @@
+"""The jobs ("cells") of a sweep, composed before anything starts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from sft_app.common.errors import ConfigError
+from sft_app.config.hydra_callback import typed_without_hydra
+from sft_app.config.job_folders import keys_left_out
+from sft_app.config.overrides import group_options
+from sft_app.config.schema.app import AppConfig
+from sft_app.config.validation.validate import validate
+
+SET_BY_THE_SWEEP = ("sweep.lengths", "sweep.tokens_per_step", "launch.nproc_per_node")
+"""Settings that preparing a sweep may add to every job's; they name no folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    overrides: tuple[str, ...]
+    config: AppConfig
+    run_dir: Path
+
+    @property
+    def name(self) -> str:
+        return self.run_dir.name
+
+
+def compose_cells(master: DictConfig, *, on_slurm: bool) -> list[Cell]:
+    """Compose and validate every job, in the order in which Hydra will start them.
+
+    `master` is the sweep's own configuration; the jobs' folders are named here, too. Raises
+    ConfigError for the first bad one, with its name.
+    """
+    overrides = OverridesParser.create().parse_overrides(_parameters(master))
+    swept = {o.key_or_group for o in overrides if o.is_sweep_override()}
+    fixed = [o.key_or_group for o in overrides if o.key_or_group not in swept]
+    unnamed = keys_left_out(fixed, [key for key in fixed if group_options(key)])
+    unnamed += [key for key in SET_BY_THE_SWEEP if key not in swept]
+    add_hydra_override(
+        master, f"hydra.job.config.override_dirname.exclude_keys=[{','.join(unnamed)}]"
+    )
+    add_hydra_override(master, f"hydra.sweep.dir='{Path(master.hydra.sweep.dir).absolute()}'")
+    jobs = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
+    cells = [_compose_cell(master, tuple(job), number, on_slurm) for number, job in enumerate(jobs)]
+    _check_folders(cells)
+    return cells
+
+
+def add_hydra_override(master: DictConfig, override: str) -> None:
+    """One more `hydra.*` setting for every job: jobs are composed from these lists of overrides."""
+    _append(master, "hydra", override)
+
+
+def add_task_override(master: DictConfig, override: str) -> None:
+    """One more setting of ours for every job."""
+    _append(master, "task", override)
+
+
+def _append(master: DictConfig, which: str, override: str) -> None:
+    with read_write(master), open_dict(master):
+        master.hydra.overrides[which].append(override)
+
+
+def _parameters(master: DictConfig) -> list[str]:
+    """What varies: hydra.sweeper.params of an experiment, then the command line, as Hydra reads
+    them."""
+    params = OmegaConf.select(master, "hydra.sweeper.params") or {}
+    command_line = OmegaConf.to_container(master.hydra.overrides.task)
+    assert isinstance(command_line, list)
+    return [f"{key}={value}" for key, value in params.items()] + [str(o) for o in command_line]
+
+
+def _compose_cell(
+    master: DictConfig, overrides: tuple[str, ...], number: int, on_slurm: bool
+) -> Cell:
+    loader = GlobalHydra.instance().config_loader()
+    try:
+        composed = loader.load_sweep_config(master, list(overrides))
+    except ConfigCompositionException as error:
+        cause = f" {error.__cause__}" if error.__cause__ else ""
+        raise ConfigError(f"job {' '.join(overrides)}: {error}{cause}") from error
+    with open_dict(composed):
+        composed.hydra.job.id = composed.hydra.job.num = number
+    run_dir = Path(composed.hydra.sweep.dir) / str(composed.hydra.sweep.subdir)
+    try:
+        config = typed_without_hydra(composed)
+        validate(config, on_slurm=on_slurm)
+    except ConfigError as error:
+        raise ConfigError(f"job {run_dir.name}: {error}") from error
+    return Cell(overrides=overrides, config=config, run_dir=run_dir)
+
+
+def _check_folders(cells: list[Cell]) -> None:
+    seen: dict[Path, Cell] = {}
+    for cell in cells:
+        other = seen.setdefault(cell.run_dir, cell)
+        if other is not cell:
+            raise ConfigError(
+                f"two jobs of the sweep would share the folder {cell.name}: "
+                f"{' '.join(other.overrides)}, and {' '.join(cell.overrides)}. "
+                "Leave out what is listed twice."
+            )

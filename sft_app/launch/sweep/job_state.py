@@ -1,0 +1,47 @@
+"""What a cell of a sweep needs when the sweep is (re)started: nothing, to go on, or a new start."""
+
+from enum import StrEnum
+from pathlib import Path
+
+from sft_app.config.config_hash import config_hash
+from sft_app.config.schema.app import AppConfig
+from sft_app.records.result import Status, read_result
+from sft_app.records.run_files import CHECKPOINTS
+
+REPLACED = ".replaced"
+"""Folder of a sweep that keeps runs whose settings have changed since."""
+
+
+class CellState(StrEnum):
+    new = "new"
+    """Nothing worth keeping stands there."""
+    done = "done"
+    """Completed with exactly these settings."""
+    unfinished = "unfinished"
+    """Begun with exactly these settings: goes on from its newest checkpoint, if it has one."""
+    changed = "changed"
+    """Run with other settings."""
+
+
+def cell_state(run_dir: Path, config: AppConfig) -> CellState:
+    """`config` as the job will have it, the budget applied."""
+    has_checkpoints = (run_dir / CHECKPOINTS).is_dir()
+    try:
+        result = read_result(run_dir)
+    except ValueError:  # never begun, or a record that no longer says how it was made
+        return CellState.changed if has_checkpoints else CellState.new
+    if result.status in (Status.pending, Status.skipped) and not has_checkpoints:
+        return CellState.new
+    if result.config_hash != config_hash(config):
+        return CellState.changed
+    return CellState.done if result.status is Status.completed else CellState.unfinished
+
+
+def set_aside(run_dir: Path) -> Path:
+    """Move a changed cell's run out of the way, where nothing overwrites it; returns the place."""
+    folder = run_dir.parent / REPLACED
+    folder.mkdir(exist_ok=True)
+    number = 1
+    while (folder / f"{run_dir.name}.{number}").exists():
+        number += 1
+    return run_dir.rename(folder / f"{run_dir.name}.{number}")

@@ -1,0 +1,90 @@
+"""What the jobs of a sweep run on: this process's own children, a Ray pool, or a Slurm cluster."""
+
+import dataclasses
+import importlib.util
+from collections.abc import Sequence
+from enum import StrEnum
+
+from omegaconf import DictConfig, open_dict, read_write
+
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.launch import Device, LaunchConfig
+from sft_app.launch.sweep.compose_jobs import Cell, add_task_override
+
+
+class Launcher(StrEnum):
+    serial = "BasicLauncher"
+    ray = "RayLauncher"
+    slurm = "SlurmLauncher"
+
+
+EXTRAS = {Launcher.ray: "hydra_ray_launcher", Launcher.slurm: "hydra_submitit_launcher"}
+"""Module below hydra_plugins that comes with the extra."""
+
+
+def which_launcher(master: DictConfig) -> Launcher:
+    """Raises ConfigError for a launcher that cannot keep two jobs off the same GPU, or whose extra
+    is not installed."""
+    name = str(master.hydra.launcher._target_).rpartition(".")[2]
+    try:
+        launcher = Launcher(name)
+    except ValueError:
+        raise ConfigError(
+            f"hydra/launcher: {name} does not keep jobs apart on GPUs. Allowed: basic (one job "
+            "after the other), hydra/launcher=ray, hydra/launcher=slurm."
+        ) from None
+    plugin = EXTRAS.get(launcher)
+    if plugin is not None and not _installed(plugin):
+        raise ConfigError(
+            f"hydra/launcher={launcher.name} needs an extra that is not installed: "
+            f"pip install 'sft-app[{launcher.name}]'"
+        )
+    return launcher
+
+
+def settle_processes(
+    master: DictConfig, launcher: Launcher, cells: Sequence[Cell]
+) -> tuple[list[Cell], LaunchConfig]:
+    """Say in the launcher's settings what each job takes; returns the cells, and that.
+
+    A scheduler is asked for the same share for every job. Raises ConfigError when they differ, or
+    when the number of processes is not known here.
+    """
+    shares = {(c.config.launch.nproc_per_node, c.config.launch.nnodes, c.config.launch.device)
+              for c in cells}  # fmt: skip
+    if len(shares) > 1:
+        raise ConfigError(
+            f"launch.nproc_per_node, .nnodes or .device differ between the jobs, and "
+            f"hydra/launcher={launcher.name} gives every job the same share: make a sweep of each."
+        )
+    launch = cells[0].config.launch
+    if launch.nproc_per_node == "auto":
+        if launcher is Launcher.slurm:
+            raise ConfigError(
+                "launch.nproc_per_node=auto: which GPUs the cluster's nodes have is not known "
+                "here. Say how many processes a node runs: launch.nproc_per_node=8."
+            )
+        launch = dataclasses.replace(launch, nproc_per_node=1)
+        add_task_override(master, "launch.nproc_per_node=1")
+    cells = [
+        dataclasses.replace(c, config=dataclasses.replace(c.config, launch=launch)) for c in cells
+    ]
+    return cells, launch
+
+
+def gpus_of_one_node(launch: LaunchConfig) -> int:
+    return 0 if launch.device is Device.cpu else int(launch.nproc_per_node)
+
+
+def set_if_null(settings: DictConfig, key: str, value: int) -> None:
+    """What the user wrote stays."""
+    if settings[key] is None:
+        with read_write(settings), open_dict(settings):
+            settings[key] = value
+
+
+def _installed(plugin: str) -> bool:
+    try:
+        return importlib.util.find_spec(f"hydra_plugins.{plugin}") is not None
+    except ModuleNotFoundError:  # no Hydra plugin at all
+        return False

@@ -1,0 +1,38 @@
+"""When a sweep's process is done with its jobs, or is told to end: nothing is left running here."""
+
+from datetime import datetime
+
+from sft_app.launch.sweep.launcher import Launcher
+from sft_app.launch.sweep.prepare_sweep import Sweep
+from sft_app.launch.sweep.ray_pool import stop_pool
+from sft_app.launch.sweep.slurm import how_to_cancel
+from sft_app.records.result import RunError, Status, read_result
+
+
+def leave(sweep: Sweep, *, interrupted: bool) -> None:
+    """Jobs on a Ray pool end with this process; those on Slurm go on, and it is said how to end
+    them."""
+    if sweep.launcher is Launcher.ray:
+        stop_pool()
+    if sweep.launcher is Launcher.slurm and interrupted:
+        command = how_to_cancel(sweep.directory)
+        if command is not None:
+            print(f"The jobs on Slurm go on; to end them: {command}", flush=True)
+    elif interrupted:
+        _mark_interrupted(sweep)
+    if sweep.watch is not None:
+        sweep.watch.stop()
+
+
+def _mark_interrupted(sweep: Sweep) -> None:
+    """What was killed with its worker could not say so itself."""
+    for cell in sweep.cells:
+        try:
+            result = read_result(cell.run_dir)
+        except ValueError:
+            continue
+        if result.status is Status.running:
+            result.status = Status.interrupted
+            result.error = RunError(type="Interrupted", message="ended with its sweep")
+            result.finished_at = datetime.now().astimezone().isoformat(timespec="seconds")
+            result.write(cell.run_dir)

@@ -1,0 +1,90 @@
+"""One job of a sweep, where it runs: in this process, on a Ray worker, or on a Slurm node."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from sft_app.config.schema.app import AppConfig
+from sft_app.launch.job.run_job import (
+    JobFailed,
+    JobInterrupted,
+    initial_result,
+    run_job,
+    worker_command,
+    worker_environment,
+)
+from sft_app.launch.job.supervise import run_supervised
+from sft_app.launch.sweep.budget import apply_budget
+from sft_app.launch.sweep.job_lock import only_one
+from sft_app.launch.sweep.job_state import CellState, cell_state
+from sft_app.launch.sweep.out_of_memory import shorter_out_of_memory
+from sft_app.launch.sweep.slurm_node import meet_on_slurm, say_turn, wait_for_turn
+from sft_app.records.result import RunError, RunResult, Status, read_result
+from sft_app.records.run_files import CONFIG
+
+
+def run_cell(config: AppConfig, run_dir: Path, overrides: Sequence[str]) -> RunResult | None:
+    """Run what is left to do of this cell, and return its result, which may be that of a failure.
+
+    `overrides` are the job's own, as Hydra lists them. None: this node only helped node 0. Raises
+    JobInterrupted.
+    """
+    config = apply_budget(config)
+    config = dataclasses.replace(config, launch=meet_on_slurm(config.launch))
+    if config.launch.node_rank:
+        help_node_0(config, run_dir)
+        return None
+    with only_one(run_dir):
+        finished = settle_without_running(config, run_dir, overrides)
+        if config.launch.nnodes > 1:
+            say_turn(run_dir, runs=finished is None)
+        if finished is not None:
+            return finished
+        try:
+            return run_job(resuming(config), run_dir)
+        except JobFailed:
+            return read_result(run_dir)  # told already; the sweep goes on
+
+
+def settle_without_running(
+    config: AppConfig, run_dir: Path, overrides: Sequence[str]
+) -> RunResult | None:
+    """The cell's result when it is done already, or spared; None when it is to be run."""
+    if cell_state(run_dir, config) is CellState.done:
+        return read_result(run_dir)
+    shorter = shorter_out_of_memory(run_dir, config, overrides)
+    return skip(config, run_dir, shorter) if shorter is not None else None
+
+
+def help_node_0(config: AppConfig, run_dir: Path) -> None:
+    """Lend this node's processes; what they meet, failures included, node 0 records."""
+    launch = config.launch
+    if not wait_for_turn(run_dir, launch.rdzv_timeout_seconds):
+        return
+    ended = run_supervised(
+        worker_command(launch, run_dir / CONFIG),
+        worker_environment(launch),
+        grace_seconds=launch.shutdown_grace_seconds,
+    )
+    if ended.interrupted_by is not None:
+        raise JobInterrupted(ended.interrupted_by)
+
+
+def resuming(config: AppConfig) -> AppConfig:
+    """Start from the newest complete checkpoint of this very folder, unless told otherwise."""
+    if config.trainer.resume_from_checkpoint is not None:
+        return config
+    trainer = dataclasses.replace(config.trainer, resume_from_checkpoint="auto")
+    return dataclasses.replace(config, trainer=trainer)
+
+
+def skip(config: AppConfig, run_dir: Path, shorter: RunResult) -> RunResult:
+    result = initial_result(config, Status.skipped)
+    result.error = RunError(
+        type="Skipped",
+        message=f"the same settings ran out of memory at context_length={shorter.context_length}; "
+        "sweep.skip_longer_after_oom=false tries anyway",
+    )
+    result.write(run_dir)
+    print(f"{run_dir.name} skipped: {result.error.message}", flush=True)
+    return result

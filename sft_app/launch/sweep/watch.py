@@ -1,0 +1,61 @@
+"""Tells what the jobs of a sweep do while others run them: each one's start, end and true error."""
+
+import threading
+from collections.abc import Sequence
+
+from sft_app.launch.job.messages import cell_closing
+from sft_app.launch.sweep.compose_jobs import Cell
+from sft_app.records.result import RunResult, Status, read_result
+
+POLL_SECONDS = 1.0
+
+
+class Watch:
+    """Reads the jobs' result.json from a thread of its own, and prints what has changed."""
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self.cells = {cell.name: cell for cell in cells}
+        self.told: dict[str, Status | None] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def start(self) -> None:
+        self.told = {name: _status(cell) for name, cell in self.cells.items()}
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Tell what is still to be told, and end."""
+        self._ended.set()
+        self._thread.join()
+        self.look()
+
+    def look(self) -> None:
+        for name, cell in self.cells.items():
+            status = _status(cell)
+            if status is self.told[name] or status is None:
+                continue
+            self.told[name] = status
+            done = sum(s not in (Status.pending, Status.running) for s in self.told.values())
+            line = _describe(read_result(cell.run_dir), cell)
+            print(f"[{done}/{len(self.cells)} ended] {line}", flush=True)
+
+    def _run(self) -> None:
+        while not self._ended.wait(POLL_SECONDS):
+            self.look()
+
+
+def _status(cell: Cell) -> Status | None:
+    try:
+        return read_result(cell.run_dir).status
+    except ValueError:
+        return None  # being moved or written: the next look sees it
+
+
+def _describe(result: RunResult, cell: Cell) -> str:
+    if result.error is not None:
+        rank = f" (rank {result.error.rank})" if result.error.rank is not None else ""
+        return (
+            f"{cell.name}: {result.status}: {result.error.type}{rank}: {result.error.message}\n"
+            f"  The log stands in {cell.run_dir}"
+        )
+    return cell_closing(result, cell.run_dir)

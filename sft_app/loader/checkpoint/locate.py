@@ -1,0 +1,79 @@
+"""Where a checkpoint is: a local directory, a hub id, a package's data, or a GGUF file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sft_app.common.errors import ConfigError
+from sft_app.config.locations import PACKAGE_PREFIX, package_file
+from sft_app.config.schema.model import ModelConfig
+from sft_app.loader.checkpoint.convert_gguf import convert_gguf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What `from_pretrained` is given."""
+
+    location: str
+    """A directory on this machine, or a hub id."""
+    is_local: bool
+    revision: str | None = None
+    cache_dir: str | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments that every `from_pretrained` takes."""
+        given = {"revision": self.revision, "cache_dir": self.cache_dir}
+        return {key: value for key, value in given.items() if value is not None}
+
+
+def find_checkpoint(model: ModelConfig, *, name_or_path: str | None = None) -> Checkpoint:
+    """Turn `model.name_or_path` (or another name, for a tokenizer of its own) into a checkpoint.
+
+    A GGUF file is converted once into a directory that transformers reads like any other.
+
+    Raises ConfigError when a path does not exist.
+    """
+    name = name_or_path or model.name_or_path
+    key = "tokenizer.name_or_path" if name_or_path else "model.name_or_path"
+    path = package_file(name) if name.startswith(PACKAGE_PREFIX) else Path(name).expanduser()
+    if name_or_path is None and model.gguf_file is not None:
+        path = _gguf_inside(model, path)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ConfigError(f"{key}: {name!r} is not a file; give the path of a GGUF file.")
+        return Checkpoint(location=str(convert_gguf(path, model.cache_dir)), is_local=True)
+    if path.is_dir():
+        return Checkpoint(location=str(path), is_local=True)
+    if name.startswith((PACKAGE_PREFIX, "/", "./", "../", "~")) or name.count("/") > 1:
+        raise ConfigError(
+            f"{key}: {name!r} is not a directory; give a directory with a checkpoint, a hub id "
+            "such as org/name, or a .gguf file."
+        )
+    return Checkpoint(
+        location=name,
+        is_local=False,
+        # A revision belongs to its repository, and says nothing about another one.
+        revision=model.revision if name == model.name_or_path else None,
+        cache_dir=model.cache_dir,
+    )
+
+
+def _gguf_inside(model: ModelConfig, directory: Path) -> Path:
+    assert model.gguf_file is not None
+    if directory.is_dir():
+        return directory / model.gguf_file
+    from huggingface_hub import hf_hub_download
+
+    try:
+        downloaded = hf_hub_download(
+            model.name_or_path,
+            model.gguf_file,
+            revision=model.revision,
+            cache_dir=model.cache_dir,
+        )
+    except Exception as error:
+        raise ConfigError(
+            f"model.gguf_file: {model.gguf_file!r} cannot be had from {model.name_or_path!r} "
+            f"({type(error).__name__}: {error}); give a file of that hub model or directory."
+        ) from error
+    return Path(downloaded)

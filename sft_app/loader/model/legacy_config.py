@@ -1,0 +1,88 @@
+"""Legacy keys in a saved config.json, for readers that do not know `rope_parameters`.
+
+transformers v5 writes `rope_parameters` only; v4, and tools built on it, would load such a model
+with its scaling lost, without a word. The old keys say the same, and v5 reads both.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from sft_app.loader.rope.model_context import rope_parameter_sets
+from sft_app.records.run_files import write_atomically
+
+_PHI3 = ("phi3", "phimoe", "phi4_multimodal")
+_NEOX = ("gpt_neox", "gpt_neox_japanese")
+
+
+def add_legacy_rope_keys(directory: Path) -> None:
+    """Put rope_theta, rope_scaling and their kin beside `rope_parameters`.
+
+    Should transformers read something else from the file afterwards, it is left as it was.
+    """
+    path = directory / "config.json"
+    original = path.read_text(encoding="utf-8")
+    config = json.loads(original)
+    nested = "text_config" in config and "rope_parameters" in config["text_config"]
+    text = config["text_config"] if nested else config
+    # A checkpoint with code of its own is read by that code only.
+    legacy = {} if "auto_map" in config else legacy_rope_keys(text)
+    if not legacy:
+        return
+    before = _read_sets(directory)
+    text.update(legacy)
+    write_atomically(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    if _read_sets(directory) != before:
+        write_atomically(path, original)
+
+
+def legacy_rope_keys(text: dict[str, Any]) -> dict[str, Any]:
+    """The keys of transformers v4 that mean the same as `text["rope_parameters"]`."""
+    parameters = text.get("rope_parameters") or {}
+    model_type = text.get("model_type", "")
+    if "full_attention" in parameters and "gemma3" in model_type:
+        keys = _flat_keys(parameters["full_attention"], model_type)
+        local = parameters.get("sliding_attention") or {}
+        return {**keys, "rope_local_base_freq": local.get("rope_theta")}
+    if "rope_theta" not in parameters:
+        return {}
+    return _flat_keys(parameters, model_type)
+
+
+def _flat_keys(parameters: dict[str, Any], model_type: str) -> dict[str, Any]:
+    keys: dict[str, Any] = {"rope_theta": parameters["rope_theta"]}
+    share = parameters.get("partial_rotary_factor")
+    if share is not None:
+        keys["partial_rotary_factor"] = share
+    if model_type in _NEOX:
+        keys |= {"rotary_emb_base": parameters["rope_theta"], "rotary_pct": share or 1.0}
+    scaling = {
+        k: v for k, v in parameters.items() if k not in ("rope_theta", "partial_rotary_factor")
+    }
+    rope_type = scaling.get("rope_type", "default")
+    if rope_type in ("linear", "dynamic"):
+        # Until 4.42, exactly these two fields were accepted.
+        scaling = {"type": rope_type, "factor": scaling["factor"]}
+    elif rope_type == "longrope" and model_type in _PHI3:
+        # Phi-3's own check accepts exactly three, and takes the rest from the top level.
+        kept = ("short_factor", "long_factor", "short_mscale", "long_mscale", "attention_factor")
+        scaling = {"type": "longrope", **{k: scaling[k] for k in kept if k in scaling}}
+    if scaling != {"rope_type": "default"}:
+        keys["rope_scaling"] = scaling
+    return keys
+
+
+def _read_sets(directory: Path) -> dict[str, dict[str, Any]]:
+    """What transformers makes of the file, in a form that can be compared."""
+    config = AutoConfig.from_pretrained(directory).get_text_config(decoder=True)
+    original = getattr(config, "max_position_embeddings", None)
+    sets = {}
+    for layer_type, parameters in rope_parameter_sets(config).items():
+        comparable = {k: v for k, v in parameters.items() if k != "type"}
+        if comparable.get("rope_type") == "longrope":
+            noted = comparable["original_max_position_embeddings"]
+            comparable.setdefault("factor", (original or noted) / noted)
+        sets[layer_type] = comparable
+    return sets

@@ -1,0 +1,143 @@
+"""Load a causal LM whose positions are what the RopePlan says."""
+
+import copy
+import logging
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import init_empty_weights
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.model import ModelConfig
+from sft_app.loader.checkpoint.locate import find_checkpoint
+from sft_app.loader.model.broadcast import receive_weights, send_weights
+from sft_app.loader.model.dtype import choose_attention, choose_dtype
+from sft_app.loader.model.generation import make_saveable
+from sft_app.loader.model.tensor_parallel import call_it_plain, cutting_arguments
+from sft_app.loader.rope.interpolate_table import interpolated_table
+from sft_app.loader.rope.rope_plan import RopePlan, apply_rope_plan
+from sft_app.loader.rope.verify_rope import check_built
+
+logger = logging.getLogger(__name__)
+
+
+def load_model(
+    model: ModelConfig,
+    config: PretrainedConfig,
+    plan: RopePlan,
+    *,
+    device: torch.device | str = "cpu",
+    frozen: bool = False,
+    on_host_of_rank_0: bool = False,
+    tensor_parallel_size: int = 1,
+) -> PreTrainedModel:
+    """Build the model with the plan's positions, load its weights, and check what was built.
+
+    `config` is copied, not changed. The key-value cache is off: in training it costs memory and
+    breaks packing. `frozen`: only an adapter will be trained.
+
+    In a process group rank 0 reads the weights and the others receive them; with
+    `tensor_parallel_size` each reads its part of them; with
+    `on_host_of_rank_0` they do not: rank 0 keeps the weights in the host's memory, the others have
+    parameters without memory, and whoever shards or quantises the model hands them out.
+
+    Raises ConfigError when the weights cannot be had as asked (pickled only, not there).
+    """
+    device = torch.device(device)
+    config = copy.deepcopy(config)
+    for holder in (config, config.get_text_config(decoder=True)):
+        holder.use_cache = False
+    dtype = choose_dtype(model, device, frozen=frozen)
+    attention = choose_attention(model, config, dtype.value, device)
+    arguments: dict[str, Any] = {
+        "dtype": dtype.value,
+        "trust_remote_code": model.trust_remote_code,
+    }
+    if attention.value is not None:
+        arguments["attn_implementation"] = attention.value
+
+    alone = not _shares_loading()
+    if tensor_parallel_size > 1:
+        built = _read(model, config, plan, arguments | cutting_arguments(tensor_parallel_size))
+        call_it_plain(built)
+    elif alone or dist.get_rank() == 0:
+        built = _read(model, config, plan, arguments)
+        if not on_host_of_rank_0:
+            built = built.to(device)
+            if not alone:
+                send_weights(built)
+    else:
+        apply_rope_plan(config, plan)
+        # Parameters without memory; buffers are real, so that inverse frequencies are computed.
+        with init_empty_weights(include_buffers=False):
+            built = AutoModelForCausalLM.from_config(config, **arguments)
+        built.tie_weights()  # on the meta device every assignment made a parameter of its own
+        if not on_host_of_rank_0:
+            receive_weights(built, device)
+        built.eval()
+
+    if built.generation_config is not None:
+        built.generation_config.use_cache = False
+    make_saveable(built)
+    check_built(built, plan.rotary_dims)
+    logger.info(
+        "model: %s, %.1fM parameters in %s (%s), attention %s (%s)",
+        model.name_or_path,
+        sum(p.numel() for p in built.parameters()) / 1e6,
+        str(dtype.value).removeprefix("torch."),
+        dtype.reason,
+        built.config._attn_implementation,
+        attention.reason,
+    )
+    return built
+
+
+def _shares_loading() -> bool:
+    """Whether one rank reads for the others. FSDP has a way of its own inside `from_pretrained`."""
+    fsdp = os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+    return not fsdp and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _read(
+    model: ModelConfig, config: PretrainedConfig, plan: RopePlan, arguments: dict[str, Any]
+) -> PreTrainedModel:
+    if plan.method != "extend_positions":
+        apply_rope_plan(config, plan)
+        return _from_pretrained(model, config, arguments)
+    short = _from_pretrained(model, copy.deepcopy(config), arguments)
+    weights = short.state_dict()
+    name = f"{plan.table}.weight"
+    weights[name] = interpolated_table(weights[name], plan.context_length, plan.table_offset)
+    apply_rope_plan(config, plan)
+    long = type(short).from_pretrained(None, config=config, state_dict=weights, **arguments)
+    long.generation_config = short.generation_config
+    return long
+
+
+def _from_pretrained(
+    model: ModelConfig, config: PretrainedConfig, arguments: dict[str, Any]
+) -> PreTrainedModel:
+    checkpoint = find_checkpoint(model)
+    safe = {} if model.allow_pickle else {"use_safetensors": True}
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            checkpoint.location, config=config, **checkpoint.arguments(), **safe, **arguments
+        )
+    except OSError as error:
+        text = " ".join(str(error).split())
+        if "safetensors" in text:
+            raise ConfigError(
+                f"model.allow_pickle: false, and {model.name_or_path!r} has no safetensors "
+                "weights; unpickling can run code: if you trust it, set model.allow_pickle=true."
+            ) from error
+        raise ConfigError(
+            f"model.name_or_path: the weights of {model.name_or_path!r} cannot be read ({text})."
+        ) from error
+    except (ValueError, ImportError) as error:
+        raise ConfigError(
+            f"model.attn_implementation or model.dtype: {model.name_or_path!r} cannot be built as "
+            f"asked ({' '.join(str(error).split())}); try model.attn_implementation=eager."
+        ) from error

@@ -1,0 +1,64 @@
+"""The matrices of a model cut across processes, as transformers cuts them when it loads.
+
+Each family of transformers that has a plan says which matrices are cut by rows and which by
+columns, and what is exchanged between them. After loading, the model is told that it is a plain
+one: what belongs to training (batches, reduction, checkpoints, saving) this application does itself
+for whatever is sharded, on CPUs too, which accelerate's tensor parallelism does not know.
+"""
+
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedModel
+
+from sft_app.common.errors import ConfigError
+from sft_app.loader.rope.rope_plan import RopePlan
+from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
+
+KEY = "trainer.tensor_parallel_size"
+
+
+def check_cut(
+    config: PretrainedConfig, rope: RopePlan, tokenizer: TokenizerPlan, size: int
+) -> None:
+    """Before weights are loaded: ConfigError for models that are not known to train when cut."""
+    from transformers import Trainer  # takes a second, and most runs do not ask
+
+    if not hasattr(Trainer, "_sync_replicated_trainable_parameters"):
+        raise ConfigError(f"{KEY}={size} needs transformers 5.23 or newer: upgrade it.")
+    obstacle = _obstacle(config, rope, tokenizer, size)
+    if obstacle is not None:
+        raise ConfigError(
+            f"{KEY}={size}: {obstacle}. Use {KEY}=1; trainer.parallelism=fsdp shards the weights "
+            "of every model."
+        )
+
+
+def _obstacle(
+    config: PretrainedConfig, rope: RopePlan, tokenizer: TokenizerPlan, size: int
+) -> str | None:
+    text = config.get_text_config(decoder=True)
+    if not getattr(text, "base_model_tp_plan", None):
+        return f"transformers has no tensor-parallel plan for {config.model_type} models"
+    if rope.method == "extend_positions":
+        return "its position table would have to be extended after it was cut"
+    if tokenizer.added_token_ids or tokenizer.vocab_size > (tokenizer.model_vocab_size or 0):
+        return "rows of new tokens would have to be added after the embedding was cut"
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        count = getattr(text, name, size)
+        if not isinstance(count, int) or count % size:
+            return f"{name} is {count}, and must be shared out evenly"
+    return None
+
+
+def cutting_arguments(size: int) -> dict[str, Any]:
+    """For `from_pretrained`, on every rank: each reads its part of the checkpoint."""
+    from transformers.distributed import DistributedConfig
+
+    return {"distributed_config": DistributedConfig(tp_size=size)}
+
+
+def call_it_plain(model: PreTrainedModel) -> None:
+    """Let neither the Trainer nor `save_pretrained` take a cut model into their own hands."""
+    model._tp_size = None
+    model._is_distributed_loading_by_transformers = False
+    model.config.distributed_config = None

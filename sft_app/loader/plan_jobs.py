@@ -1,0 +1,63 @@
+"""Makes the plans of many configurations, without weights: `python -m ...check_plans FOLDER`.
+
+A process of its own, started by the one that composes a sweep and imports neither torch nor
+transformers. For each N.yaml in the folder it writes N.json (the plan in brief) or N.error.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from transformers import PretrainedConfig, logging
+
+from sft_app.common.errors import ConfigError
+from sft_app.common.processes import die_with_parent
+from sft_app.config.schema.app import AppConfig, load_config
+from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
+from sft_app.loader.rope.rope_plan import plan_rope
+from sft_app.loader.tokenizer.load_tokenizer import load_tokenizer
+
+
+def main(folder: Path) -> None:
+    checked = Checked()
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            plan = checked.plan(load_config(path))
+            path.with_suffix(".json").write_text(json.dumps(plan), encoding="utf-8")
+        except ConfigError as error:
+            path.with_suffix(".error").write_text(str(error), encoding="utf-8")
+
+
+class Checked:
+    """Reads each model's configuration and each tokenizer once, however many cells share them."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, PretrainedConfig] = {}
+        self.tokenizers: set[str] = set()
+
+    def plan(self, config: AppConfig) -> dict[str, str | float | None]:
+        """Raises ConfigError when the cell cannot have its context length, or no tokenizer."""
+        model_key = repr(config.model)
+        if model_key not in self.models:
+            self.models[model_key] = load_pretrained_config(config.model)
+        pretrained = self.models[model_key]
+        plan = plan_rope(
+            pretrained,
+            config.context_length,
+            config.rope,
+            original_context_length=config.model.original_context_length,
+        )
+        tokenizer_key = model_key + repr(dataclasses.replace(config.tokenizer, model_max_length=0))
+        if tokenizer_key not in self.tokenizers:
+            load_tokenizer(config.tokenizer, config.model, pretrained)
+            self.tokenizers.add(tokenizer_key)
+        return {"rope_method": str(plan.method), "rope_factor": plan.factor}
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m sft_app.loader.plan_jobs FOLDER")
+    die_with_parent()
+    logging.set_verbosity_error()
+    main(Path(sys.argv[1]))

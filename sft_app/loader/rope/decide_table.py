@@ -1,0 +1,72 @@
+"""Models without rotary frequencies: position tables that end, and models without a limit."""
+
+from transformers import PretrainedConfig
+
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.rope import RopeConfig, RopeMethod
+from sft_app.loader.rope.decision import Decision
+from sft_app.loader.rope.positions import PositionKind, Positions
+
+
+def decide_table(
+    text: PretrainedConfig, positions: Positions, length: int, rope: RopeConfig
+) -> Decision:
+    """A table ends where it ends: the length fits, or the table is interpolated, or it is refused.
+
+    Raises ConfigError before any weight is read.
+    """
+    stated = getattr(text, "max_position_embeddings", None)
+    limit = positions.table_length or stated
+    if limit is None or length <= limit:
+        return Decision(
+            method="none",
+            changed=False,
+            reason=f"{length} tokens fit the {positions.kind} of {limit} positions",
+            effective=limit,
+            max_position_embeddings=stated,
+        )
+    can_extend = positions.kind == PositionKind.learned and stated == limit
+    if rope.method == RopeMethod.extend_positions and can_extend:
+        return Decision(
+            method="extend_positions",
+            changed=True,
+            reason=f"the table of {limit} positions is interpolated to {length}",
+            factor=length / limit,
+            effective=length,
+            max_position_embeddings=length,
+            warnings=(
+                "an interpolated position table needs fine-tuning before the model is any good: "
+                "compare the evaluation before and after.",
+            ),
+        )
+    ways = f"choose context_length={limit} or less"
+    if can_extend:
+        ways += ", or rope=extend_positions to interpolate the table"
+    raise ConfigError(
+        f"context_length: {length} exceeds the {positions.kind} of {text.model_type}, which ends "
+        f"at {limit} positions and which rope.method={rope.method.value} cannot extend; {ways}."
+    )
+
+
+def decide_unlimited(
+    text: PretrainedConfig, positions: Positions, length: int, rope: RopeConfig
+) -> Decision:
+    """ALiBi and recurrence have no position that a model has not seen: any length runs."""
+    stated = getattr(text, "max_seq_len", None)
+    # MPT builds its bias once, for max_seq_len keys; beyond, the shapes would not fit.
+    grows = isinstance(stated, int) and length > stated
+    warnings = []
+    if rope.method not in (RopeMethod.auto, RopeMethod.none):
+        warnings.append(
+            f"rope.method={rope.method.value} is not applicable: {text.model_type} has no rotary "
+            "positions."
+        )
+    return Decision(
+        method="not applicable",
+        changed=grows,
+        reason=f"positions of kind {positions.kind!s} set no limit to the length",
+        effective=None,
+        max_position_embeddings=None,
+        other_updates={"max_seq_len": length} if grows else {},
+        warnings=tuple(warnings),
+    )

@@ -1,0 +1,217 @@
+"""RopePlan: what will be done about positions, decided from the configuration alone."""
+
+import copy
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.rope import RopeConfig
+from sft_app.loader.rope.decide_rotary import decide_rotary
+from sft_app.loader.rope.decide_table import decide_table, decide_unlimited
+from sft_app.loader.rope.decision import Decision
+from sft_app.loader.rope.model_context import (
+    AttentionWindows,
+    ModelContext,
+    attention_windows,
+    read_context,
+)
+from sft_app.loader.rope.positions import PositionKind, detect_positions
+from sft_app.loader.rope.verify_rope import check_honoured
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopePlan:
+    """Lengths are in tokens. Print it, or put `as_dict()` into plan.json."""
+
+    model_type: str
+    positions: PositionKind
+    context_length: int
+    """What was asked for."""
+    original_context_length: int | None
+    """The pre-training context, the base of every factor; None: no limit, or not stated."""
+    original_context_source: str
+    model_context_length: int | None
+    """The model's effective context before anything is done; None: no limit."""
+    effective_context_length: int | None
+    """The same afterwards."""
+    method: str
+    """In force afterwards: a rope method, `none`, `extend_positions` or `not applicable`."""
+    factor: float | None
+    changed: bool
+    reason: str
+    rope_parameters: dict[str, Any] | None
+    """Set on the text configuration before the model is built; None: not a rotary model."""
+    max_position_embeddings: int | None
+    """The same, and what is saved: the number that serving engines read or multiply."""
+    other_updates: dict[str, Any] = field(default_factory=dict)
+    rotary_dims: dict[str, int] = field(default_factory=dict)
+    """Rotated dimensions of a head, by layer type."""
+    table: str | None = None
+    """Module of the learned position table."""
+    table_offset: int = 0
+    """Reserved rows before position 0 of that table."""
+    warnings: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "positions": str(self.positions), "warnings": list(self.warnings)}
+
+    @property
+    def serving_length(self) -> int:
+        """Tokens that the saved model should be served with."""
+        return self.effective_context_length or self.context_length
+
+    def __str__(self) -> str:
+        def tokens(number: int | None) -> str:
+            return "no limit" if number is None else f"{number:,} tokens"
+
+        lines = [
+            ("positions", f"{self.positions} ({self.model_type})"),
+            ("wanted", tokens(self.context_length)),
+            ("model has", f"{tokens(self.model_context_length)}"),
+            (
+                "trained with",
+                f"{tokens(self.original_context_length)} ({self.original_context_source})",
+            ),
+            ("method", self.method + (f", factor {self.factor:g}" if self.factor else "")),
+            ("because", self.reason),
+            ("afterwards", tokens(self.effective_context_length)),
+        ]
+        if self.rope_parameters:
+            lines.append(("rope_parameters", _shortened(self.rope_parameters)))
+        if self.max_position_embeddings:
+            lines.append(("saved as", f"max_position_embeddings={self.max_position_embeddings}"))
+        lines += [(key, f"set to {value}") for key, value in self.other_updates.items()]
+        lines += [("WARNING", warning) for warning in self.warnings]
+        return "\n".join(f"{name:<16}{value}" for name, value in lines)
+
+
+def plan_rope(
+    config: PretrainedConfig,
+    context_length: int,
+    rope: RopeConfig,
+    *,
+    original_context_length: int | None = None,
+) -> RopePlan:
+    """Decide how the causal LM of `config` takes `context_length` tokens. `config` is not changed.
+
+    `original_context_length` (model.original_context_length) overrides the configuration's word.
+
+    Raises ConfigError, naming the ways out, when the length cannot be had.
+    """
+    if context_length < 1:
+        raise ConfigError(f"context_length: {context_length} must be at least 1 token.")
+    if rope.factor is not None and rope.factor < 1:
+        raise ConfigError(
+            f"rope.factor: {rope.factor:g} would shorten the context; give 1 or more, or null to "
+            "derive it."
+        )
+    config = copy.deepcopy(config)
+    text = config.get_text_config(decoder=True)
+    positions = detect_positions(config)
+    windows = attention_windows(text)
+    context = read_context(text, original=original_context_length)
+    if positions.kind == PositionKind.rotary:
+        decision = decide_rotary(
+            text, context, windows, positions.rotary_dims, context_length, rope
+        )
+        original, source = context.original, context.original_source
+        effective = context.effective
+    elif positions.kind in (PositionKind.alibi, PositionKind.none):
+        decision = decide_unlimited(text, positions, context_length, rope)
+        original, source, effective = None, "not applicable", None
+    else:
+        decision = decide_table(text, positions, context_length, rope)
+        original = effective = positions.table_length or context.original
+        source = f"size of {positions.table}"
+    plan = RopePlan(
+        model_type=text.model_type,
+        positions=positions.kind,
+        context_length=context_length,
+        original_context_length=original,
+        original_context_source=source,
+        model_context_length=effective,
+        effective_context_length=decision.effective,
+        method=decision.method,
+        factor=decision.factor,
+        changed=decision.changed,
+        reason=decision.reason,
+        rope_parameters=decision.rope_parameters,
+        max_position_embeddings=decision.max_position_embeddings,
+        other_updates={**_other_lengths(text, decision), **decision.other_updates},
+        rotary_dims=positions.rotary_dims,
+        table=positions.table,
+        table_offset=positions.table_offset,
+        warnings=(
+            decision.warnings
+            + _window_warnings(windows, context_length)
+            + _longrope_warnings(decision, context, context_length)
+        ),
+    )
+    apply_rope_plan(config, plan)
+    check_honoured(config, positions, plan.method, changed=plan.changed)
+    return plan
+
+
+def apply_rope_plan(config: PretrainedConfig, plan: RopePlan) -> None:
+    """Set on `config` what the plan says. Has an effect only before the model is built."""
+    text = config.get_text_config(decoder=True)
+    if plan.rope_parameters is not None:
+        text.rope_parameters = copy.deepcopy(plan.rope_parameters)
+    if plan.max_position_embeddings is not None:
+        text.max_position_embeddings = plan.max_position_embeddings
+    for name, value in plan.other_updates.items():
+        setattr(text, name, value)
+
+
+def _other_lengths(text: PretrainedConfig, decision: Decision) -> dict[str, Any]:
+    """Notes of the length under other names (Vicuna-16k has max_sequence_length) agree, too: vLLM
+    takes the smallest, SGLang the first, and both multiply it. Only names that the architecture
+    itself does not know are touched."""
+    length = decision.max_position_embeddings
+    if decision.rope_parameters is None or length is None:
+        return {}
+    names = ("max_sequence_length", "max_seq_len", "model_max_length", "seq_length")
+    return {
+        name: length
+        for name in names
+        if isinstance(vars(text).get(name), int) and not hasattr(type(text), name)
+    }
+
+
+def _window_warnings(windows: AttentionWindows, length: int) -> tuple[str, ...]:
+    if windows.size is None or windows.size >= length:
+        return ()
+    span = windows.size * windows.layers
+    if windows.everywhere:
+        return (
+            f"every layer sees only the last {windows.size:,} tokens: further back reaches only "
+            f"what {windows.layers} layers pass on, {span:,} tokens at the very most.",
+        )
+    return (
+        f"{windows.windowed_layers} of {windows.layers} layers see only the last "
+        f"{windows.size:,} tokens; the others see all {length:,}.",
+    )
+
+
+def _longrope_warnings(decision: Decision, context: ModelContext, length: int) -> tuple[str, ...]:
+    if decision.method != "longrope" or context.original is None or length <= context.original:
+        return ()
+    return (
+        f"longrope takes its short divisors for a batch within {context.original:,} positions and "
+        "its long ones for any other: batches of both kinds are trained with different angles.",
+    )
+
+
+def _shortened(parameters: dict[str, Any]) -> str:
+    """One line, in which longrope's lists do not fill the screen."""
+
+    def short(value: Any) -> str:
+        if isinstance(value, dict):
+            return "{" + ", ".join(f"{k}: {short(v)}" for k, v in value.items()) + "}"
+        if isinstance(value, list) and len(value) > 4:
+            return f"[{value[0]:g} .. {value[-1]:g}, {len(value)} numbers]"
+        return str(value)
+
+    return short(parameters)

@@ -1,0 +1,133 @@
+"""Which of a checkpoint's tokenizer files is used, and what comes out of it.
+
+tokenizer.json holds the whole segmentation and comes first. A sentencepiece tokenizer.model is
+rebuilt when it is all there is, or when `tokenizer.use_fast=false` asks for the library's own
+segmentation. Whenever there is a tokenizer.model, the outcome is compared with the library.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.utils import cached_file
+
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.model import ModelConfig, TokenizerConfig
+from sft_app.loader.checkpoint.locate import Checkpoint
+from sft_app.loader.tokenizer.sentencepiece_backend import (
+    PROBES,
+    differences,
+    read_settings,
+    rebuild_tokenizer,
+)
+
+_SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    tokenizer: PreTrainedTokenizerBase
+    description: str
+    warnings: tuple[str, ...] = ()
+
+
+def load_backend(tokenizer: TokenizerConfig, model: ModelConfig, checkpoint: Checkpoint) -> Backend:
+    """Load a tokenizer from the file that knows best. Raises ConfigError when there is none."""
+    sentencepiece = next((p for n in _SENTENCEPIECE_FILES if (p := _file(checkpoint, n))), None)
+    whole = _file(checkpoint, "tokenizer.json")
+    wants_library = not tokenizer.use_fast or tokenizer.legacy is not None
+    if sentencepiece is not None and (whole is None or wants_library):
+        return _rebuilt(tokenizer, checkpoint, sentencepiece)
+    loaded = _auto(model, checkpoint)
+    warnings = []
+    description = f"{type(loaded).__name__} of transformers"
+    if whole is not None:
+        loaded = _as_written(loaded, whole)
+        description = "tokenizers library, from tokenizer.json"
+    if tokenizer.legacy is not None:
+        warnings.append("tokenizer.legacy has no meaning here: there is no sentencepiece model.")
+    if not tokenizer.use_fast:
+        description += " (use_fast=false changes nothing: there is no sentencepiece model)"
+    if sentencepiece is not None:
+        different = differences(loaded, sentencepiece)
+        if different:
+            warnings.append(
+                f"tokenizer.json segments {len(different)} of {len(PROBES)} probe texts otherwise "
+                "than the sentencepiece model beside it; tokenizer.use_fast=false takes the latter."
+            )
+        else:
+            description += f", equal to the sentencepiece library on {len(PROBES)} probe texts"
+    return Backend(tokenizer=loaded, description=description, warnings=tuple(warnings))
+
+
+def _rebuilt(tokenizer: TokenizerConfig, checkpoint: Checkpoint, file: Path) -> Backend:
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        _file(checkpoint, name)  # so that a hub's files lie beside the model file
+    settings = read_settings(file.parent)
+    legacy = tokenizer.legacy
+    if legacy is None:
+        stated = settings.get("legacy")
+        legacy = True if stated is None else bool(stated)
+    rebuilt = rebuild_tokenizer(file, settings, legacy=legacy)
+    different = differences(rebuilt, file)
+    description = f"sentencepiece model {file.name}, rebuilt (legacy={str(legacy).lower()})"
+    warnings = []
+    if different:
+        shown = ", ".join(repr(text[:20]) for text in different[:3])
+        warnings.append(
+            f"{len(different)} of {len(PROBES)} probe texts are segmented otherwise than by the "
+            f"sentencepiece library ({shown})"
+            + (": with legacy=false, texts that begin with a space are." if not legacy else ".")
+        )
+    else:
+        description += f", equal to the library on {len(PROBES)} probe texts"
+    return Backend(tokenizer=rebuilt, description=description, warnings=tuple(warnings))
+
+
+def _auto(model: ModelConfig, checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    refusal = f"tokenizer.name_or_path: no tokenizer can be read from {checkpoint.location!r}"
+    ways = "; give a directory or hub id that has one with tokenizer.name_or_path=..."
+    try:
+        loaded = AutoTokenizer.from_pretrained(
+            checkpoint.location,
+            trust_remote_code=model.trust_remote_code,
+            **checkpoint.arguments(),
+        )
+    except Exception as error:
+        what = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{refusal} ({type(error).__name__}: {what}){ways}") from error
+    # Without any file, transformers v5 makes up a tokenizer that knows nothing but specials.
+    if len(loaded.get_vocab()) <= len(loaded.all_special_tokens):
+        raise ConfigError(f"{refusal} (there are no vocabulary files){ways}")
+    return loaded
+
+
+def _as_written(loaded: PreTrainedTokenizerBase, whole: Path) -> PreTrainedTokenizerBase:
+    """Some classes of transformers replace parts of a tokenizer.json; the file is right."""
+    written = Tokenizer.from_file(str(whole))
+    texts = [text for text in PROBES if text]
+    same = all(
+        loaded(text, add_special_tokens=False)["input_ids"]
+        == written.encode(text, add_special_tokens=False).ids
+        for text in texts
+    )
+    if same:
+        return loaded
+    return PreTrainedTokenizerFast(tokenizer_object=written, **loaded.init_kwargs)
+
+
+def _file(checkpoint: Checkpoint, name: str) -> Path | None:
+    """A file of the checkpoint on this machine; fetched from the hub if need be."""
+    if checkpoint.is_local:
+        path = Path(checkpoint.location) / name
+        return path if path.is_file() else None
+    found = cached_file(
+        checkpoint.location,
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_connection_errors=False,
+        **checkpoint.arguments(),
+    )
+    return Path(found) if found else None

@@ -1,0 +1,71 @@
+"""Load a tokenizer, and decide its backend, padding, length and chat template."""
+
+import logging
+
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from sft_app.config.schema.model import ModelConfig, TokenizerConfig
+from sft_app.loader.checkpoint.locate import find_checkpoint
+from sft_app.loader.checkpoint.pretrained_config import check_remote_code
+from sft_app.loader.tokenizer.backend import load_backend
+from sft_app.loader.tokenizer.chat_template import set_chat_template
+from sft_app.loader.tokenizer.pad_token import choose_pad_token
+from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
+
+logger = logging.getLogger(__name__)
+
+
+def load_tokenizer(
+    tokenizer: TokenizerConfig, model: ModelConfig, config: PretrainedConfig
+) -> tuple[PreTrainedTokenizerBase, TokenizerPlan]:
+    """Load the tokenizer of `tokenizer.name_or_path`, or the model's own.
+
+    Raises ConfigError when there is none, or when a setting does not suit it.
+    """
+    checkpoint = find_checkpoint(model, name_or_path=tokenizer.name_or_path)
+    check_remote_code(model, checkpoint)
+    backend = load_backend(tokenizer, model, checkpoint)
+    loaded = backend.tokenizer
+    own_max_length = min(int(loaded.model_max_length), 2**40)
+    before = set(loaded.get_vocab())
+    loaded.padding_side = tokenizer.padding_side.value
+    loaded.model_max_length = tokenizer.model_max_length
+    loaded.add_tokens([token for token in tokenizer.add_tokens if token not in before])
+    pad = choose_pad_token(loaded, tokenizer.pad_token)
+    if pad.token in loaded.get_vocab():
+        loaded.pad_token = pad.token
+    else:  # naming a token as pad does not add it: its id would be the unknown token's
+        loaded.add_special_tokens({"pad_token": pad.token})
+
+    adds_bos = _adds_bos(loaded)
+    template = set_chat_template(loaded, tokenizer.chat_template, adds_bos=adds_bos)
+    vocabulary = loaded.get_vocab()
+    added = sorted(set(vocabulary) - before, key=vocabulary.__getitem__)
+    plan = TokenizerPlan(
+        name_or_path=checkpoint.location,
+        backend=backend.description,
+        vocab_size=max(vocabulary.values()) + 1,
+        model_vocab_size=getattr(config.get_text_config(decoder=True), "vocab_size", None),
+        model_max_length=loaded.model_max_length,
+        own_max_length=own_max_length,
+        padding_side=loaded.padding_side,
+        pad_token=pad.token,
+        pad_token_id=loaded.pad_token_id,
+        pad_reason=pad.reason,
+        added_tokens=tuple(added),
+        added_token_ids=tuple(vocabulary[token] for token in added),
+        bos_token_id=loaded.bos_token_id,
+        eos_token_id=loaded.eos_token_id,
+        stop_token_ids=template.stop_token_ids,
+        chat_template=template.source,
+        adds_bos=adds_bos,
+        warnings=backend.warnings + pad.warnings + template.warnings,
+    )
+    for warning in plan.warnings:
+        logger.warning("tokenizer: %s", warning)
+    return loaded, plan
+
+
+def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    ids = tokenizer("a")["input_ids"]
+    return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]

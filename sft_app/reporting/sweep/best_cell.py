@@ -1,0 +1,132 @@
+"""The best setting of a sweep, by a rule that the report states in words."""
+
+import math
+from dataclasses import dataclass
+
+from sft_app.reporting.page import format_values
+from sft_app.reporting.sweep.cells import CellRecord
+from sft_app.reporting.sweep.seed_groups import Measure, Setting, Spread
+
+
+@dataclass(kw_only=True)
+class Choice:
+    ranking: list[Setting]
+    """Best first; only settings that have what the rule compares."""
+    rule: str
+    measured: str
+    """What is compared: `perplexity at 32,768 tokens`."""
+    length: int | None
+    measure: Measure
+
+    @property
+    def best(self) -> Setting:
+        return self.ranking[0]
+
+    @property
+    def value(self) -> Spread:
+        value = self.best.spread(self.measure)
+        assert value is not None
+        return value
+
+    @property
+    def is_within_spread(self) -> bool:
+        """Whether the runner-up is closer than the seeds of the two lie apart."""
+        if len(self.ranking) < 2:
+            return False
+        first, second = self.value, self.ranking[1].spread(self.measure)
+        if second is None or first.deviation is None or second.deviation is None:
+            return False
+        return second.mean - first.mean < first.deviation + second.deviation
+
+
+def choose_best(settings: list[Setting]) -> Choice | None:
+    """None when no completed cell has a held-out loss or a perplexity by length."""
+    completed = [cell for setting in settings for cell in setting.completed]
+    length = longest_common_length(completed)
+    if length is not None:
+        measured = f"perplexity at {length:,} tokens"
+        measure: Measure = lambda cell: _perplexity(cell, length)  # noqa: E731
+        rule = (
+            f"The lowest perplexity after training at {length:,} tokens, the longest evaluation "
+            "length that all completed cells have in common; ties go to the lower held-out loss, "
+            "then to the lower cost."
+        )
+    else:
+        measured = "held-out loss"
+        measure = heldout_loss
+        rule = (
+            "The lowest held-out loss after training, because the completed cells have no "
+            "evaluation length in common; ties go to the lower cost."
+        )
+    if any(len(setting.cells) > 1 for setting in settings):
+        rule += " Several seeds of a setting count by their mean."
+    ranking = [setting for setting in settings if _comparable(setting, measure)]
+    ranking.sort(key=lambda setting: _rank(setting, measure))
+    if not ranking:
+        return None
+    return Choice(ranking=ranking, rule=rule, measured=measured, length=length, measure=measure)
+
+
+def longest_common_length(cells: list[CellRecord]) -> int | None:
+    common: set[int] | None = None
+    for cell in cells:
+        evaluation = cell.evaluation("after")
+        lengths = {int(length) for length in evaluation.by_length} if evaluation else set()
+        common = lengths if common is None else common & lengths
+    return max(common, default=None) if common else None
+
+
+def heldout_loss(cell: CellRecord) -> float | None:
+    measurement = cell.heldout("after")
+    return measurement.loss if measurement else None
+
+
+def gain(choice: Choice) -> str:
+    """The best setting's value, and where it came from before training."""
+    as_text = format_values.perplexity if choice.length else format_values.loss
+    after = with_spread(choice.value, as_text)
+    before = [_before(cell, choice.length) for cell in choice.best.completed]
+    known = [value for value in before if value is not None]
+    if not known:
+        return after
+    return f"{after} (before training: {as_text(sum(known) / len(known))})"
+
+
+def with_spread(value: Spread | None, as_text: format_values.Formatter) -> str:
+    if value is None:
+        return format_values.NOT_MEASURED
+    deviation = f" ± {as_text(value.deviation)}" if value.deviation is not None else ""
+    return as_text(value.mean) + deviation
+
+
+def _perplexity(cell: CellRecord, length: int) -> float | None:
+    measurement = cell.at_length(length, "after")
+    return measurement.perplexity if measurement else None
+
+
+def _before(cell: CellRecord, length: int | None) -> float | None:
+    if length is None:
+        measurement = cell.heldout("before")
+        return measurement.loss if measurement else None
+    measurement = cell.at_length(length, "before")
+    return measurement.perplexity if measurement else None
+
+
+def _comparable(setting: Setting, measure: Measure) -> bool:
+    value = setting.spread(measure)
+    return value is not None and math.isfinite(value.mean)
+
+
+def _rank(setting: Setting, measure: Measure) -> tuple[float, float, float, str]:
+    return (
+        _mean(setting, measure),
+        _mean(setting, heldout_loss),
+        _mean(setting, lambda cell: cell.gpu_hours),
+        setting.variant,
+    )
+
+
+def _mean(setting: Setting, measure: Measure) -> float:
+    """Worse than everything where it was not measured."""
+    value = setting.spread(measure)
+    return value.mean if value is not None and math.isfinite(value.mean) else math.inf

@@ -1,0 +1,143 @@
+"""The cells of a sweep: each job's files, its settings, and what it cost."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sft_app.records.result import Evaluation, LossMeasurement, RunResult
+from sft_app.reporting.run import summary
+from sft_app.reporting.run.find_runs import find_jobs
+from sft_app.reporting.run.read_run import RunRecord, read_run
+
+Settings = dict[str, Any]
+"""Dotted key -> value."""
+
+
+@dataclass(kw_only=True)
+class CellRecord:
+    name: str
+    """The job's directory, relative to the sweep's."""
+    run: RunRecord
+    settings: Settings
+    settings_complete: bool
+    """Whether `settings` is a whole configuration, and not just the overrides."""
+    model: str
+    context_length: int | None
+    method: str | None
+    seed: int | None
+    gpu_hours: float | None
+    """Processes times wall hours; each process drives one GPU (or is one, on a CPU)."""
+    cost: float | None
+    """GPU-hours times the price, when a price was given."""
+
+    @property
+    def status(self) -> str:
+        return self.run.status
+
+    @property
+    def result(self) -> RunResult | None:
+        return self.run.result
+
+    @property
+    def is_completed(self) -> bool:
+        return self.run.status == "completed"
+
+    def evaluation(self, when: str) -> Evaluation | None:
+        """`when`: before or after."""
+        if self.result is None:
+            return None
+        if when == "before":
+            return self.result.evaluation_before
+        return self.result.evaluation_after
+
+    def heldout(self, when: str) -> LossMeasurement | None:
+        evaluation = self.evaluation(when)
+        return evaluation.heldout if evaluation else None
+
+    def at_length(self, length: int, when: str) -> LossMeasurement | None:
+        evaluation = self.evaluation(when)
+        return evaluation.by_length.get(str(length)) if evaluation else None
+
+    def passkey(self, length: int, when: str) -> float | None:
+        evaluation = self.evaluation(when)
+        return evaluation.passkey.get(str(length)) if evaluation else None
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """Of the device where there is one, else of the host."""
+        memory = self.result.peak_memory_bytes if self.result else {}
+        return memory.get("device") or memory.get("host")
+
+    @property
+    def rope(self) -> str:
+        return summary.rope_of(self.run) if self.settings_complete else self.method or "—"
+
+
+def collect_sweep(sweep_dir: Path, price_per_gpu_hour: float | None = None) -> list[CellRecord]:
+    """Every job below `sweep_dir`, shortest context first; works while jobs are running."""
+    cells = [_cell(job, sweep_dir, price_per_gpu_hour) for job in find_jobs(sweep_dir)]
+    return sorted(
+        cells,
+        key=lambda cell: (cell.context_length or 0, cell.method or "", cell.name),
+    )
+
+
+def _cell(job: Path, sweep_dir: Path, price: float | None) -> CellRecord:
+    run = read_run(job)
+    settings = flatten(run.config) if run.config else _from_overrides(run.overrides)
+    result = run.result
+    hours = _gpu_hours(result) if result else None
+    return CellRecord(
+        name=job.relative_to(sweep_dir).as_posix(),
+        run=run,
+        settings=settings,
+        settings_complete=bool(run.config),
+        model=result.model if result else str(settings.get("model.name_or_path", "")),
+        context_length=result.context_length if result else _whole(settings, "context_length"),
+        method=_method(result, settings),
+        seed=result.seed if result else _whole(settings, "seed"),
+        gpu_hours=hours,
+        cost=hours * price if hours is not None and price is not None else None,
+    )
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> Settings:
+    flat: Settings = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _from_overrides(overrides: list[str]) -> Settings:
+    """What little is known of a job that has not written its resolved configuration."""
+    settings: Settings = {}
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if separator:
+            try:
+                settings[key.lstrip("+~")] = yaml.safe_load(text)
+            except yaml.YAMLError:
+                settings[key.lstrip("+~")] = text
+    return settings
+
+
+def _method(result: RunResult | None, settings: Settings) -> str | None:
+    if result is not None and result.rope_method is not None:
+        return result.rope_method
+    method = settings.get("rope.method", settings.get("rope"))
+    return None if method is None else str(method)
+
+
+def _whole(settings: Settings, key: str) -> int | None:
+    value = settings.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _gpu_hours(result: RunResult) -> float | None:
+    seconds = summary.total_seconds(result)
+    return None if seconds is None else result.world_size * seconds / 3600

@@ -1,0 +1,141 @@
+"""report.html of a sweep: the answer, and everything it rests on."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from sft_app.records.run_files import REPORT, write_atomically
+from sft_app.reporting.page.html_templates import render
+from sft_app.reporting.run import summary
+from sft_app.reporting.run.summary import KeyNumber
+from sft_app.reporting.sweep import best_cell
+from sft_app.reporting.sweep.best_cell import Choice, choose_best
+from sft_app.reporting.sweep.cells import CellRecord, collect_sweep
+from sft_app.reporting.sweep.comparability import cautions
+from sft_app.reporting.sweep.failed_cells import collect_failures
+from sft_app.reporting.sweep.seed_groups import Setting, group_seeds
+from sft_app.reporting.sweep.seed_table import build_seed_table
+from sft_app.reporting.sweep.settings_diff import differences
+from sft_app.reporting.sweep.sweep_figures import cost_panels, loss_panels, perplexity_panels
+from sft_app.reporting.sweep.sweep_table import build_table, hours, hours_label, money
+from sft_app.reporting.sweep.variant_colours import choose_colours
+
+MOST_PROBLEMS = 20
+
+
+@dataclass(kw_only=True)
+class Answer:
+    """The best setting, in words."""
+
+    headline: str
+    measured: str
+    rule: str
+    caution: str
+    cells: list[CellRecord]
+
+
+def write_sweep_report(
+    sweep_dir: Path,
+    price_per_gpu_hour: float | None = None,
+    cells: list[CellRecord] | None = None,
+) -> Path:
+    """`cells`: those of `sweep_dir`, when they have been collected already."""
+    if cells is None:
+        cells = collect_sweep(sweep_dir, price_per_gpu_hour)
+    path = sweep_dir / REPORT
+    write_atomically(path, sweep_page(sweep_dir, cells, price_per_gpu_hour))
+    return path
+
+
+def sweep_page(sweep_dir: Path, cells: list[CellRecord], price: float | None) -> str:
+    differing = differences(cells)
+    settings = group_seeds(cells, differing)
+    choice = choose_best(settings)
+    colours = choose_colours(settings, choice.ranking if choice else [])
+    panels = [
+        perplexity_panels(settings, colours),
+        cost_panels(settings, colours),
+        loss_panels(settings, colours),
+    ]
+    name = sweep_dir.absolute().name
+    has_seeds = any(len(setting.cells) > 1 for setting in settings)
+    return render(
+        "sweep_report.html",
+        script="sort_table.js",
+        title=f"Sweep {name}",
+        directory="/".join(sweep_dir.absolute().parts[-3:]).lstrip("/"),
+        name=name,
+        sentence=status_sentence(cells),
+        key_numbers=_key_numbers(cells, price),
+        answer=answer(choice) if choice else None,
+        cautions=cautions(cells),
+        table=build_table(cells, differing, choice.best.completed if choice else []),
+        seed_table=build_seed_table(settings, choice) if has_seeds else None,
+        panels=[group for group in panels if group.figures],
+        failures=collect_failures(cells),
+        differing=differing,
+        problems=_problems(cells),
+    )
+
+
+def status_sentence(cells: list[CellRecord]) -> str:
+    """`12 cells: 10 completed, 1 out of memory, 1 running.`"""
+    counts = Counter(cell.status for cell in cells)
+    parts = [f"{counts[s]} {label}" for s, label in summary.STATUS_LABELS.items() if counts[s]]
+    return f"{len(cells)} cell{'s' if len(cells) != 1 else ''}: {', '.join(parts)}."
+
+
+def answer(choice: Choice) -> Answer:
+    caution = ""
+    if choice.is_within_spread:
+        second = setting_name(choice.ranking[1])
+        caution = (
+            f"The runner-up, {second}, is as close as the seeds of each lie apart: more seeds "
+            "would be needed to tell the two apart."
+        )
+    return Answer(
+        headline=setting_name(choice.best),
+        measured=f"{choice.measured}: {best_cell.gain(choice)}",
+        rule=choice.rule,
+        caution=caution,
+        cells=choice.best.completed,
+    )
+
+
+def setting_name(setting: Setting) -> str:
+    length = setting.context_length
+    return f"{setting.variant} at {length:,} tokens" if length else setting.variant
+
+
+def _key_numbers(cells: list[CellRecord], price: float | None) -> list[KeyNumber]:
+    counts = Counter(cell.status for cell in cells)
+    numbers = [KeyNumber(label="cells", value=str(len(cells)))]
+    for status, label in summary.STATUS_LABELS.items():
+        if counts[status]:
+            numbers.append(KeyNumber(label=label, value=str(counts[status])))
+    used = [cell.gpu_hours for cell in cells if cell.gpu_hours is not None]
+    if used:
+        numbers.append(KeyNumber(label=hours_label(cells), value=hours(sum(used))))
+        if price is not None:
+            detail = f"at {money(price)} an hour"
+            numbers.append(KeyNumber(label="cost", value=money(price * sum(used)), detail=detail))
+    return numbers
+
+
+def _problems(cells: list[CellRecord]) -> list[str]:
+    """What could not be read of cells that should be whole; of the others it is no news.
+
+    The same problem in many cells is one sentence.
+    """
+    by_problem: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.status in ("completed", "unreadable"):
+            for problem in cell.run.problems:
+                by_problem.setdefault(problem, []).append(cell.name)
+    sentences = [f"{_named(names)}: {problem}" for problem, names in by_problem.items()]
+    more = len(sentences) - MOST_PROBLEMS
+    return sentences[:MOST_PROBLEMS] + ([f"… and {more} more problems."] if more > 0 else [])
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} other cells"

@@ -1,0 +1,123 @@
+"""Which attention implementation a model gets, and why, in one line."""
+
+import importlib.util
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
+
+from sft_app.common.errors import ConfigError
+from sft_app.training.attention import packed_attention
+from sft_app.training.attention.verify_isolation import prove_isolation
+
+logger = logging.getLogger(__name__)
+
+LEAKING_FAMILIES = frozenset({"bloom", "falcon", "mamba", "mamba2", "mpt", "opt"})
+"""Found by perturbing a document, with every implementation they have. Known here so that the
+refusal comes before the weights are loaded; `settle_attention` finds the others."""
+
+
+@dataclass(frozen=True)
+class AttentionChoice:
+    name: str
+    """For from_pretrained's `attn_implementation`."""
+    reason: str
+    asked_for: bool = False
+    """The user named it: it is used or refused, never replaced."""
+
+    def __str__(self) -> str:
+        return f"attention       {self.name} ({self.reason})"
+
+
+def choose_attention(
+    model_config: PretrainedConfig, device: torch.device | str, packing: bool, requested: str
+) -> AttentionChoice:
+    """Choose from the configuration alone, before weights are loaded.
+
+    `requested` is model.attn_implementation. Raises ConfigError for what cannot be right.
+    """
+    packed_attention.register()
+    on_cuda = torch.device(device).type == "cuda"
+    family = model_config.model_type
+    if packing and family in LEAKING_FAMILIES:
+        raise ConfigError(
+            f"data.packing=best_fit: {family} models do not keep packed documents apart; "
+            "set data.packing=none"
+        )
+    if requested != "auto":
+        if not on_cuda and requested.startswith(("flash_attention", "flex_attention")):
+            raise ConfigError(
+                f"model.attn_implementation={requested} trains on CUDA only, and this runs on "
+                f"{torch.device(device).type}; allowed here: auto, {packed_attention.NAME}, sdpa, "
+                "eager"
+            )
+        return AttentionChoice(requested, "asked for by model.attn_implementation", asked_for=True)
+    return _choose_automatically(model_config, on_cuda)
+
+
+def _choose_automatically(model_config: PretrainedConfig, on_cuda: bool) -> AttentionChoice:
+    family = model_config.model_type
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model_config), None)
+    if model_class is None:
+        return AttentionChoice("sdpa", f"{family} is code that its checkpoint carries")
+    if not model_class._can_set_attn_implementation():
+        name = "sdpa" if model_class._supports_sdpa else "eager"
+        return AttentionChoice(name, f"{family} has its own attention code")
+    text_config = model_config.get_text_config(decoder=True)
+    if getattr(text_config, "attn_logit_softcapping", None) is not None:
+        if not on_cuda:
+            reason = "soft-capped scores: plain attention inside each document"
+            return AttentionChoice(packed_attention.NAME, reason)
+        if importlib.util.find_spec("flash_attn") is not None:
+            reason = "soft-capped scores: flash-attn inside each document"
+            return AttentionChoice(packed_attention.NAME, reason)
+        return AttentionChoice("flex_attention", "soft-capped scores, and flash-attn is missing")
+    if not model_class._supports_sdpa:
+        return AttentionChoice("eager", f"{family} allows none of the fused kernels")
+    how = "one SDPA call per document"
+    if on_cuda:
+        how = f"the variable-length flash kernel in 16 bits without dropout, else {how}"
+    return AttentionChoice(packed_attention.NAME, how)
+
+
+def settle_attention(
+    model: PreTrainedModel, choice: AttentionChoice, called: nn.Module | None = None
+) -> AttentionChoice:
+    """Prove on the loaded model that packed documents stay apart; fall back until they do.
+
+    Call it when the model is as training will call it (use_cache off); `called` is what training
+    calls, where that wraps the model. Returns what is in use; raises ConfigError when no
+    implementation isolates, or the one that was asked for does not.
+    """
+    fallbacks = () if choice.asked_for else (packed_attention.NAME, "sdpa", "eager")
+    findings: list[str] = []
+    for name in dict.fromkeys((choice.name, *fallbacks)):
+        finding = _try_implementation(model, name, called or model)
+        if finding is None:
+            reason = "; ".join([choice.reason, *findings])
+            return choice if not findings else AttentionChoice(name, reason)
+        findings.append(f"{name}: {finding}")
+        logger.warning("attention %s cannot be used with packing: %s", name, finding)
+    hint = " (use_cache is on: turn it off)" if getattr(model.config, "use_cache", False) else ""
+    raise ConfigError(
+        f"data.packing=best_fit: {type(model).__name__} does not keep packed documents apart{hint};"
+        f" set data.packing=none. Tried {'; '.join(findings)}"
+    )
+
+
+def use_attention(model: PreTrainedModel, name: str) -> None:
+    """Switch a loaded model to `name`; those with attention code of their own stay as they are."""
+    if type(model)._can_set_attn_implementation():
+        model.set_attn_implementation(name)
+
+
+def _try_implementation(model: PreTrainedModel, name: str, called: nn.Module) -> str | None:
+    """None when documents are isolated under `name`, else what is wrong with it."""
+    try:
+        use_attention(model, name)
+        proof = prove_isolation(model, called)
+    except (ValueError, TypeError, AttributeError, NotImplementedError, ImportError) as error:
+        return str(error).splitlines()[0]
+    return None if proof.isolated else proof.sentence()

@@ -1,0 +1,247 @@
+"""A causal LM that returns its loss without ever having its logits.
+
+Where the model's own forward makes [B, T, V] logits, ours stops at the hidden states, and sends
+only the supervised ones through the head, in chunks. It takes the place of `forward` on the model
+itself, beneath whatever wraps it (PEFT, DDP, FSDP), so that the Trainer notices nothing.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutput
+
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.trainer import LossHead
+from sft_app.training.loss.choose_loss import LossPlan
+from sft_app.training.loss.chunked_cross_entropy import (
+    LogitTransform,
+    chunked_cross_entropy,
+    logit_transform,
+)
+from sft_app.training.loss.liger_cross_entropy import liger_cross_entropy
+from sft_app.training.precision import compute_dtype
+
+IGNORED = -100
+"""Label of a position that is not supervised, as everywhere in PyTorch."""
+NEEDS_OWN_FORWARD = frozenset(
+    {"logits_to_keep", "return_dict", "output_hidden_states", "output_attentions"}
+)
+"""Arguments that ask for more than the loss, or for another one."""
+
+CHUNKED = LossPlan(LossHead.chunked, "the default")
+NAMES = {
+    LossHead.chunked: "chunked head",
+    LossHead.liger: "liger-kernel's fused head",
+    LossHead.model: "the model's own",
+}
+
+
+@dataclass(frozen=True)
+class LossChoice:
+    head: LossHead
+    reason: str
+
+    @property
+    def chunked(self) -> bool:
+        """No logits: the loss comes from a head that takes hidden states."""
+        return self.head is not LossHead.model
+
+    def __str__(self) -> str:
+        return f"loss            {NAMES[self.head]} ({self.reason})"
+
+
+def install_chunked_loss(
+    model: PreTrainedModel, plan: LossPlan = CHUNKED, *, called: nn.Module | None = None
+) -> LossChoice:
+    """Make `model(labels=...)` return `loss` and no logits, if that is provably the same loss.
+
+    Without labels (generation, scoring) forward stays as it was. The proof is a tiny batch through
+    both; where they differ, or the model is built otherwise, it keeps its own loss, and the choice
+    says why. `called` is what training calls, where that wraps the model. Raises ConfigError when
+    liger was asked for and fails.
+    """
+    if plan.head is LossHead.model:
+        return LossChoice(plan.head, plan.reason)
+    obstacle = chunked_loss_obstacle(model)
+    if obstacle is not None:
+        return _own_loss(plan, [obstacle])
+    findings: list[str] = []
+    for head in dict.fromkeys((plan.head, LossHead.chunked)):
+        difference, finding = _try_head(model, called or model, head)
+        if finding is None:
+            name = type(model).__name__.removeprefix("FSDP")  # fully_shard makes a class of its own
+            equal = f"equal to {name}'s own within {difference:.0e}"
+            return LossChoice(head, "; ".join([equal, *findings]))
+        findings.append(finding)
+        if plan.asked_for and head is LossHead.liger:
+            break
+    return _own_loss(plan, findings)
+
+
+def _own_loss(plan: LossPlan, findings: list[str]) -> LossChoice:
+    reason = "; ".join(findings)
+    if plan.asked_for and plan.head is LossHead.liger:
+        raise ConfigError(
+            f"trainer.loss_head=liger cannot be used here: {reason}; set trainer.loss_head=auto."
+        )
+    return LossChoice(LossHead.model, reason)
+
+
+def _try_head(
+    model: PreTrainedModel, called: nn.Module, head: LossHead
+) -> tuple[float, str | None]:
+    """Install it, and say how far it is off; with what is wrong with it, where it is taken out."""
+    transform = logit_transform(model.config)
+    model.forward = MethodType(_chunked_forward(type(model).forward, transform, head), model)
+    try:
+        difference = _relative_difference(model, called)
+        finding = f"the {NAMES[head]}'s loss differs by {difference:.0e}"
+    except (TypeError, ValueError, AttributeError, RuntimeError, ImportError) as error:
+        difference, finding = math.inf, f"the {NAMES[head]} fails: {error}"
+    if difference <= (1e-5 if compute_dtype(model) == torch.float32 else 2e-2):
+        return difference, None
+    del model.forward
+    return difference, finding
+
+
+def chunked_loss_obstacle(model: PreTrainedModel) -> str | None:
+    """What in the model's build speaks against the chunked head; it may be without memory."""
+    head = model.get_output_embeddings()
+    head = None if head is None else _linear_inside(head)
+    if type(head) is not nn.Linear:
+        return f"its head is no plain linear layer but {type(head).__name__}"
+    if model.base_model is model:
+        return "it has no base model apart from its head"
+    if getattr(model.config, "output_router_logits", False):
+        return "it adds a router loss"
+    return None
+
+
+def _chunked_forward(
+    own_forward: Callable[..., Any], transform: LogitTransform, loss_head: LossHead
+) -> Callable[..., Any]:
+    """The model is not in the closure: a deep copy of it must not call the original."""
+
+    @functools.wraps(own_forward)  # the Trainer reads the signature
+    def forward(
+        self: PreTrainedModel,
+        *args: Any,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        loss_weights: torch.Tensor | None = None,
+        shift_labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if labels is None:
+            return own_forward(self, *args, **kwargs)
+        # PEFT names every argument that its wrapper knows, most of them with None.
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}
+        head = self.get_output_embeddings()
+        linear = _linear_inside(head)
+        plain_head = type(linear) is nn.Linear and not _belongs_to_other_batches(linear.weight)
+        if args or NEEDS_OWN_FORWARD & kwargs.keys() or not plain_head:
+            if loss_weights is not None:
+                raise ValueError("loss_weights need the chunked head, which cannot be used here")
+            if num_items_in_batch is not None:
+                kwargs["num_items_in_batch"] = num_items_in_batch
+            if shift_labels is not None:
+                kwargs["shift_labels"] = shift_labels
+            return own_forward(self, *args, labels=labels, **kwargs)
+        hidden = self.base_model(**kwargs).last_hidden_state
+        if shift_labels is None:
+            shift_labels = shifted(labels, IGNORED)
+            loss_weights = None if loss_weights is None else shifted(loss_weights, 0)
+        loss = supervised_loss(
+            hidden, head, shift_labels, transform, num_items_in_batch, loss_weights, loss_head
+        )
+        return CausalLMOutput(loss=loss)
+
+    return forward
+
+
+def _linear_inside(head: nn.Module) -> nn.Module:
+    """The layer itself, also where PEFT trains some rows of its weight (those of added tokens)."""
+    return getattr(head, "original_module", head)
+
+
+def _belongs_to_other_batches(weight: torch.Tensor) -> bool:
+    """A shard of FSDP's; those of tensor parallel ranks, which have one batch, may be gathered."""
+    if not isinstance(weight, DTensor):
+        return False
+    return "tp" not in (weight.device_mesh.mesh_dim_names or ())
+
+
+def _whole(parameter: Any) -> Any:
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+
+
+def shifted(values: torch.Tensor, fill: int) -> torch.Tensor:
+    """Values of tokens [B, T], each moved to the position before, which predicts its token."""
+    return F.pad(values[:, 1:], (0, 1), value=fill)
+
+
+def supervised_loss(
+    hidden: torch.Tensor,
+    head: nn.Module,
+    shift_labels: torch.Tensor,
+    transform: LogitTransform,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    loss_weights: torch.Tensor | None = None,
+    loss_head: LossHead = LossHead.chunked,
+) -> torch.Tensor:
+    """Cross-entropy of predicting shift_labels [B, T] from hidden [B, T, D], in nats.
+
+    Labels and `loss_weights` [B, T], factors of the tokens' terms (only the chunked head has them),
+    stand at the position that predicts. `num_items_in_batch`: supervised tokens over all
+    micro-batches and ranks of the optimizer step, by which the sum is divided; None: those of this
+    call. A batch without a supervised token costs nothing and teaches nothing: loss 0.
+    """
+    flat_labels = shift_labels.flatten()
+    kept = (flat_labels != IGNORED).nonzero().flatten()  # the one wait for the device
+    weight = _whole(head.weight)  # of PEFT's wrapper: with the rows that it trains
+    bias = _whole(_linear_inside(head).bias)
+    rows, targets = hidden.flatten(0, 1).index_select(0, kept), flat_labels[kept]
+    if loss_head is LossHead.liger and loss_weights is None:
+        total = liger_cross_entropy(rows, weight, targets, bias)
+    else:
+        total = chunked_cross_entropy(
+            rows,
+            weight,
+            targets,
+            bias=bias,
+            token_weights=None if loss_weights is None else loss_weights.flatten()[kept],
+            transform=transform,
+        )
+    if num_items_in_batch is None:
+        num_items_in_batch = len(kept)
+    if isinstance(num_items_in_batch, torch.Tensor):
+        return total / num_items_in_batch.to(total.device).clamp(min=1)
+    return total / max(num_items_in_batch, 1)
+
+
+@torch.no_grad()
+def _relative_difference(model: PreTrainedModel, called: nn.Module) -> float:
+    """Between the chunked and the model's own loss of a tiny batch with some labels ignored."""
+    vocab_size = model.config.get_text_config(decoder=True).vocab_size
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(vocab_size, (2, 12), generator=generator).to(model.device)
+    labels = tokens.clone()
+    labels[:, :4] = IGNORED
+    batch = {"input_ids": tokens, "labels": labels, "num_items_in_batch": 16}
+    was_training = model.training
+    model.eval()
+    try:
+        ours = called(**batch).loss.item()
+        own = called(**batch, return_dict=True).loss.item()  # which needs the own forward
+    finally:
+        model.train(was_training)
+    return abs(ours - own) / abs(own)

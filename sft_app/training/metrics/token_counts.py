@@ -1,0 +1,139 @@
+"""What training did and how fast: tokens, operations, seconds; and what is left of them."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import TrainerState
+
+from sft_app.records.result import TokenCounts
+from sft_app.training.attention.document_bounds import lengths_of_batch
+from sft_app.training.metrics.flops import ModelShape, flops_of_batch
+from sft_app.training.metrics.peak_memory import peak_memory_bytes
+from sft_app.training.metrics.throughput import (
+    Utilisation,
+    datasheet_rate,
+    measure_matmul_rate,
+    utilisation,
+)
+
+Batch = dict[str, Tensor]
+Collate = Callable[[list[Batch]], Batch]
+
+REAL_TOKENS = "num_real_tokens"
+
+
+@dataclass(frozen=True)
+class CountingCollate:
+    """Adds to each batch how many of its positions are data, which ids alone do not tell."""
+
+    collate: Collate
+
+    def __call__(self, examples: list[Batch]) -> Batch:
+        real = sum(len(example["input_ids"]) for example in examples)
+        return {**self.collate(examples), REAL_TOKENS: torch.tensor(real)}
+
+
+def counts_of_batch(batch: Batch, shape: ModelShape) -> tuple[int, int, int, int]:
+    """Positions, supervised tokens, tokens of data, and FLOPs of a batch [B, T] as collated."""
+    supervised = int((batch["labels"][:, 1:] != -100).sum())
+    return (
+        batch["input_ids"].numel(),
+        supervised,
+        int(batch[REAL_TOKENS]),
+        flops_of_batch(shape, lengths_of_batch(batch), supervised),
+    )
+
+
+class WorkCount:
+    """Of all ranks together, since training began; a resumed run goes on from its checkpoint."""
+
+    def __init__(self, shape: ModelShape, device: torch.device, dtype: torch.dtype) -> None:
+        self.shape = shape
+        self.device = device
+        self.datasheet_rate = None
+        if device.type == "cuda":
+            self.datasheet_rate = datasheet_rate(torch.cuda.get_device_name(device))
+        self.measured_rate = measure_matmul_rate(device, dtype)
+        self.tokens = TokenCounts()
+        self.flops = 0.0
+        self.seconds = 0.0
+        """Wall seconds of the training loop."""
+        self._unreduced = [0, 0, 0, 0]  # as counts_of_batch: this rank's since the last log
+        self._log_time: float | None = None
+        self._first_step = 0
+        self._seconds_before = 0.0
+
+    def start(self, state: TrainerState) -> None:
+        """Before the first batch is read; later calls do nothing."""
+        if self._log_time is not None:
+            return
+        self._log_time = time.perf_counter()
+        self._first_step = state.global_step
+        for logged in reversed(state.log_history):
+            if "tokens" in logged:
+                self.tokens.total = logged["tokens"]
+                self.tokens.supervised = logged["supervised_tokens"]
+                self.tokens.padding = logged["padding_tokens"]
+                self.flops = logged["flops"]
+                self.seconds = self._seconds_before = logged["seconds"]
+                return
+
+    def add(self, batch: Batch) -> None:
+        counts = counts_of_batch(batch, self.shape)
+        self._unreduced = [a + b for a, b in zip(self._unreduced, counts, strict=True)]
+
+    def since_last_log(self, accelerator: Accelerator, state: TrainerState) -> dict[str, float]:
+        """What is logged of a step; a collective: every rank calls it."""
+        now = time.perf_counter()
+        assert self._log_time is not None, "a step was taken before its loss is logged"
+        seconds = now - self._log_time
+        # float64: a few steps of a thousand GPUs are more operations than an int64 can count.
+        counts = torch.tensor(self._unreduced, dtype=torch.float64, device=self.device)
+        *tokens, flops = accelerator.reduce(counts).tolist()
+        total, supervised, real = map(int, tokens)
+        self.tokens.total += total
+        self.tokens.supervised += supervised
+        self.tokens.padding += total - real
+        self.flops += flops
+        self.seconds += seconds
+        self._unreduced = [0, 0, 0, 0]
+        self._log_time = now
+        logs = {
+            "tokens": self.tokens.total,
+            "supervised_tokens": self.tokens.supervised,
+            "padding_tokens": self.tokens.padding,
+            "tokens_per_second": real / seconds,
+            "supervised_tokens_per_second": supervised / seconds,
+            "padding_tokens_per_second": (total - real) / seconds,
+            "flops": self.flops,
+            "seconds": self.seconds,
+            "seconds_left": self._seconds_left(state),
+            "peak_memory_bytes": peak_memory_bytes()[self.device.type != "cpu"],
+        }
+        share = self._share_of_rates(flops, seconds, accelerator.num_processes)
+        if share.of_datasheet is not None:
+            logs["mfu"] = share.of_datasheet
+        if share.of_measured is not None:
+            logs["mfu_of_measured_matmul"] = share.of_measured
+        return logs
+
+    def overall(self, num_processes: int) -> Utilisation:
+        return self._share_of_rates(self.flops, self.seconds, num_processes)
+
+    def _share_of_rates(self, flops: float, seconds: float, num_processes: int) -> Utilisation:
+        return utilisation(
+            flops / num_processes,
+            seconds,
+            datasheet_rate=self.datasheet_rate,
+            measured_rate=self.measured_rate,
+        )
+
+    def _seconds_left(self, state: TrainerState) -> float:
+        """At the mean speed since this process began to train."""
+        steps = state.global_step - self._first_step
+        seconds = self.seconds - self._seconds_before
+        return seconds / steps * (state.max_steps - state.global_step)

@@ -1,0 +1,124 @@
+"""Hand out the weights that rank 0 alone has read, one after the other.
+
+So no device holds them all: FSDP2 shards a model whose parameters are on the meta device without a
+byte of memory, and quantised layers are built the same way. What arrives here is what rank 0 keeps
+in its host's memory. Of a sharded parameter every other rank receives its own rows and nothing
+else; rank 0's device holds one whole parameter at a time.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Shard
+
+from sft_app.loader.model.broadcast import places_of
+
+
+def take_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Leave every parameter of `model` without memory; return what they held, on rank 0 only.
+
+    The other ranks take over rank 0's dtypes: some families keep layers in float32, which only who
+    reads the checkpoint knows. Tied parameters stay tied, and count once; buffers stay as they are.
+    """
+    parameters = dict(model.named_parameters())
+    own = [(name, tuple(p.shape), p.dtype) for name, p in parameters.items()]
+    message = [own]
+    if _several():
+        dist.broadcast_object_list(message, src=0)
+    (layout,) = message
+    if [entry[:2] for entry in layout] != [entry[:2] for entry in own]:
+        raise RuntimeError("the ranks built different models: their parameters differ")
+    places = places_of(model)
+    for name, shape, dtype in layout:
+        old = parameters[name]
+        empty = torch.empty(shape, dtype=dtype, device="meta")
+        replace(places[id(old)], nn.Parameter(empty, requires_grad=old.requires_grad))
+    if _several() and dist.get_rank() != 0:
+        return {}
+    return {name: parameter.detach() for name, parameter in parameters.items()}
+
+
+def hand_out_shards(model: nn.Module, weights: dict[str, Tensor], device: torch.device) -> None:
+    """Fill the shards of `model`, which `fully_shard` made of parameters without memory.
+
+    `weights` is what `take_weights` returned, and is left empty.
+    """
+    places = places_of(model)
+    for name, empty in list(model.named_parameters()):
+        assert isinstance(empty, DTensor) and empty.placements == (Shard(0),), name
+        rows = _scatter_rows(weights.pop(name, None), empty.shape, empty.dtype, device)
+        filled = DTensor.from_local(
+            rows,
+            empty.device_mesh,
+            empty.placements,
+            run_check=False,
+            shape=empty.shape,
+            stride=empty.stride(),
+        )
+        replace(places[id(empty)], nn.Parameter(filled, requires_grad=empty.requires_grad))
+    hand_out_buffers(model, device)
+
+
+def whole_weights(
+    model: nn.Module, weights: dict[str, Tensor], device: torch.device
+) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter by name, whole and on `device`, on every rank: let go of it before the next.
+
+    The parameters of `model` are without memory; `weights` is what `take_weights` returned, and is
+    left empty.
+    """
+    has_weights = bool(weights)
+    for name, empty in list(model.named_parameters()):
+        if has_weights:
+            whole = weights.pop(name).to(device)
+        else:
+            whole = torch.empty(empty.shape, dtype=empty.dtype, device=device)
+        if _several():
+            dist.broadcast(whole, src=0)
+        yield name, whole
+
+
+def hand_out_buffers(model: nn.Module, device: torch.device) -> None:
+    """Rank 0's buffers on every rank's device."""
+    places = places_of(model)
+    for _, buffer in list(model.named_buffers()):
+        whole = torch.empty_like(buffer, device=device) if buffer.is_meta else buffer.to(device)
+        if _several():
+            dist.broadcast(whole, src=0)
+        replace(places[id(buffer)], whole)
+
+
+def replace(places: list[tuple[nn.Module, str]], tensor: Tensor) -> None:
+    for module, attribute in places:
+        setattr(module, attribute, tensor)
+
+
+def _several() -> bool:
+    return dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _scatter_rows(
+    whole: Tensor | None, shape: torch.Size, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """This rank's rows of `whole`, which rank 0 has: cut as `torch.chunk` cuts, as FSDP2 does."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    length = math.ceil(shape[0] / world_size)
+    mine = torch.empty((length, *shape[1:]), dtype=dtype, device=device)
+    parts = None
+    if whole is not None:
+        on_device = whole.to(device)
+        parts = [_padded(on_device[r * length :][:length], length) for r in range(world_size)]
+    dist.scatter(mine, parts, src=0)
+    return mine[: max(0, min(length, shape[0] - rank * length))]
+
+
+def _padded(rows: Tensor, length: int) -> Tensor:
+    """Contiguous, and as long as those of the other ranks: a collective takes equal ones."""
+    if len(rows) == length:
+        return rows.contiguous()
+    padded = rows.new_zeros((length, *rows.shape[1:]))
+    padded[: len(rows)] = rows
+    return padded

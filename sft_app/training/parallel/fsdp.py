@@ -1,0 +1,114 @@
+"""FSDP2: parameters, gradients and optimizer state in shards, one on each rank.
+
+`fully_shard` is applied here rather than by accelerate, because accelerate knows it on accelerators
+only: so the path that two CPU ranks test is the one that GPUs take. Each decoder layer is gathered
+when it is needed and let go afterwards; what stands around the layers (embedding, last norm, head)
+is one more group, whole while the chunked loss reads the head's weight.
+
+No device ever holds the whole model: rank 0 reads it into its host's memory, every rank shards the
+same model without memory, and receives its shards of one parameter after the other.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from transformers import PreTrainedModel, Trainer
+
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.trainer import Parallelism, TrainerConfig
+from sft_app.training.checkpoints import SHARDS
+from sft_app.training.decoder_layers import decoder_layers
+from sft_app.training.parallel.distribute_weights import hand_out_shards, take_weights
+from sft_app.training.precision import compute_dtype
+
+
+def wants_shards(trainer: TrainerConfig) -> bool:
+    """Whether the model is sharded: a single process has nothing to share."""
+    several = dist.is_initialized() and dist.get_world_size() > 1
+    return several and trainer.parallelism is Parallelism.fsdp
+
+
+def shard(trained: nn.Module, model: PreTrainedModel, device: torch.device) -> None:
+    """Shard `trained` (the model, or PEFT's wrapper of it) in place over all ranks.
+
+    Rank 0 holds its weights; on the other ranks parameters may be without memory. Raises
+    ConfigError where it cannot be had.
+    """
+    if not hasattr(Trainer, "_sync_replicated_trainable_parameters"):
+        raise ConfigError(
+            "trainer.parallelism=fsdp needs transformers 5.23 or newer: older Trainers would wrap "
+            "the sharded model once more. Upgrade it, or use trainer.parallelism=ddp."
+        )
+    layers = decoder_layers(model)
+    if not layers:
+        raise ConfigError(
+            f"trainer.parallelism=fsdp: {type(model).__name__} does not name its layers; use "
+            "trainer.parallelism=ddp."
+        )
+    weights = take_weights(trained)
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    policy = MixedPrecisionPolicy()
+    compute = compute_dtype(model, device)
+    if compute != model.dtype:  # gathered as they are multiplied: half the bytes
+        policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
+    for layer in layers:
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    # The outermost module: its forward is the one that is called, so its hooks run.
+    fully_shard(trained, mesh=mesh, mp_policy=policy)
+    hand_out_shards(trained, weights, device)
+
+
+def gather_weights(trained: nn.Module) -> dict[str, Tensor]:
+    """All weights, whole and on the CPU, on rank 0; nothing elsewhere. Every rank calls it.
+
+    They are gathered one by one, and leave the device before the next one is: so a device holds
+    its shards and the largest of them.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights: dict[str, Any] = get_model_state_dict(trained, options=options)
+    return weights
+
+
+def save_shards(trained: nn.Module, optimizer: Any, directory: Path) -> None:
+    """Each rank writes its part of weights and optimizer state below `directory`."""
+    weights, state = get_state_dict(trained, _plain(optimizer))
+    save({"model": weights, "optimizer": state}, checkpoint_id=directory / SHARDS)
+
+
+def load_shards(trained: nn.Module, optimizer: Any, directory: Path) -> None:
+    """What `save_shards` wrote, also by another number of ranks."""
+    if not (directory / SHARDS).is_dir():
+        raise ConfigError(
+            f"trainer.resume_from_checkpoint={directory} was written whole, and "
+            "this run is sharded: continue it the way it began."
+        )
+    optimizer = _plain(optimizer)
+    weights, state = get_state_dict(trained, optimizer)
+    parts: dict[str, Any] = {"model": weights, "optimizer": state}
+    load(parts, checkpoint_id=directory / SHARDS)
+    set_state_dict(
+        trained,
+        optimizer,
+        model_state_dict=parts["model"],
+        optim_state_dict=parts["optimizer"],
+    )
+
+
+def _plain(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimizer inside accelerate's wrapper."""
+    inner = getattr(optimizer, "optimizer", optimizer)
+    assert isinstance(inner, torch.optim.Optimizer)
+    return inner

@@ -1,0 +1,156 @@
+"""Proof, on the loaded model, that parts of a row give what the whole row gives.
+
+No configuration tells whether everything in a model that looks at other positions is attention of
+ours: state spaces, convolutions and caches of its own would each see one part only, in silence.
+So all ranks put a few packed documents through the model, once whole and once in parts.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from sft_app.common.errors import ConfigError
+from sft_app.training.attention import packed_attention
+from sft_app.training.attention.choose_attention import AttentionChoice
+from sft_app.training.parallel.context_parallel import (
+    ContextGroup,
+    attention_over_whole_rows,
+    split_rows,
+)
+from sft_app.training.precision import compute_dtype
+
+TOKENS_OF_A_PART = 7
+"""Odd, so that documents begin and end inside of parts."""
+TOLERATED = {torch.float32: (1e-3, 1e-5)}
+TOLERATED_IN_16_BITS = (0.1, 2e-2)
+"""For the logits: of what they lose where each part sees itself alone; for the loss: of the loss.
+Matrix products of other shapes round differently, which shows in 16 bits."""
+LENGTH_DEPENDENT = ("dynamic", "longrope")
+
+
+@dataclass(frozen=True)
+class ContextProof:
+    difference: float
+    """Root mean square, over the group's logits, between parts and whole rows."""
+    control: float
+    """The same between whole rows and parts that see themselves alone."""
+    loss: float
+    """Relative difference of the loss, summed over the parts."""
+    tolerated: tuple[float, float]
+    """The shares of `control` and of the loss that rounding may take."""
+
+    @property
+    def equal(self) -> bool:
+        share, relative = self.tolerated
+        return 0 < self.control >= self.difference / share and self.loss <= relative
+
+    def sentence(self) -> str:
+        return (
+            f"parts of a row move the logits by {self.difference:.1e} (without the other parts: "
+            f"{self.control:.1e}) and the loss by {self.loss:.1e} of it"
+        )
+
+
+def check_parts(config: PretrainedConfig, attention: AttentionChoice, size: int) -> None:
+    """Before weights are loaded: ConfigError for models known not to be trainable on parts."""
+    obstacle = _obstacle(config, size)
+    if attention.name != packed_attention.NAME:
+        obstacle = f"its attention is {attention.name}: {attention.reason}"
+    if obstacle is not None:
+        raise _refusal(config.model_type, size, obstacle)
+
+
+def _obstacle(config: PretrainedConfig, size: int) -> str | None:
+    text = config.get_text_config(decoder=True)
+    heads = getattr(text, "num_attention_heads", None)
+    if not isinstance(heads, int):
+        return f"{config.model_type} models do not have the same attention heads in all layers"
+    if heads % size:
+        return f"it has {heads} attention heads, which must be shared out evenly"
+    if getattr(text, "output_router_logits", False):
+        return "its router loss is that of whole rows"
+    if "chunked_attention" in (getattr(text, "layer_types", None) or ()):
+        return f"attention of {config.model_type} models is chunked by positions in the row"
+    for kind in _rope_types(getattr(text, "rope_parameters", None) or {}):
+        if kind in LENGTH_DEPENDENT:
+            return f"the frequencies of {kind} RoPE follow the longest position of a part"
+    return None
+
+
+def _rope_types(parameters: dict[str, object]) -> list[object]:
+    """Of all layers, or of each type of layers."""
+    by_layer_type = [p for p in parameters.values() if isinstance(p, dict)]
+    return [p.get("rope_type") for p in by_layer_type or [parameters]]
+
+
+def require_equal_parts(
+    model: PreTrainedModel, among: ContextGroup, called: nn.Module | None = None
+) -> ContextProof:
+    """Every rank of the group calls it, on the same model; ConfigError where parts differ.
+
+    `called` is what training calls, where that wraps the model.
+    """
+    try:
+        proof = prove_parts(model, among, called or model)
+        finding = None if proof.equal else proof.sentence()
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        finding = str(error).splitlines()[0]
+    if finding is not None:
+        raise _refusal(model.config.model_type, among.size, finding)
+    return proof
+
+
+def _refusal(family: str, size: int, reason: str) -> ConfigError:
+    return ConfigError(
+        f"trainer.context_parallel_size={size}: this {family} model cannot be trained on parts of "
+        f"rows ({reason}); use trainer.context_parallel_size=1, and "
+        "trainer.gradient_checkpointing=true for long rows."
+    )
+
+
+@torch.no_grad()
+def prove_parts(model: PreTrainedModel, among: ContextGroup, called: nn.Module) -> ContextProof:
+    """One short row of three documents through `called`, as training calls it."""
+    batch = _packed_row(model, TOKENS_OF_A_PART * among.size - 1)
+    inputs = {name: batch[name] for name in ("input_ids", "position_ids")}
+    part, documents = split_rows(batch, among)
+    part_inputs = {name: part[name] for name in inputs}
+    length = part["input_ids"].shape[1]
+    mine = slice(among.rank * length, min((among.rank + 1) * length, batch["input_ids"].shape[1]))
+    num_items = int((batch["labels"][:, 1:] != -100).sum())
+
+    was_training = model.training
+    model.eval()  # dropout would drown the answer
+    try:
+        whole = called(**inputs).logits[:, mine].float()
+        alone = called(**part_inputs).logits[:, : whole.shape[1]].float()
+        whole_loss = called(**inputs, labels=batch["labels"], num_items_in_batch=num_items).loss
+        with attention_over_whole_rows(documents, among):
+            split = called(**part_inputs).logits[:, : whole.shape[1]].float()
+            split_loss = called(**part, num_items_in_batch=num_items).loss
+    finally:
+        model.train(was_training)
+    sums = torch.stack(
+        [(split - whole).square().sum(), (alone - whole).square().sum(), split_loss.float()]
+    )
+    dist.all_reduce(sums, group=among.group)
+    difference, control = (sums[:2] / batch["input_ids"].numel()).sqrt().tolist()
+    loss = abs(sums[2].item() - whole_loss.item()) / abs(whole_loss.item())
+    tolerated = TOLERATED.get(compute_dtype(model), TOLERATED_IN_16_BITS)
+    return ContextProof(difference, control, loss, tolerated)
+
+
+def _packed_row(model: PreTrainedModel, length: int) -> dict[str, Tensor]:
+    """A document of a third of the row, one of two thirds, and one of a single token."""
+    vocab_size = model.config.get_text_config(decoder=True).vocab_size
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(vocab_size, (1, length), generator=generator)
+    labels = tokens.clone()
+    labels[:, : length // 4] = -100
+    lengths = [length // 3, length - length // 3 - 1, 1]
+    positions = torch.cat([torch.arange(n) for n in lengths]).unsqueeze(0)
+    batch = {"input_ids": tokens, "labels": labels, "position_ids": positions}
+    return {name: tensor.to(model.device) for name, tensor in batch.items()}

@@ -1,0 +1,122 @@
+"""LoRA: train small matrices beside the frozen ones, and add them in at the end."""
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
+
+log = logging.getLogger(__name__)
+
+
+def add_adapter(
+    model: PreTrainedModel,
+    config: AdapterConfig,
+    *,
+    seed: int,
+    new_token_ids: Sequence[int] = (),
+) -> nn.Module:
+    """`put_adapter`, the same on every rank, and a line in the log about it."""
+    torch.manual_seed(seed)  # whatever was drawn before
+    trained = put_adapter(model, config, new_token_ids)
+    if trained is not model:
+        wrapper: Any = trained
+        count, total = wrapper.get_nb_trainable_parameters()
+        log.info(
+            "adapter         LoRA of rank %d on %s%s, %s of %s parameters are trained",
+            config.rank,
+            ", ".join(config.target_modules),
+            f" and the rows of {len(new_token_ids)} added tokens" if new_token_ids else "",
+            f"{count:,}",
+            f"{total:,}",
+        )
+    return trained
+
+
+def put_adapter(
+    model: PreTrainedModel, config: AdapterConfig, new_token_ids: Sequence[int] = ()
+) -> nn.Module:
+    """The model itself without an adapter; else PEFT's wrapper, only the adapter trainable.
+
+    PEFT puts its layers into `model`, which goes on being the model inside the wrapper. The rows of
+    `new_token_ids`, in the embedding and in the head, are trained beside the adapter: nothing else
+    would ever move them from the mean at which they start.
+
+    Raises ConfigError when peft is missing, or the targets do not name a layer of the model.
+    """
+    if config.method is AdapterMethod.none:
+        return model
+    if importlib.util.find_spec("peft") is None:
+        raise ConfigError(
+            f"adapter.method={config.method} needs the peft package: "
+            f"pip install 'sft-app[{config.method}]'"
+        )
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    targets = config.target_modules
+    lora = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules="all-linear" if targets == ["all-linear"] else targets,
+        use_rslora=config.rank_stabilised,
+        trainable_token_indices=_rows_to_train(model, new_token_ids) or None,
+    )
+    try:
+        wrapped = get_peft_model(model, lora)
+    except ValueError as error:
+        raise ConfigError(f"adapter.target_modules={targets}: {error}") from error
+    assert isinstance(wrapped, nn.Module)
+    return wrapped
+
+
+def _rows_to_train(model: PreTrainedModel, token_ids: Sequence[int]) -> dict[str, list[int]]:
+    """By layer, as PEFT wants it: the embedding, and the head where it has a weight of its own."""
+    if not token_ids:
+        return {}
+    names = {module: name for name, module in model.named_modules()}
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    rows = {names[embedding]: list(token_ids)}
+    if head is not None and head.weight is not embedding.weight:
+        rows[names[head]] = list(token_ids)
+    return rows
+
+
+def merge_gathered(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The plain model's weights from the gathered ones of a sharded model, adapter added.
+
+    What is sharded cannot be merged in place: a twin without memory takes the weights over.
+    """
+    if isinstance(model, PreTrainedModel):
+        return weights
+    from peft import get_peft_model
+
+    wrapper: Any = model  # PEFT's
+    inner = wrapper.get_base_model()
+    with torch.device("meta"):
+        twin = get_peft_model(type(inner)(inner.config), wrapper.active_peft_config)
+    twin.load_state_dict(weights, assign=True)
+    return dict(merge_adapter(twin).state_dict())
+
+
+def merge_adapter(model: nn.Module) -> PreTrainedModel:
+    """The plain model, the adapter added to its weights; a model without an adapter as it is."""
+    if isinstance(model, PreTrainedModel):
+        return model
+    wrapper: Any = model  # PEFT's
+    merged = wrapper.merge_and_unload(safe_merge=True)  # safe: a NaN in the adapter is an error
+    assert isinstance(merged, PreTrainedModel)
+    return merged
+
+
+def plain_model(model: nn.Module) -> PreTrainedModel:
+    """The loaded model, also from inside PEFT's wrapper."""
+    wrapper: Any = model
+    return model if isinstance(model, PreTrainedModel) else wrapper.get_base_model()

@@ -1,0 +1,53 @@
+"""What training leaves: a plain model, whole, in the dtype that its checkpoint had."""
+
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from transformers import PreTrainedModel
+
+from sft_app.config.schema.adapter import AdapterMethod
+from sft_app.config.schema.app import AppConfig
+from sft_app.loader.model.save_pretrained import save_for_serving
+from sft_app.training.model_plan import ModelPlans
+from sft_app.training.parallel.fsdp import gather_weights
+from sft_app.training.peft.lora import merge_adapter, merge_gathered, plain_model
+from sft_app.training.peft.merge_qlora import merge_into_full_precision
+from sft_app.training.precision import round_weights
+from sft_app.training.prepare_model import PreparedModel
+
+
+def save_final_model(
+    prepared: PreparedModel,
+    config: AppConfig,
+    plans: ModelPlans,
+    directory: Path,
+    device: torch.device,
+) -> nn.Module:
+    """Write the trained model to `directory`, and return it as it can be evaluated.
+
+    Every rank calls it; rank 0 writes. Sharded models are gathered for that and stay sharded; after
+    QLoRA the weights are rank 0's alone, in the host's memory.
+    """
+    model: nn.Module = prepared.model
+    if config.adapter.method is AdapterMethod.qlora:
+        model = merge_into_full_precision(prepared.model, config, plans, device)
+    elif not prepared.sharded:
+        model = merge_adapter(prepared.model)
+    if isinstance(model, PreTrainedModel):
+        round_weights(model, plans.precision.saved)
+    weights = gather_weights(prepared.model) if prepared.sharded else None
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        save_for_serving(
+            plain_model(model),
+            plans.tokenizer,
+            plans.rope,
+            plans.tokenizer_plan,
+            directory,
+            dtype=plans.precision.saved,
+            state_dict=merge_gathered(prepared.model, weights) if weights else None,
+        )
+    if dist.is_initialized():
+        dist.barrier()
+    return model
