@@ -69,7 +69,8 @@ test-slurm: $(READY_TO_LAUNCH) ## the tests on a real Slurm of two nodes, set up
 
 bench: $(READY) ## measure speed and memory: a table each in tests/benchmarks/results
 	@for script in tests/benchmarks/bench_*.py; do \
-	  echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
+	  echo "== $$script"; \
+	  OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.$$(basename $$script .py) || exit 1; done
 
 lint: $(READY) ## style, types, and which part may import which
 	@$(BIN)/ruff check .

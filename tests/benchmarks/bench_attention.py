@@ -1,13 +1,13 @@
 """(2) Attention inside each document, against a dense mask over the packed row."""
 
 import torch
-from measuring import take_turns, write_table
-from small_llama import packed_row, small_llama
 from torch.nn import functional as F
 
 from sft_app.training.attention import packed_attention
 from sft_app.training.attention.document_bounds import documents_of_lengths, lengths_from_positions
 from sft_app.training.attention.kernels import AttentionSettings, one_call_per_document
+from tests.benchmarks.measuring import take_turns, write_table
+from tests.benchmarks.small_llama import packed_row, small_llama
 
 LENGTH, DOCUMENT = 4096, 300
 

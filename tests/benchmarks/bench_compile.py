@@ -2,12 +2,11 @@
 
 import time
 
-from measuring import take_turns, write_table
-from small_llama import packed_row, small_llama
-
 from sft_app.training.attention import packed_attention
 from sft_app.training.callbacks.compile_layers import CompileLayers
 from sft_app.training.loss.patched_forward import install_chunked_loss
+from tests.benchmarks.measuring import take_turns, write_table
+from tests.benchmarks.small_llama import packed_row, small_llama
 
 LENGTH, DOCUMENT, HIDDEN, LAYERS = 2048, 300, 512, 4
 

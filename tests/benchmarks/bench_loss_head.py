@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import torch
-from measuring import extra_peak_bytes, take_turns, write_table
 from torch.nn import functional as F
 
 from sft_app.training.loss.chunked_cross_entropy import chunked_cross_entropy
+from tests.benchmarks.measuring import extra_peak_bytes, take_turns, write_table
 
 TOKENS, HIDDEN, VOCABULARY = 4096, 256, 32_000
 

@@ -4,14 +4,14 @@ import random
 from typing import Any
 
 import torch
-from bench_data import SHAREGPT, prepared, train_tokenizer
-from measuring import take_turns, write_table
-from small_llama import VOCABULARY, small_llama
 
 from sft_app.config.schema.data import DataConfig, OnBadRecord, Packing
 from sft_app.data.batches.pack import best_fit_decreasing
 from sft_app.training.attention import packed_attention
 from sft_app.training.loss.patched_forward import install_chunked_loss
+from tests.benchmarks.bench_data import SHAREGPT, prepared, train_tokenizer
+from tests.benchmarks.measuring import take_turns, write_table
+from tests.benchmarks.small_llama import VOCABULARY, small_llama
 
 LENGTH, ROWS, BATCH, SUPERVISED = 2048, 4, 4, 0.6
 HIDDEN, LAYERS = 512, 4

@@ -8,9 +8,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench_data import cpu_seconds, train_tokenizer
-from measuring import Timing, take_turns, write_table
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from tests.benchmarks.bench_data import cpu_seconds, train_tokenizer
+from tests.benchmarks.measuring import Timing, take_turns, write_table
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 ONE_STEP = (

@@ -5,8 +5,6 @@ import time
 from typing import Any
 
 import torch
-from measuring import Timing, take_turns, write_table
-from small_llama import packed_row, small_llama
 from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
@@ -16,6 +14,8 @@ from sft_app.training.loss.patched_forward import install_chunked_loss
 from sft_app.training.metrics.flops import flops_of_batch, shape_of
 from sft_app.training.prepare_model import PreparedModel
 from sft_app.training.sft_trainer import Batch, SFTTrainer
+from tests.benchmarks.measuring import Timing, take_turns, write_table
+from tests.benchmarks.small_llama import packed_row, small_llama
 
 # The first step of a run pays for the optimizer's state, and is left out on both sides.
 STEPS, LENGTH, DOCUMENT, HIDDEN, LAYERS = 5, 2048, 300, 512, 4

@@ -86,7 +86,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "command": f"python tests/benchmarks/{Path(sys.argv[0]).name}",
+        "command": f"python -m tests.benchmarks.{Path(sys.argv[0]).stem}",
     }
 
 

@@ -1,13 +1,18 @@
-import sys
-from pathlib import Path
+import json
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tokenizers_for_tests import byte_level
+from tests.data.chat_files import sharegpt
+from tests.data.tokenizers_for_tests import byte_level
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
     return byte_level()
+
+
+@pytest.fixture
+def chats(tmp_path):
+    path = tmp_path / "chats.json"
+    path.write_text(json.dumps([sharegpt(n, turns=1 + n % 4) for n in range(60)], indent=1))
+    return path

@@ -1,12 +1,10 @@
 """The coloured text of sft-plan data.preview=N."""
 
 from rich.console import Console
-from test_prepare import chats, prepare, settings
 
 from sft_app.config.schema.data import Overlong
 from sft_app.data.preview import LEARNED, preview
-
-__all__ = ["chats"]
+from tests.data.chat_files import prepare, settings
 
 
 def test_learned_text_is_green_and_the_rest_is_dim(chats, tmp_path, tokenizer):

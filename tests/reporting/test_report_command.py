@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from example_runs import (
+
+from sft_app.records.result import RunError, Status
+from sft_app.report import main
+from tests.reporting.example_runs import (
     metrics_of,
     result_of,
     write_cell,
@@ -14,9 +17,6 @@ from example_runs import (
     write_run,
     write_sweep,
 )
-
-from sft_app.records.result import RunError, Status
-from sft_app.report import main
 
 
 def test_a_run_is_printed_and_written(

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from example_runs import config_of, write_cell, write_run, write_sweep
-
 from sft_app.reporting.sweep.cells import collect_sweep, flatten
 from sft_app.reporting.sweep.seed_groups import group_seeds, spread, variant_of
 from sft_app.reporting.sweep.settings_diff import differences
+from tests.reporting.example_runs import config_of, write_cell, write_run, write_sweep
 
 
 def test_a_configuration_is_flattened_to_dotted_keys() -> None:

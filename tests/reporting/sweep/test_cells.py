@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from example_runs import (
+from sft_app.records.result import Status
+from sft_app.records.run_files import RESULT
+from sft_app.reporting.sweep.cells import collect_sweep
+from tests.reporting.example_runs import (
     config_of,
     metrics_of,
     result_of,
@@ -11,10 +14,6 @@ from example_runs import (
     write_run,
     write_sweep,
 )
-
-from sft_app.records.result import Status
-from sft_app.records.run_files import RESULT
-from sft_app.reporting.sweep.cells import collect_sweep
 
 
 def test_every_directory_with_a_file_of_a_run_is_a_cell_at_any_depth(tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from example_runs import config_of, metrics_of, plan_of, result_of, write_run
 
 from sft_app.records.run_files import CONFIG, METRICS, PLAN, RESULT
 from sft_app.reporting.run.read_metrics import read_metrics
 from sft_app.reporting.run.read_run import is_run, read_run
+from tests.reporting.example_runs import config_of, metrics_of, plan_of, result_of, write_run
 
 
 def test_a_complete_run_has_no_problems(completed_run: Path) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_prepare import settings, sharegpt
-from tokenizers_for_tests import REWRITES_HISTORY, byte_level
 
 from sft_app.config.schema.data import OnBadRecord, Packing, TrainOn
 from sft_app.data import prepare_data as prepare
 from sft_app.data.store import tokenize_pool as build
 from sft_app.data.store.token_cache import cached, file_digest
+from tests.data.chat_files import settings, sharegpt
+from tests.data.tokenizers_for_tests import REWRITES_HISTORY, byte_level
 
 
 @pytest.fixture

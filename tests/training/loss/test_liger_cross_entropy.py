@@ -1,11 +1,7 @@
 """liger-kernel's head keeps our contract, run by Triton's interpreter where there is no GPU."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +12,7 @@ from sft_app.config.schema.trainer import LossHead
 from sft_app.training.loss import patched_forward as loss_module
 from sft_app.training.loss.choose_loss import LossPlan, plan_loss
 from sft_app.training.loss.patched_forward import install_chunked_loss
+from tests.programs import run_program
 
 INSTALLED = importlib.util.find_spec("liger_kernel") is not None
 # Older interpreters of Triton fail with NumPy 2.4.
@@ -25,15 +22,8 @@ CAN_INTERPRET = INSTALLED and Version(version("triton")) >= Version("3.9")
 @pytest.mark.slow
 @pytest.mark.skipif(not CAN_INTERPRET, reason="needs sft-app[fused] and triton 3.9")
 def test_it_equals_the_plain_head() -> None:
-    answer = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("liger_in_the_interpreter.py"))],
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert answer.returncode == 0, answer.stderr[-3000:]
+    program = "tests.training.loss.liger_in_the_interpreter"
+    printed = run_program("-m", program, env={"TRITON_INTERPRET": "1"}, timeout=300)
     for held in (
         "loss and gradients equal, with_bias=False",
         "loss and gradients equal, with_bias=True",
@@ -42,7 +32,7 @@ def test_it_equals_the_plain_head() -> None:
         "autocast equal",
         "model equal: loss            liger-kernel's fused head",
     ):
-        assert held in answer.stdout
+        assert held in printed
 
 
 @pytest.fixture

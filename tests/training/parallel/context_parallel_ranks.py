@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import build_random_model
-from test_training_step import Batch, collate, losses_of, packed_rows, prepared, trainer_of
 from transformers import PreTrainedModel
 
 from sft_app.common.errors import ConfigError
@@ -29,6 +27,15 @@ from sft_app.training.parallel.fsdp import shard
 from sft_app.training.parallel.verify_context_parallel import prove_parts, require_equal_parts
 from sft_app.training.prepare_model import PreparedModel
 from sft_app.training.sft_trainer import SFTTrainer
+from tests.training.random_models import build_random_model
+from tests.training.training_steps import (
+    Batch,
+    collate,
+    losses_of,
+    packed_rows,
+    prepared,
+    trainer_of,
+)
 
 CPU = torch.device("cpu")
 

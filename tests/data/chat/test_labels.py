@@ -3,7 +3,13 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers_for_tests import (
+
+from sft_app.data.chat.conversation import Conversation, Message, Passage
+from sft_app.data.chat.render import Renderer
+from sft_app.data.chat.spans import with_valid_unicode
+from sft_app.data.chat.template import TemplateRefused
+from sft_app.data.chat.tokenize import ChatTokenizer
+from tests.data.tokenizers_for_tests import (
     CHATML,
     CHATML_WITH_MARKS,
     REWRITES_HISTORY,
@@ -15,12 +21,6 @@ from tokenizers_for_tests import (
     in_python,
     sentencepiece_like,
 )
-
-from sft_app.data.chat.conversation import Conversation, Message, Passage
-from sft_app.data.chat.render import Renderer
-from sft_app.data.chat.spans import with_valid_unicode
-from sft_app.data.chat.template import TemplateRefused
-from sft_app.data.chat.tokenize import ChatTokenizer
 
 TOKENIZERS = {
     "byte level": byte_level(),

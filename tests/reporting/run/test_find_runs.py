@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-from example_runs import config_of, write_run
 
 from sft_app.records.run_files import CONFIG
 from sft_app.reporting.run.find_runs import find
+from tests.reporting.example_runs import config_of, write_run
 
 
 def job(directory: Path, age: int = 0) -> Path:

@@ -1,8 +1,5 @@
 """Ranks that each have a part of every row compute what one process computes on whole rows."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,28 +7,16 @@ import torch
 
 from sft_app.common.errors import ConfigError
 from sft_app.training.parallel.context_parallel import form_context_group
+from tests.programs import run_on_ranks, run_program
 
-
-def run(*arguments: str) -> str:
-    answer = subprocess.run(
-        [sys.executable, *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert answer.returncode == 0, answer.stderr[-5000:]
-    return answer.stdout
+PROGRAM = "tests.training.parallel.context_parallel_ranks"
 
 
 def run_ranks(what: str, directory: Path, world_size: int, size: int) -> list[set[str]]:
     """What each rank says that it found to hold."""
-    program = str(Path(__file__).with_name("parts_of_rows.py"))
     if what == "trainer":
-        run(program, "reference", str(directory), "1")
-    start_ranks = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
-    lines = run(*start_ranks, program, what, str(directory), str(size)).splitlines()
+        run_program("-m", PROGRAM, "reference", str(directory), "1")
+    lines = run_on_ranks(world_size, PROGRAM, what, str(directory), str(size)).splitlines()
     said = []
     for rank in range(world_size):
         start = f"rank {rank}: "

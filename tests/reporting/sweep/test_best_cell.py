@@ -3,13 +3,18 @@
 import math
 from pathlib import Path
 
-from example_runs import evaluation, result_of, write_cell, write_failed_cell, write_run
-
 from sft_app.records.result import Evaluation
 from sft_app.reporting.sweep.best_cell import Choice, choose_best, gain
 from sft_app.reporting.sweep.cells import collect_sweep
 from sft_app.reporting.sweep.seed_groups import group_seeds
 from sft_app.reporting.sweep.settings_diff import differences
+from tests.reporting.example_runs import (
+    evaluation,
+    result_of,
+    write_cell,
+    write_failed_cell,
+    write_run,
+)
 
 
 def choose(sweep: Path) -> Choice | None:

@@ -4,7 +4,6 @@ Prints one line per thing that holds.
 """
 
 import torch
-from conftest import build_random_model
 from torch.nn import functional as F
 
 from sft_app.config.schema.trainer import LossHead
@@ -12,6 +11,7 @@ from sft_app.training.loss.choose_loss import LossPlan
 from sft_app.training.loss.chunked_cross_entropy import chunked_cross_entropy
 from sft_app.training.loss.liger_cross_entropy import liger_cross_entropy
 from sft_app.training.loss.patched_forward import install_chunked_loss
+from tests.training.random_models import build_random_model
 
 POSITIONS, HIDDEN, VOCABULARY = 37, 32, 97
 

@@ -4,7 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
-from example_runs import (
+
+from sft_app.records.result import RunError, Status
+from sft_app.records.run_files import RESULT
+from sft_app.reporting.sweep.sweep_report import write_sweep_report
+from tests.reporting.example_runs import (
     config_of,
     metrics_of,
     result_of,
@@ -13,11 +17,7 @@ from example_runs import (
     write_run,
     write_sweep,
 )
-from read_pages import ATTACK, TagCounter, text_of
-
-from sft_app.records.result import RunError, Status
-from sft_app.records.run_files import RESULT
-from sft_app.reporting.sweep.sweep_report import write_sweep_report
+from tests.reporting.read_pages import ATTACK, TagCounter, text_of
 
 
 @pytest.fixture(scope="module")

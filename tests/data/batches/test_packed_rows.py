@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from test_prepare import LENGTH, settings, sharegpt
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sft_app.config.schema.data import Packing
 from sft_app.data.prepare_data import prepare_data
+from tests.data.chat_files import LENGTH, settings, sharegpt
 
 
 @pytest.fixture(scope="module")

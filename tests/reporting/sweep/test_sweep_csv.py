@@ -4,11 +4,10 @@ import csv
 import io
 from pathlib import Path
 
-from example_runs import write_cell, write_failed_cell, write_sweep
-
 from sft_app.records.result import RunError, Status
 from sft_app.reporting.sweep.cells import collect_sweep
 from sft_app.reporting.sweep.sweep_csv import csv_text, write_sweep_csv
+from tests.reporting.example_runs import write_cell, write_failed_cell, write_sweep
 
 
 def rows_of(text: str) -> list[dict[str, str]]:

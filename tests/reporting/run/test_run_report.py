@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-from example_runs import config_of, evaluation, metrics_of, plan_of, result_of, write_run
-from read_pages import ATTACK, TagCounter, text_of
 
 from sft_app.records.result import RunError, Status, TokenCounts
 from sft_app.records.run_files import CONFIG, METRICS, PLAN, RESULT
@@ -16,6 +14,15 @@ from sft_app.reporting.page import html_templates
 from sft_app.reporting.run import summary
 from sft_app.reporting.run.run_report import write_run_report
 from sft_app.reporting.sweep.failed_cells import ENDED_BADLY
+from tests.reporting.example_runs import (
+    config_of,
+    evaluation,
+    metrics_of,
+    plan_of,
+    result_of,
+    write_run,
+)
+from tests.reporting.read_pages import ATTACK, TagCounter, text_of
 
 
 def test_a_completed_run_says_what_came_out(completed_run: Path) -> None:

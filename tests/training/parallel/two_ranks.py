@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from conftest import build_random_model
-from test_training_step import collate, packed_rows, prepared, trainer_of
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
+
+from tests.training.random_models import build_random_model
+from tests.training.training_steps import collate, packed_rows, prepared, trainer_of
 
 ROWS = packed_rows(8)
 NUM_ITEMS = sum(int((row["labels"] != -100).sum()) for row in ROWS)

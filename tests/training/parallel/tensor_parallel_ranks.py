@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import build_random_model
-from test_training_step import Batch, collate, packed_rows, prepared
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sft_app.loader.model.tensor_parallel import call_it_plain, cutting_arguments
+from tests.training.random_models import build_random_model
+from tests.training.training_steps import Batch, collate, packed_rows, prepared
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),

@@ -1,8 +1,5 @@
 """Two ranks with half of each matrix compute what one process computes."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,22 +10,11 @@ from sft_app.config.schema.rope import RopeConfig
 from sft_app.loader.model.tensor_parallel import check_cut
 from sft_app.loader.rope.rope_plan import plan_rope
 from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
+from tests.programs import run_on_ranks
 
 
 def test_matrices_in_two_parts_give_the_gradients_of_whole_ones(tmp_path: Path) -> None:
-    worker = str(Path(__file__).with_name("cut_matrices.py"))
-    answer = subprocess.run(
-        [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-            worker, str(tmp_path),
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )  # fmt: skip
-    assert answer.returncode == 0, answer.stderr[-5000:]
+    printed = run_on_ranks(2, "tests.training.parallel.tensor_parallel_ranks", str(tmp_path))
     for rank in (0, 1):
         for case in (
             "llama",
@@ -40,7 +26,7 @@ def test_matrices_in_two_parts_give_the_gradients_of_whole_ones(tmp_path: Path) 
             "mixture",
             "sliding window",
         ):
-            assert f"rank {rank}: {case}\n" in answer.stdout
+            assert f"rank {rank}: {case}\n" in printed
 
 
 @pytest.mark.parametrize(

@@ -5,41 +5,15 @@ import pickle
 
 import pytest
 import torch
-from tokenizers_for_tests import CHATML, byte_level
 
-from sft_app.config.schema.data import DataConfig, OnBadRecord, Overlong, Packing, TrainOn
+from sft_app.config.schema.data import OnBadRecord, Overlong, Packing, TrainOn
 from sft_app.data.batches.collators import CollateDocuments
 from sft_app.data.batches.datasets import LONGEST_PADDING_DOCUMENT
 from sft_app.data.errors import DataError
 from sft_app.data.prepare_data import prepare_data
 from sft_app.training.attention.document_bounds import lengths_of_batch
-
-LENGTH = 128
-
-
-def sharegpt(number, turns=2):
-    words = f"number {number} " * (1 + number % 7)
-    exchange = [
-        {"from": "human", "value": f"What about {words}?"},
-        {"from": "gpt", "value": f"The answer is {words}."},
-    ]
-    return {"id": str(number), "conversations": exchange * turns}
-
-
-@pytest.fixture
-def chats(tmp_path):
-    path = tmp_path / "chats.json"
-    path.write_text(json.dumps([sharegpt(n, turns=1 + n % 4) for n in range(60)], indent=1))
-    return path
-
-
-def settings(path, tmp_path, **changes):
-    values = {"train": str(path), "eval_examples": 5, "cache_dir": str(tmp_path / "cache")}
-    return DataConfig(**(values | changes))
-
-
-def prepare(config, tokenizer, seed=1):
-    return prepare_data(config, tokenizer, context_length=LENGTH, seed=seed)
+from tests.data.chat_files import LENGTH, prepare, settings, sharegpt
+from tests.data.tokenizers_for_tests import CHATML, byte_level
 
 
 def test_packed_rows_have_one_length_positions_per_document_and_no_attention_mask(
