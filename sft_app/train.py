@@ -8,18 +8,26 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from rich.console import Console
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.command_line import prepare_arguments
 from sft_app.config.hydra_callback import exit_with_message
 from sft_app.config.schema.app import register_schema, to_typed
-from sft_app.launch.job.messages import cell_closing, closing
+from sft_app.launch.job.messages import closing, sweep_job_closing
 from sft_app.launch.job.outer_launcher import refuse_outer_launcher
 from sft_app.launch.job.run_job import JobFailed, JobInterrupted, run_job
-from sft_app.launch.sweep.prepare_sweep import PrepareSweep
-from sft_app.launch.sweep.run_sweep_job import run_cell
+from sft_app.launch.sweep.leave_sweep import leave
+from sft_app.launch.sweep.prepare_sweep import PrepareSweep, Sweep
+from sft_app.launch.sweep.run_sweep_job import run_sweep_job
 from sft_app.reporting.run.run_report import write_run_report
-from sft_app.sweep_end import end_sweep
+from sft_app.reporting.sweep.cells import collect_sweep
+from sft_app.reporting.sweep.sweep_csv import write_sweep_csv
+from sft_app.reporting.sweep.sweep_report import write_sweep_report
+from sft_app.reporting.terminal import print_sweep
+
+WIDTH_IN_A_FILE = 200
+"""Columns of the sweep's table where the output is no terminal."""
 
 
 def main() -> None:
@@ -57,7 +65,7 @@ def train(config: DictConfig) -> None:
     run_dir = Path(hydra_config.runtime.output_dir)
     if hydra_config.mode is RunMode.MULTIRUN:
         os.chdir(hydra_config.runtime.cwd)  # a Ray worker starts elsewhere
-        train_cell(config, run_dir)
+        train_sweep_job(config, run_dir)
         return
     try:
         result = run_job(to_typed(config), run_dir)
@@ -68,17 +76,17 @@ def train(config: DictConfig) -> None:
     print(closing(result, run_dir))
 
 
-def train_cell(config: DictConfig, run_dir: Path) -> None:
+def train_sweep_job(config: DictConfig, run_dir: Path) -> None:
     """One job of a sweep. A failure is told, stands in its result.json, and lets the others run."""
     overrides = [str(override) for override in HydraConfig.get().overrides.task]
     try:
-        result = run_cell(to_typed(config), run_dir, overrides)
+        result = run_sweep_job(to_typed(config), run_dir, overrides)
     except JobInterrupted:
         report_run(run_dir)
         raise
     if result is not None:
         report_run(run_dir)
-        print(cell_closing(result, run_dir), flush=True)
+        print(sweep_job_closing(result, run_dir), flush=True)
 
 
 def report_run(run_dir: Path) -> None:
@@ -87,6 +95,21 @@ def report_run(run_dir: Path) -> None:
         write_run_report(run_dir)
     except OSError as error:
         print(f"sft-train: no report was written: {error}", file=sys.stderr)
+
+
+def end_sweep(sweep: Sweep, *, interrupted: bool) -> bool:
+    """Show and write what the sweep came to; returns whether every job completed."""
+    leave(sweep, interrupted=interrupted)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDTH_IN_A_FILE)
+    cells = collect_sweep(sweep.directory)
+    print_sweep(cells, console)
+    for path in (write_sweep_csv(sweep.directory, cells),
+                 write_sweep_report(sweep.directory, None, cells)):  # fmt: skip
+        print(path)
+    own = {cell.name for cell in sweep.jobs}
+    return all(cell.is_completed for cell in cells if cell.name in own)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What every other part may use: errors, processes, ranks. Imports nothing of sft_app."""

@@ -9,13 +9,13 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from sft_app.common.errors import DataError
 from sft_app.config.schema.data import DataConfig, Packing
 from sft_app.data.batches.collators import CollateDocuments, CollateExamples
 from sft_app.data.batches.datasets import ExampleDataset, PackedDataset
 from sft_app.data.batches.fit_rows import fit_rows
 from sft_app.data.batches.pack import best_fit_decreasing
 from sft_app.data.batches.train_eval_split import choose, copies, lowest, rank
-from sft_app.data.errors import DataError
 from sft_app.data.read.conversation_reader import ConversationReader
 from sft_app.data.read.read_hub import hub_digest
 from sft_app.data.read.sources import Source, resolve_sources

@@ -5,7 +5,7 @@ from rich.panel import Panel
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
-from sft_app.data.batches.datasets import IGNORED
+from sft_app.data.labels import IGNORE_INDEX
 from sft_app.data.prepare_data import PreparedData
 
 LEARNED = "bold green"
@@ -29,9 +29,9 @@ def preview(prepared: PreparedData, tokenizer: PreTrainedTokenizerBase, count: i
 def _panel(item: dict, tokenizer: PreTrainedTokenizerBase, number: int) -> Panel:
     ids, labels = item["input_ids"].tolist(), item["labels"].tolist()
     text = Text()
-    for is_learned, run in _runs(ids, labels):
-        text.append(tokenizer.decode(run), LEARNED if is_learned else READ)
-    learned = sum(label != IGNORED for label in labels)
+    for is_supervised, run in _runs(ids, labels):
+        text.append(tokenizer.decode(run), LEARNED if is_supervised else READ)
+    learned = sum(label != IGNORE_INDEX for label in labels)
     title = f"example {number + 1}: {len(ids):,} tokens, {learned:,} learned"
     return Panel(text, title=title, title_align="left")
 
@@ -40,8 +40,8 @@ def _runs(ids: list[int], labels: list[int]) -> list[tuple[bool, list[int]]]:
     """Neighbours of the same kind together: one byte of a character alone has no text."""
     runs: list[tuple[bool, list[int]]] = []
     for token, label in zip(ids, labels, strict=True):
-        is_learned = label != IGNORED
-        if not runs or runs[-1][0] != is_learned:
-            runs.append((is_learned, []))
+        is_supervised = label != IGNORE_INDEX
+        if not runs or runs[-1][0] != is_supervised:
+            runs.append((is_supervised, []))
         runs[-1][1].append(token)
     return runs

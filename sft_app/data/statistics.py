@@ -52,8 +52,8 @@ class FitStatistics:
     truncated: int = 0
     """Examples of which an end is missing."""
     split: int = 0
-    """Examples used in more than one piece."""
-    pieces: int = 0
+    """Examples used in more than one chunk."""
+    chunks: int = 0
     """Documents that training sees."""
     used_tokens: int = 0
     """Tokens of these, with repeated system prompts."""

@@ -42,7 +42,7 @@ def _fit(label: str, fit: FitStatistics, context_length: int) -> list[str]:
     share = fit.supervised_tokens / fit.used_tokens if fit.used_tokens else 0.0
     lines = [
         f"{label:<16}{fit.examples:,} examples, {fit.tokens:,} tokens; {fit.used_tokens:,} of them "
-        f"used, {fit.supervised_tokens:,} learned ({share:.1%}), in {fit.pieces:,} documents"
+        f"used, {fit.supervised_tokens:,} learned ({share:.1%}), in {fit.chunks:,} documents"
     ]
     if fit.overlong or fit.lost_tokens:
         lost = sum(fit.lost_tokens.values())

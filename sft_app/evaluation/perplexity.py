@@ -7,6 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sft_app.common import ranks
+from sft_app.data.labels import IGNORE_INDEX, count_supervised
 from sft_app.records.result import LossMeasurement
 
 Batch = dict[str, Tensor]
@@ -25,7 +27,7 @@ def measure_loss(
 ) -> LossMeasurement:
     """Mean cross-entropy over the supervised tokens of `examples`, whatever the batch size.
 
-    `examples` hold `input_ids` and `labels`, LongTensors [T] with -100 where nothing is
+    `examples` hold `input_ids` and `labels`, LongTensors [T] with IGNORE_INDEX where nothing is
     supervised, unshifted. Ranks share the examples out, and all get the same answer; with
     `together` they hold one model between them, and all work on every example. The model's loss is
     asked for, not its logits, so a head that works in chunks is used as in training.
@@ -77,7 +79,7 @@ def _sum_of_losses(
     lengths = [len(example["input_ids"]) for example in batch]
     shape = (len(batch), max(lengths))
     input_ids = torch.full(shape, pad_token_id)
-    labels = torch.full(shape, -100)
+    labels = torch.full(shape, IGNORE_INDEX)
     attention_mask = torch.zeros(shape, dtype=torch.long)
     for row, (example, length) in enumerate(zip(batch, lengths, strict=True)):
         input_ids[row, :length] = torch.as_tensor(example["input_ids"])
@@ -87,16 +89,14 @@ def _sum_of_losses(
     mask = None if len(set(lengths)) == 1 else attention_mask.to(device)
     inputs = {"input_ids": input_ids.to(device), "labels": labels.to(device)}
     mean = model(**inputs, attention_mask=mask, use_cache=False).loss.item()
-    tokens = int((labels[:, 1:] != -100).sum())
+    tokens = count_supervised(labels)
     nats = mean * tokens if tokens else 0.0  # of no tokens, some models return NaN
     return torch.tensor([nats, tokens, len(batch)], dtype=torch.float64)
 
 
 def rank_and_world_size(together: bool = False) -> tuple[int, int]:
     """Of those that share the examples out; `together`, all ranks are one."""
-    if dist.is_available() and dist.is_initialized() and not together:
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
+    return (0, 1) if together else (ranks.rank(), ranks.world_size())
 
 
 def perplexity(loss: float) -> float:

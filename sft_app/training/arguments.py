@@ -1,12 +1,12 @@
 """The typed trainer group as transformers.TrainingArguments."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
+from sft_app import compat
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.launch import Device
 from sft_app.config.schema.trainer import TrainerConfig
@@ -68,12 +68,8 @@ def training_arguments(config: AppConfig, run_dir: Path) -> TrainingArguments:
 
 
 def checkpointing_arguments(trainer: TrainerConfig) -> dict[str, Any]:
-    """Activation checkpointing under the name that this transformers has for it.
-
-    5.23 calls it activation_checkpointing and warns of the old name; 5.17 knows the old one only.
-    """
-    names = {field.name for field in dataclasses.fields(TrainingArguments)}
-    prefix = "activation" if "activation_checkpointing" in names else "gradient"
+    """Return the arguments of activation checkpointing, as this transformers calls them."""
+    prefix = compat.checkpointing_prefix()
     return {
         f"{prefix}_checkpointing": trainer.gradient_checkpointing,
         f"{prefix}_checkpointing_kwargs": dict(trainer.gradient_checkpointing_kwargs) or None,

@@ -3,13 +3,15 @@
 from torch import nn
 from transformers import PreTrainedModel
 
+from sft_app import compat
+
 
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     """None where the family does not name its layers.
 
     Those that FSDP2 has given a class of its own inherit from the family's.
     """
-    names = set(model._no_split_modules or ())
+    names = compat.decoder_layer_classes(model)
     return [
         module
         for module in model.modules()

@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from sft_app.common import ranks
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.trainer import Parallelism, TrainerConfig
 from sft_app.data.prepare_data import PreparedData, prepare_data
 from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
-from sft_app.loader.model.tensor_parallel import check_cut
+from sft_app.loader.model.tensor_parallel import check_tensor_parallel
 from sft_app.loader.rope.rope_plan import RopePlan, apply_rope_plan, plan_rope
 from sft_app.loader.tokenizer.load_tokenizer import load_tokenizer
 from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
@@ -21,7 +21,7 @@ from sft_app.training.attention.choose_attention import AttentionChoice
 from sft_app.training.estimates.memory_estimate import MemoryEstimate, estimate_memory
 from sft_app.training.loss.choose_loss import LossPlan, plan_loss
 from sft_app.training.loss.chunked_cross_entropy import chunk_bytes
-from sft_app.training.parallel.verify_context_parallel import check_parts
+from sft_app.training.parallel.verify_context_parallel import check_context_parallel
 from sft_app.training.precision import Precision, plan_precision
 from sft_app.training.prepare_model import plan_attention
 
@@ -38,19 +38,23 @@ class ModelPlans:
     loss: LossPlan
     precision: Precision
     memory: MemoryEstimate
-    num_parts: int
+    context_parallel_size: int
     """Of each row; every part is on a process of its own."""
-    num_cuts: int
+    tensor_parallel_size: int
     """Parts of each matrix, likewise."""
 
     def __str__(self) -> str:
         decided = (self.rope, self.tokenizer_plan, self.attention, self.precision, self.memory)
         lines = [str(decision) for decision in decided]
-        if self.num_parts > 1:
-            tokens = math.ceil(self.rope.context_length / self.num_parts)
-            lines.append(f"context         rows in {self.num_parts} parts of {tokens:,} tokens")
-        if self.num_cuts > 1:
-            lines.append(f"tensors         each matrix in {self.num_cuts} parts, by transformers")
+        if self.context_parallel_size > 1:
+            tokens = math.ceil(self.rope.context_length / self.context_parallel_size)
+            lines.append(
+                f"context         rows in {self.context_parallel_size} parts of {tokens:,} tokens"
+            )
+        if self.tensor_parallel_size > 1:
+            lines.append(
+                f"tensors         each matrix in {self.tensor_parallel_size} parts, by transformers"
+            )
         return "\n".join(lines)
 
 
@@ -69,9 +73,9 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
     planned = copy.deepcopy(pretrained)
     apply_rope_plan(planned, rope)
     if config.trainer.context_parallel_size > 1:
-        check_parts(planned, attention, config.trainer.context_parallel_size)
+        check_context_parallel(planned, attention, config.trainer.context_parallel_size)
     if config.trainer.tensor_parallel_size > 1:
-        check_cut(planned, rope, tokenizer_plan, config.trainer.tensor_parallel_size)
+        check_tensor_parallel(planned, rope, tokenizer_plan, config.trainer.tensor_parallel_size)
     precision = plan_precision(config, pretrained, device)
     memory = estimate_memory(
         planned,
@@ -92,15 +96,15 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
         loss=loss,
         precision=precision,
         memory=memory,
-        num_parts=config.trainer.context_parallel_size,
-        num_cuts=config.trainer.tensor_parallel_size,
+        context_parallel_size=config.trainer.context_parallel_size,
+        tensor_parallel_size=config.trainer.tensor_parallel_size,
     )
 
 
 def num_shards(trainer: TrainerConfig) -> int:
     """Processes that share weights, gradients and optimizer state; of FSDP, sft-plan has one."""
-    if trainer.parallelism is Parallelism.fsdp and dist.is_initialized():
-        return dist.get_world_size()
+    if trainer.parallelism is Parallelism.fsdp and ranks.has_group():
+        return ranks.world_size()
     return trainer.tensor_parallel_size
 
 
@@ -124,6 +128,6 @@ def plan_as_dict(model: ModelPlans, data: PreparedData) -> dict[str, Any]:
         "loss": asdict(model.loss),
         "precision": model.precision.as_dict(),
         "memory": model.memory.as_dict(),
-        "context_parallel_size": model.num_parts,
-        "tensor_parallel_size": model.num_cuts,
+        "context_parallel_size": model.context_parallel_size,
+        "tensor_parallel_size": model.tensor_parallel_size,
     }

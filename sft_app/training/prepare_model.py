@@ -14,15 +14,15 @@ from sft_app.config.schema.data import Packing
 from sft_app.training.attention.choose_attention import (
     AttentionChoice,
     choose_attention,
-    settle_attention,
     use_attention,
+    verify_attention,
 )
 from sft_app.training.loss.choose_loss import LossPlan
 from sft_app.training.loss.patched_forward import CHUNKED, LossChoice, install_chunked_loss
 from sft_app.training.metrics.flops import ModelShape, shape_of
-from sft_app.training.parallel.context_parallel import ContextGroup
+from sft_app.training.parallel.context_parallel import ContextParallelGroup
 from sft_app.training.parallel.fsdp import shard, wants_shards
-from sft_app.training.parallel.verify_context_parallel import require_equal_parts
+from sft_app.training.parallel.verify_context_parallel import verify_context_parallel
 from sft_app.training.peft.lora import add_adapter
 from sft_app.training.peft.quantize import quantise
 
@@ -38,7 +38,7 @@ class PreparedModel:
     shape: ModelShape
     sharded: bool = False
     """Whether each rank holds a part of it only (FSDP, tensor parallel)."""
-    context: ContextGroup | None = None
+    context: ContextParallelGroup | None = None
     """The ranks that share each row with this one; None: it has whole rows."""
     tensor_parallel_size: int = 1
     """Ranks that share each matrix."""
@@ -70,7 +70,7 @@ def prepare_model(
     *,
     new_token_ids: Sequence[int] = (),
     loss_plan: LossPlan = CHUNKED,
-    context: ContextGroup | None = None,
+    context: ContextParallelGroup | None = None,
 ) -> PreparedModel:
     """Change the loaded model in place, and prove each change on it, as training will call it.
 
@@ -85,14 +85,14 @@ def prepare_model(
     if sharded:
         shard(trained, model, device)
     if config.data.packing is Packing.best_fit:
-        attention = settle_attention(model, attention, trained)
+        attention = verify_attention(model, attention, trained)
     else:
         use_attention(model, attention.name)
     log.info("%s", attention)
     loss = install_chunked_loss(model, loss_plan, called=trained)
     log.info("%s", loss)
     if context is not None:
-        proof = require_equal_parts(model, context, trained)
+        proof = verify_context_parallel(model, context, trained)
         log.info("context         %s", proof.sentence())
     cut = config.trainer.tensor_parallel_size
     return PreparedModel(trained, attention, loss, shape, sharded or cut > 1, context, cut)

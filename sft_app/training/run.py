@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PrinterCallback, TrainingArguments, se
 
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
-from sft_app.config.validation.check_parallel import check_one_cut
+from sft_app.config.validation.check_parallel import check_tensor_parallel_size
 from sft_app.data.prepare_data import PreparedData
 from sft_app.evaluation.heldout import HeldOut, describe, evaluate, held_out
 from sft_app.loader.model.embeddings import fit_model_to_tokenizer
@@ -29,7 +29,7 @@ from sft_app.training.checkpoints import find_resume_point
 from sft_app.training.log_setup import set_up_logging
 from sft_app.training.model_plan import ModelPlans, plan_as_dict, plan_data, plan_model
 from sft_app.training.muon import muon_for
-from sft_app.training.parallel.context_parallel import form_context_group
+from sft_app.training.parallel.context_parallel import init_context_parallel_group
 from sft_app.training.peft.lora import plain_model
 from sft_app.training.peft.merge_qlora import bring_to_device
 from sft_app.training.prepare_model import PreparedModel, prepare_model, reads_on_host
@@ -46,8 +46,8 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run_dir / TENSORBOARD)
     args = training_arguments(config, run_dir)
     device = args.device  # sets up torch.distributed
-    context = form_context_group(config.trainer.context_parallel_size, device)
-    check_one_cut(config.trainer.tensor_parallel_size, args.world_size)
+    context = init_context_parallel_group(config.trainer.context_parallel_size, device)
+    check_tensor_parallel_size(config.trainer.tensor_parallel_size, args.world_size)
     set_seed(config.seed)
     record = RunRecord(run_dir, is_main=args.process_index == 0)
     record.result.world_size = args.world_size
@@ -104,7 +104,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
         announce(trainer, data)
         train(trainer, config, run_dir, record)
     record.note_peak_memory(device)
-    trainer.let_go()
+    trainer.release_training_state()
     # Saved before it is evaluated: what was trained is safe, whatever the evaluation needs.
     with record.phase("save"):
         final = save_final_model(prepared, config, plans, run_dir / MODEL, device)
@@ -122,6 +122,7 @@ def load(config: AppConfig, plans: ModelPlans, device: torch.device) -> PreTrain
         plans.pretrained,
         plans.rope,
         device=device,
+        attention=plans.attention.name,
         frozen=config.adapter.method is not AdapterMethod.none,
         on_host_of_rank_0=reads_on_host(config),
         tensor_parallel_size=config.trainer.tensor_parallel_size,

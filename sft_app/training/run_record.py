@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 import sft_app
+from sft_app.common import ranks
 from sft_app.records.result import RunResult, Status, read_result
 from sft_app.training.metrics.peak_memory import peak_memory_bytes
 
@@ -49,7 +50,7 @@ class RunRecord:
     def note_peak_memory(self, device: torch.device) -> None:
         """The largest rank's peaks; a collective: every rank calls it."""
         peaks = torch.tensor(peak_memory_bytes(), device=device)
-        if dist.is_initialized():
+        if ranks.is_distributed():
             dist.all_reduce(peaks, op=dist.ReduceOp.MAX)
         host, allocated = peaks.tolist()
         self.result.peak_memory_bytes = {"host": host}

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from transformers import PreTrainedModel
 
+from sft_app.common import ranks
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
 from sft_app.loader.model.save_pretrained import save_for_serving
@@ -38,7 +38,7 @@ def save_final_model(
     if isinstance(model, PreTrainedModel):
         round_weights(model, plans.precision.saved)
     weights = gather_weights(prepared.model) if prepared.sharded else None
-    if not dist.is_initialized() or dist.get_rank() == 0:
+    if ranks.is_main():
         save_for_serving(
             plain_model(model),
             plans.tokenizer,
@@ -48,6 +48,5 @@ def save_final_model(
             dtype=plans.precision.saved,
             state_dict=merge_gathered(prepared.model, weights) if weights else None,
         )
-    if dist.is_initialized():
-        dist.barrier()
+    ranks.barrier()
     return model

@@ -30,8 +30,11 @@ from sft_app.training.metrics.token_counts import (
     CountingCollate,
     WorkCount,
 )
-from sft_app.training.parallel.context_parallel import attention_over_whole_rows, split_rows
-from sft_app.training.parallel.data_ranks import data_share
+from sft_app.training.parallel.context_parallel import (
+    context_parallel_attention,
+    shard_for_context_parallel,
+)
+from sft_app.training.parallel.data_ranks import data_parallel_rank
 from sft_app.training.parallel.fsdp import load_shards, save_shards
 from sft_app.training.prepare_model import PreparedModel
 
@@ -75,7 +78,7 @@ class SFTTrainer(Trainer):
         super().__init__(model=prepared.model, args=args, data_collator=collate, **kwargs)
         self.prepared = prepared
         self.context = prepared.context
-        self.share = data_share(args.world_size, args.process_index, prepared.group_size)
+        self.share = data_parallel_rank(args.world_size, args.process_index, prepared.group_size)
         self.add_callback(LogWithCheckpoint())
         self.count = WorkCount(prepared.shape, args.device, matmul_dtype(prepared.model, args))
         # Not before: the Trainer refuses to save checkpoints of sharded models, which we do below.
@@ -126,7 +129,7 @@ class SFTTrainer(Trainer):
         del batch[REAL_TOKENS]
         if self.context is None:
             return batch
-        part, documents = split_rows(batch, self.context)
+        part, documents = shard_for_context_parallel(batch, self.context)
         return {**part, DOCUMENTS: documents}
 
     def compute_loss(
@@ -136,7 +139,7 @@ class SFTTrainer(Trainer):
         if documents is None:
             return super().compute_loss(model, inputs, *args, **kwargs)
         assert self.context is not None
-        with attention_over_whole_rows(documents, self.context):
+        with context_parallel_attention(documents, self.context):
             return super().compute_loss(model, inputs, *args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -152,7 +155,7 @@ class SFTTrainer(Trainer):
             logs.update(self.count.since_last_log(self.accelerator, self.state))
         super().log(logs, start_time)
 
-    def let_go(self) -> None:
+    def release_training_state(self) -> None:
         """Drop what only training needs: optimizer state, and DDP's wrapper around the model.
 
         The wrapper has to go before its process group does. Holding the last reference to a gloo

@@ -6,10 +6,10 @@ import pickle
 import pytest
 import torch
 
+from sft_app.common.errors import DataError
 from sft_app.config.schema.data import OnBadRecord, Overlong, Packing, TrainOn
 from sft_app.data.batches.collators import CollateDocuments
 from sft_app.data.batches.datasets import LONGEST_PADDING_DOCUMENT
-from sft_app.data.errors import DataError
 from sft_app.data.prepare_data import prepare_data
 from sft_app.training.attention.document_bounds import lengths_of_batch
 from tests.data.chat_files import LENGTH, prepare, settings, sharegpt
@@ -213,10 +213,10 @@ def test_text_and_prompt_completion_train_too(tmp_path, tokenizer):
     table.write_text("prompt,completion\nThe capital is, Paris\n")
     config = settings([str(text), str(table)], tmp_path, eval_examples=0, packing=Packing.none)
     config.train = [str(text), str(table)]
-    *pieces, pair = prepare(config, tokenizer).train
-    assert sum(len(piece["input_ids"]) for piece in pieces) > LENGTH
-    assert all((piece["labels"][1:] != -100).all() for piece in pieces)
+    *chunks, pair = prepare(config, tokenizer).train
+    assert sum(len(chunk["input_ids"]) for chunk in chunks) > LENGTH
+    assert all((chunk["labels"][1:] != -100).all() for chunk in chunks)
     # Nothing comes before a document's first token, or in a packed row another document does.
-    assert all(piece["labels"][0] == -100 for piece in pieces)
+    assert all(chunk["labels"][0] == -100 for chunk in chunks)
     learned = tokenizer.decode(pair["labels"][pair["labels"] != -100])
     assert learned == " Paris<|im_end|>"

@@ -1,8 +1,7 @@
 """What the adapter group can ask for and this application, or this installation, cannot do."""
 
-import importlib.util
-
 from sft_app.common.errors import ConfigError
+from sft_app.common.processes import is_installed
 from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.trainer import Parallelism
@@ -25,7 +24,7 @@ def check_adapter(config: AppConfig) -> None:
             "not sharded here. Use trainer.parallelism=ddp, or adapter=lora."
         )
     for package in PACKAGES[method]:
-        if importlib.util.find_spec(package) is None:
+        if not is_installed(package):
             raise ConfigError(
                 f"adapter.method={method} needs {package}, which is not installed: pip install "
                 f"'sft-app[{method}]', or leave the adapter out."

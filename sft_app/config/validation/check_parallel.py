@@ -12,7 +12,7 @@ TENSOR = "trainer.tensor_parallel_size"
 LENGTH_DEPENDENT_ROPE = (RopeMethod.dynamic, RopeMethod.longrope)
 """Frequencies that follow the largest position of a forward, which differs from part to part."""
 OWN_ATTENTION = ("auto", "sft_packed")
-CUT_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "sgd")
+TENSOR_PARALLEL_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "sgd")
 """Proven with matrices that are cut; others look at whole ones, or at all parameters at once."""
 OF_WHOLE_ROWS = {
     "label_smoothing_factor": "the Trainer shifts the labels of each part by itself",
@@ -55,19 +55,19 @@ def _check_context(config: AppConfig) -> None:
             f"{CONTEXT}={size} needs the application's own attention, and "
             f"model.attn_implementation={attention} is another: leave it out."
         )
-    not_proven = {
+    not_verified = {
         "adapter.method=qlora": config.adapter.method is AdapterMethod.qlora,
         "trainer.torch_compile=true": config.trainer.torch_compile,
     }
-    _refuse_not_proven(f"{CONTEXT}={size}", not_proven)
+    _refuse_not_verified(f"{CONTEXT}={size}", not_verified)
     _check_extra(config, f"{CONTEXT}={size}", OF_WHOLE_ROWS | OF_OWN_BATCHES)
 
 
 def _check_tensor(config: AppConfig) -> None:
     trainer, size = config.trainer, config.trainer.tensor_parallel_size
     if (world_size := _world_size(config)) is not None:
-        check_one_cut(size, world_size)
-    not_proven = {
+        check_tensor_parallel_size(size, world_size)
+    not_verified = {
         f"{CONTEXT}={trainer.context_parallel_size}": trainer.context_parallel_size > 1,
         "trainer.parallelism=fsdp": trainer.parallelism is Parallelism.fsdp,
         f"adapter.method={config.adapter.method}": config.adapter.method is not AdapterMethod.none,
@@ -75,16 +75,16 @@ def _check_tensor(config: AppConfig) -> None:
         "trainer.torch_compile=true": trainer.torch_compile,
         f"model.gguf_file={config.model.gguf_file}": config.model.gguf_file is not None,
     }
-    _refuse_not_proven(f"{TENSOR}={size}", not_proven)
-    if trainer.optim not in CUT_OPTIMIZERS:
+    _refuse_not_verified(f"{TENSOR}={size}", not_verified)
+    if trainer.optim not in TENSOR_PARALLEL_OPTIMIZERS:
         raise ConfigError(
             f"{TENSOR}={size} is not proven with trainer.optim={trainer.optim}: use one of "
-            f"{', '.join(CUT_OPTIMIZERS)}."
+            f"{', '.join(TENSOR_PARALLEL_OPTIMIZERS)}."
         )
     _check_extra(config, f"{TENSOR}={size}", OF_OWN_BATCHES)
 
 
-def _refuse_not_proven(key: str, settings: dict[str, bool]) -> None:
+def _refuse_not_verified(key: str, settings: dict[str, bool]) -> None:
     for setting, asked_for in settings.items():
         if asked_for:
             raise ConfigError(f"{key} is not proven with {setting}: keep one of them.")
@@ -111,7 +111,7 @@ def check_world_size(size: int, world_size: int) -> None:
         )
 
 
-def check_one_cut(size: int, world_size: int) -> None:
+def check_tensor_parallel_size(size: int, world_size: int) -> None:
     """Raise ConfigError unless all processes share each matrix, or none does."""
     if size not in (1, world_size):
         raise ConfigError(

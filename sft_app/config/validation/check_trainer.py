@@ -1,9 +1,9 @@
 """What the trainer group can ask for and this application, or this installation, cannot do."""
 
-import importlib.util
 from difflib import get_close_matches
 
 from sft_app.common.errors import ConfigError
+from sft_app.common.processes import is_installed
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.launch import Device
 from sft_app.config.schema.trainer import LossHead, Parallelism, TrainerConfig
@@ -123,14 +123,14 @@ def _check_packages(config: AppConfig) -> None:
     for prefix, name in OPTIMIZER_FAMILIES.items():
         if optim.startswith(prefix):
             package = name
-    if package is not None and not _is_installed(package):
+    if package is not None and not is_installed(package):
         raise ConfigError(
             f"trainer.optim={optim} needs a package that is not installed: pip install "
             f"{INSTALL_NAMES.get(package, package)}, or use trainer.optim=adafactor, which keeps "
             "almost no state."
         )
     if config.trainer.loss_head is LossHead.liger:
-        if not _is_installed("liger_kernel"):
+        if not is_installed("liger_kernel"):
             raise ConfigError(
                 "trainer.loss_head=liger needs a package that is not installed: pip install "
                 "liger-kernel (or 'sft-app[fused]'), or leave it out."
@@ -149,7 +149,7 @@ def _check_packages(config: AppConfig) -> None:
                 f"trainer.report_to=[{logger}] is not known.{hint} Allowed: tensorboard, "
                 f"{', '.join(LOGGERS)}."
             )
-        if not _is_installed(logger):
+        if not is_installed(logger):
             raise ConfigError(
                 f"trainer.report_to=[{logger}] needs a package that is not installed: pip install "
                 f"{logger}, or leave it out (metrics.jsonl is always written)."
@@ -170,7 +170,3 @@ def _check_checkpointing(config: AppConfig) -> None:
             f"trainer.gradient_checkpointing_kwargs.{min(new)} needs transformers 5.23 or newer: "
             "upgrade it, or leave this out to checkpoint every layer."
         )
-
-
-def _is_installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None

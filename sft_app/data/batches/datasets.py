@@ -6,10 +6,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sft_app.data.batches.fit_rows import Document
+from sft_app.data.labels import IGNORE_INDEX
 from sft_app.data.store.token_store import TokenStore
-
-IGNORED = -100
-"""The label of a token that carries no loss."""
 
 
 class ExampleDataset(Dataset[dict[str, Tensor]]):
@@ -20,28 +18,28 @@ class ExampleDataset(Dataset[dict[str, Tensor]]):
         self.store = store
         self.documents = documents
         self.weighted = weighted
-        self.lengths = [document.piece.length for document in documents]
+        self.lengths = [document.chunk.length for document in documents]
         """Tokens of each item, for batches of similar length."""
 
     def __len__(self) -> int:
         return len(self.documents)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        row, piece = self.documents[index].row, self.documents[index].piece
+        row, chunk = self.documents[index].row, self.documents[index].chunk
         ids = self.store.input_ids(row)
-        tokens = np.concatenate([ids[: piece.opening], ids[piece.start : piece.stop]])
+        tokens = np.concatenate([ids[: chunk.opening], ids[chunk.start : chunk.stop]])
         tokens = tokens.astype(np.int64)
-        labels = np.full(piece.length, IGNORED, dtype=np.int64)
-        weights = np.zeros(piece.length, dtype=np.float32)
+        labels = np.full(chunk.length, IGNORE_INDEX, dtype=np.int64)
+        weights = np.zeros(chunk.length, dtype=np.float32)
         for span in self.store.spans(row):
-            places = piece.place(span.start, span.stop)
+            places = chunk.place(span.start, span.stop)
             if places:
                 labels[places.start : places.stop] = tokens[places.start : places.stop]
                 weights[places.start : places.stop] = span.weight
         item = {
             "input_ids": torch.from_numpy(tokens),
             "labels": torch.from_numpy(labels),
-            "position_ids": torch.arange(piece.length),
+            "position_ids": torch.arange(chunk.length),
         }
         if self.weighted:
             item["loss_weights"] = torch.from_numpy(weights)
@@ -77,7 +75,7 @@ def padding_documents(length: int, pad_token_id: int, weighted: bool) -> dict[st
     """Tokens that nothing learns from and, having positions of their own, nothing attends to."""
     document = {
         "input_ids": torch.full((length,), pad_token_id),
-        "labels": torch.full((length,), IGNORED),
+        "labels": torch.full((length,), IGNORE_INDEX),
         "position_ids": torch.arange(length) % LONGEST_PADDING_DOCUMENT,
     }
     if weighted:

@@ -9,7 +9,7 @@ from sft_app.data.chat.tokenize import TokenSpan
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Chunk:
     """Tokens [start, stop) of an example, after a copy of its first `opening` tokens."""
 
     start: int
@@ -21,7 +21,7 @@ class Piece:
         return self.opening + self.stop - self.start
 
     def place(self, start: int, stop: int) -> range:
-        """Where in this piece tokens [start, stop) of the example can be learned.
+        """Where in this chunk tokens [start, stop) of the example can be learned.
 
         Never at position 0: nothing comes before it, or in a packed row another document does.
         """
@@ -31,9 +31,9 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    pieces: list[Piece]
+    chunks: list[Chunk]
     lost: Counter[str]
-    """Tokens that no piece has, by reason."""
+    """Tokens that no chunk has, by reason."""
 
 
 def fit(
@@ -46,62 +46,62 @@ def fit(
     context_length: int,
     overlong: Overlong,
 ) -> Fitted:
-    """Cut one example of `length` tokens into pieces of at most `context_length`.
+    """Cut one example of `length` tokens into chunks of at most `context_length`.
 
-    Every piece carries at least one label that can be learned (not only on its first token, which
-    nothing predicts). A piece never begins inside a turn, except in passages, which have none.
+    Every chunk carries at least one label that can be learned (not only on its first token, which
+    nothing predicts). A chunk never begins inside a turn, except in passages, which have none.
     """
     if length <= context_length:
-        whole = Piece(0, length)
+        whole = Chunk(0, length)
         if _learnable(whole, spans):
             return Fitted([whole], Counter())
         return Fitted([], Counter(no_labels=length))
     if overlong is Overlong.drop:
         return Fitted([], Counter(dropped=length))
     if overlong is Overlong.truncate:
-        return _truncate(Piece(0, length), spans, context_length)
+        return _truncate(Chunk(0, length), spans, context_length)
     if is_passage:
         return _split_anywhere(length, spans, context_length)
     return _split_at_breaks(length, spans, breaks, opening, context_length)
 
 
-def _learnable(piece: Piece, spans: list[TokenSpan]) -> bool:
-    first = piece.start + (0 if piece.opening else 1)
-    return any(span.start < piece.stop and span.stop > first for span in spans)
+def _learnable(chunk: Chunk, spans: list[TokenSpan]) -> bool:
+    first = chunk.start + (0 if chunk.opening else 1)
+    return any(span.start < chunk.stop and span.stop > first for span in spans)
 
 
-def _truncate(piece: Piece, spans: list[TokenSpan], context_length: int) -> Fitted:
+def _truncate(chunk: Chunk, spans: list[TokenSpan], context_length: int) -> Fitted:
     """Keep the beginning, up to the last label in it: tokens after that would teach nothing."""
-    cut = piece.stop - max(0, piece.length - context_length)
-    ends = [min(span.stop, cut) for span in spans if piece.start <= span.start < cut]
-    kept = Piece(piece.start, ends[-1] if ends else piece.start, piece.opening)
+    cut = chunk.stop - max(0, chunk.length - context_length)
+    ends = [min(span.stop, cut) for span in spans if chunk.start <= span.start < cut]
+    kept = Chunk(chunk.start, ends[-1] if ends else chunk.start, chunk.opening)
     if not _learnable(kept, spans):
-        return Fitted([], Counter(no_labels=piece.stop - piece.start))
-    return Fitted([kept], Counter(truncated=piece.stop - kept.stop))
+        return Fitted([], Counter(no_labels=chunk.stop - chunk.start))
+    return Fitted([kept], Counter(truncated=chunk.stop - kept.stop))
 
 
 def _split_anywhere(length: int, spans: list[TokenSpan], context_length: int) -> Fitted:
-    pieces: list[Piece] = []
+    chunks: list[Chunk] = []
     lost: Counter[str] = Counter()
     for start in range(0, length, context_length):
-        piece = Piece(start, min(start + context_length, length))
-        if _learnable(piece, spans):
-            pieces.append(piece)
+        chunk = Chunk(start, min(start + context_length, length))
+        if _learnable(chunk, spans):
+            chunks.append(chunk)
         else:
-            lost["no_labels"] += piece.length
-    return Fitted(pieces, lost)
+            lost["no_labels"] += chunk.length
+    return Fitted(chunks, lost)
 
 
 def _split_at_breaks(
     length: int, spans: list[TokenSpan], breaks: list[Break], opening: int, context_length: int
 ) -> Fitted:
-    """Fill each piece with as many whole exchanges as fit; one that fits in none is truncated.
+    """Fill each chunk with as many whole exchanges as fit; one that fits in none is truncated.
 
-    The header of a question at which a piece restarts is not lost: the opening ends with it.
+    The header of a question at which a chunk restarts is not lost: the opening ends with it.
     """
     starts = [0, *(b.restart for b in breaks)]
     stops = [*(b.stop for b in breaks), length]
-    pieces: list[Piece] = []
+    chunks: list[Chunk] = []
     lost: Counter[str] = Counter()
     first = 0
     while first < len(starts):
@@ -109,14 +109,14 @@ def _split_at_breaks(
         last = first
         while last + 1 < len(stops) and copied + stops[last + 1] - start <= context_length:
             last += 1
-        piece = Piece(start, stops[last], copied)
-        if piece.length > context_length:
-            cut = _truncate(piece, spans, context_length)
-            pieces += cut.pieces
+        chunk = Chunk(start, stops[last], copied)
+        if chunk.length > context_length:
+            cut = _truncate(chunk, spans, context_length)
+            chunks += cut.chunks
             lost += cut.lost
-        elif _learnable(piece, spans):
-            pieces.append(piece)
+        elif _learnable(chunk, spans):
+            chunks.append(chunk)
         else:
-            lost["no_labels"] += piece.stop - piece.start
+            lost["no_labels"] += chunk.stop - chunk.start
         first = last + 1
-    return Fitted(pieces, lost)
+    return Fitted(chunks, lost)

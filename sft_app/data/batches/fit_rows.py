@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sft_app.config.schema.data import Overlong
-from sft_app.data.batches.fit import Piece, fit
+from sft_app.data.batches.fit import Chunk, fit
 from sft_app.data.chat.tokenize import TokenSpan
 from sft_app.data.statistics import FitStatistics, add_counts
 from sft_app.data.store.token_store import TokenStore
@@ -15,10 +15,10 @@ from sft_app.data.store.token_store import TokenStore
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A piece of a row of the store."""
+    """A chunk of a row of the store."""
 
     row: int
-    piece: Piece
+    chunk: Chunk
 
 
 def fit_rows(
@@ -38,24 +38,24 @@ def fit_rows(
             context_length=context_length,
             overlong=overlong,
         )
-        pieces = [piece for piece in fitted.pieces if num_learned(piece, spans)]
-        lost = fitted.lost + Counter(no_labels=num_tokens(fitted.pieces) - num_tokens(pieces))
-        documents += [Document(row, piece) for piece in pieces]
+        chunks = [chunk for chunk in fitted.chunks if num_supervised(chunk, spans)]
+        lost = fitted.lost + Counter(no_labels=num_tokens(fitted.chunks) - num_tokens(chunks))
+        documents += [Document(row, chunk) for chunk in chunks]
         statistics.weighted |= any(span.weight != 1 for span in spans)
         statistics.overlong += length > context_length
-        statistics.dropped += not pieces
-        statistics.truncated += bool(pieces) and bool(lost)
-        statistics.split += len(pieces) > 1
-        statistics.pieces += len(pieces)
-        statistics.used_tokens += num_tokens(pieces)
-        statistics.supervised_tokens += sum(num_learned(piece, spans) for piece in pieces)
+        statistics.dropped += not chunks
+        statistics.truncated += bool(chunks) and bool(lost)
+        statistics.split += len(chunks) > 1
+        statistics.chunks += len(chunks)
+        statistics.used_tokens += num_tokens(chunks)
+        statistics.supervised_tokens += sum(num_supervised(chunk, spans) for chunk in chunks)
         add_counts(statistics.lost_tokens, lost)
     return documents, statistics
 
 
-def num_learned(piece: Piece, spans: Sequence[TokenSpan]) -> int:
-    return sum(len(piece.place(span.start, span.stop)) for span in spans)
+def num_supervised(chunk: Chunk, spans: Sequence[TokenSpan]) -> int:
+    return sum(len(chunk.place(span.start, span.stop)) for span in spans)
 
 
-def num_tokens(pieces: Sequence[Piece]) -> int:
-    return sum(piece.length for piece in pieces)
+def num_tokens(chunks: Sequence[Chunk]) -> int:
+    return sum(chunk.length for chunk in chunks)

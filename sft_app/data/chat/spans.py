@@ -17,7 +17,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """Where a text may be cut in two: one piece stops (an answer has ended), and another restarts
+    """Where a text may be cut in two: one chunk stops (an answer has ended), and another restarts
     with a question's own text, after a copy of what stands before the first question's text."""
 
     stop: int

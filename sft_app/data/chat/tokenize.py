@@ -28,7 +28,7 @@ class TokenizedExample:
     breaks: list[Break] = field(default_factory=list)
     """Where the example may be split (token positions, increasing, never inside a span)."""
     opening: int = 0
-    """Tokens that every later piece of a split begins with."""
+    """Tokens that every later chunk of a split begins with."""
     is_passage: bool = False
 
 
@@ -46,8 +46,8 @@ class ChatTokenizer:
     """Tokenises as `apply_chat_template(tokenize=True)` does, and knows each token's characters.
 
     The whole text is tokenised at once, and a token is labelled when at least one of its characters
-    stands in a labelled place and none after it: a word piece that takes the space after
-    "ASSISTANT:" with it is learned, a piece of only that space, or one of the next header, is not.
+    stands in a labelled place and none after it: a word chunk that takes the space after
+    "ASSISTANT:" with it is learned, a chunk of only that space, or one of the next header, is not.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -106,7 +106,7 @@ def _breaks(rendered: Rendered, positions: _Positions) -> tuple[int, list[Break]
     """The opening in tokens, and the breaks where an opening and the rest fit together.
 
     A question's first token may take the end of the header with it (the space of "USER: "). Then
-    openings end, and pieces begin, that many characters earlier; a break where no token begins just
+    openings end, and chunks begin, that many characters earlier; a break where no token begins just
     there is left out, because a character would be missing or doubled.
     """
     if not rendered.breaks:

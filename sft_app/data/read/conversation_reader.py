@@ -4,11 +4,11 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from sft_app.common.errors import DataError
 from sft_app.config.schema.data import DataConfig, DataFormat, OnBadRecord, TrainOn
 from sft_app.data.chat.conversation import Conversation, Passage, content_key
 from sft_app.data.chat.formats import NotThisFormat, detect, normalise
 from sft_app.data.chat.repair import repair
-from sft_app.data.errors import DataError
 from sft_app.data.read.read_files import BadRecord, Record, read_file
 from sft_app.data.read.read_hub import read_hub
 from sft_app.data.read.sources import Source

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from sft_app.data.errors import DataError
+from sft_app.common.errors import DataError
 from sft_app.data.read.open_file import BROKEN, data_suffix, open_bytes
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from sft_app import compat
 from sft_app.common.errors import ConfigError
 from sft_app.data.read.read_files import BadRecord, Record
 
@@ -15,7 +16,7 @@ def read_hub(name: str) -> Iterator[Record | BadRecord]:
 
 def hub_digest(name: str) -> str:
     """Changes with the content of the dataset, as far as the library can tell."""
-    return str(_load(name)._fingerprint)
+    return compat.dataset_fingerprint(_load(name))
 
 
 def _load(name: str) -> Any:

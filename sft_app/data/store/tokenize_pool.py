@@ -15,11 +15,11 @@ from itertools import chain, islice
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
+from sft_app.common.errors import DataError
 from sft_app.data.chat.render import Renderer
 from sft_app.data.chat.spans import with_valid_unicode
 from sft_app.data.chat.template import TemplateRefused
 from sft_app.data.chat.tokenize import ChatTokenizer
-from sft_app.data.errors import DataError
 from sft_app.data.read.conversation_reader import ConversationReader, Item
 from sft_app.data.statistics import add_counts
 from sft_app.data.store.token_store import to_batch

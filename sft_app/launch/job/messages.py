@@ -19,7 +19,7 @@ def opening(config: AppConfig, run_dir: Path, num_processes: int) -> str:
     )
 
 
-def cell_closing(result: RunResult, run_dir: Path) -> str:
+def sweep_job_closing(result: RunResult, run_dir: Path) -> str:
     """One line for a job of a sweep."""
     if result.status is not Status.completed:
         return f"{run_dir.name}: {result.status}"

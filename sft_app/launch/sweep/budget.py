@@ -1,4 +1,4 @@
-"""Equal training at every context length: the batch of a cell follows from its length."""
+"""Equal training at every context length: the batch of a job follows from its length."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,12 +7,12 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.data import Overlong, Packing
 from sft_app.config.schema.sweep import Budget
-from sft_app.config.validation.check_parallel import check_one_cut, check_world_size
+from sft_app.config.validation.check_parallel import check_tensor_parallel_size, check_world_size
 from sft_app.launch.job.run_job import num_local_processes
 
 
 def tokens_per_step(config: AppConfig) -> int:
-    """What one optimizer step takes with the cell's own settings, in packed rows."""
+    """What one optimizer step takes with the job's own settings, in packed rows."""
     trainer = config.trainer
     return config.context_length * trainer.per_device_train_batch_size * (
         trainer.gradient_accumulation_steps * num_groups(config)
@@ -26,12 +26,12 @@ def num_groups(config: AppConfig) -> int:
     """
     processes = num_local_processes(config.launch) * config.launch.nnodes
     check_world_size(config.trainer.context_parallel_size, processes)
-    check_one_cut(config.trainer.tensor_parallel_size, processes)
+    check_tensor_parallel_size(config.trainer.tensor_parallel_size, processes)
     return processes // (config.trainer.context_parallel_size * config.trainer.tensor_parallel_size)
 
 
 def shared_tokens_per_step(configs: Sequence[AppConfig]) -> int:
-    """What the longest cells take in one step: the shorter ones get more rows to match.
+    """What the longest jobs take in one step: the shorter ones get more rows to match.
 
     Raises ConfigError when the longest ones disagree.
     """
@@ -80,7 +80,7 @@ def apply_budget(config: AppConfig) -> AppConfig:
 
 def _accumulation(rows: int, wanted: int) -> int:
     """The smallest divisor of `rows` from `wanted` on: no pass takes more tokens than the longest
-    cell's."""
+    job's."""
     return next((n for n in range(wanted, rows) if rows % n == 0), rows)
 
 
@@ -116,7 +116,7 @@ def _max_steps(config: AppConfig, per_step: int) -> int:
 
 
 def describe_budget(configs: Sequence[AppConfig]) -> str:
-    """One line for all cells; `configs` have their budget applied."""
+    """One line for all jobs; `configs` have their budget applied."""
     first = configs[0]
     per_step = tokens_per_step(first)
     total = (

@@ -1,14 +1,13 @@
-"""The jobs ("cells") of a sweep, composed before anything starts."""
+"""Compose the jobs of a sweep before anything starts."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from sft_app import compat
 from sft_app.common.errors import ConfigError
 from sft_app.config.hydra_callback import typed_without_hydra
 from sft_app.config.job_folders import keys_left_out
@@ -21,7 +20,7 @@ SET_BY_THE_SWEEP = ("sweep.lengths", "sweep.tokens_per_step", "launch.nproc_per_
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class SweepJob:
     overrides: tuple[str, ...]
     config: AppConfig
     run_dir: Path
@@ -31,7 +30,7 @@ class Cell:
         return self.run_dir.name
 
 
-def compose_cells(master: DictConfig, *, on_slurm: bool) -> list[Cell]:
+def compose_jobs(master: DictConfig, *, on_slurm: bool) -> list[SweepJob]:
     """Compose and validate every job, in the order in which Hydra will start them.
 
     `master` is the sweep's own configuration; the jobs' folders are named here, too. Raises
@@ -46,10 +45,10 @@ def compose_cells(master: DictConfig, *, on_slurm: bool) -> list[Cell]:
         master, f"hydra.job.config.override_dirname.exclude_keys=[{','.join(unnamed)}]"
     )
     add_hydra_override(master, f"hydra.sweep.dir='{Path(master.hydra.sweep.dir).absolute()}'")
-    jobs = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
-    cells = [_compose_cell(master, tuple(job), number, on_slurm) for number, job in enumerate(jobs)]
-    _check_folders(cells)
-    return cells
+    batch = compat.split_sweep(overrides)
+    jobs = [_compose_job(master, tuple(o), number, on_slurm) for number, o in enumerate(batch)]
+    _check_folders(jobs)
+    return jobs
 
 
 def add_hydra_override(master: DictConfig, override: str) -> None:
@@ -76,10 +75,10 @@ def _parameters(master: DictConfig) -> list[str]:
     return [f"{key}={value}" for key, value in params.items()] + [str(o) for o in command_line]
 
 
-def _compose_cell(
+def _compose_job(
     master: DictConfig, overrides: tuple[str, ...], number: int, on_slurm: bool
-) -> Cell:
-    loader = GlobalHydra.instance().config_loader()
+) -> SweepJob:
+    loader = compat.sweep_config_loader()
     try:
         composed = loader.load_sweep_config(master, list(overrides))
     except ConfigCompositionException as error:
@@ -93,16 +92,16 @@ def _compose_cell(
         validate(config, on_slurm=on_slurm)
     except ConfigError as error:
         raise ConfigError(f"job {run_dir.name}: {error}") from error
-    return Cell(overrides=overrides, config=config, run_dir=run_dir)
+    return SweepJob(overrides=overrides, config=config, run_dir=run_dir)
 
 
-def _check_folders(cells: list[Cell]) -> None:
-    seen: dict[Path, Cell] = {}
-    for cell in cells:
-        other = seen.setdefault(cell.run_dir, cell)
-        if other is not cell:
+def _check_folders(jobs: list[SweepJob]) -> None:
+    seen: dict[Path, SweepJob] = {}
+    for job in jobs:
+        other = seen.setdefault(job.run_dir, job)
+        if other is not job:
             raise ConfigError(
-                f"two jobs of the sweep would share the folder {cell.name}: "
-                f"{' '.join(other.overrides)}, and {' '.join(cell.overrides)}. "
+                f"two jobs of the sweep would share the folder {job.name}: "
+                f"{' '.join(other.overrides)}, and {' '.join(job.overrides)}. "
                 "Leave out what is listed twice."
             )

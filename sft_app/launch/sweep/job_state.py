@@ -1,4 +1,4 @@
-"""What a cell of a sweep needs when the sweep is (re)started: nothing, to go on, or a new start."""
+"""What a job of a sweep needs when the sweep is (re)started: nothing, to go on, or a new start."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +12,7 @@ REPLACED = ".replaced"
 """Folder of a sweep that keeps runs whose settings have changed since."""
 
 
-class CellState(StrEnum):
+class JobState(StrEnum):
     new = "new"
     """Nothing worth keeping stands there."""
     done = "done"
@@ -23,22 +23,22 @@ class CellState(StrEnum):
     """Run with other settings."""
 
 
-def cell_state(run_dir: Path, config: AppConfig) -> CellState:
+def job_state(run_dir: Path, config: AppConfig) -> JobState:
     """`config` as the job will have it, the budget applied."""
     has_checkpoints = (run_dir / CHECKPOINTS).is_dir()
     try:
         result = read_result(run_dir)
     except ValueError:  # never begun, or a record that no longer says how it was made
-        return CellState.changed if has_checkpoints else CellState.new
+        return JobState.changed if has_checkpoints else JobState.new
     if result.status in (Status.pending, Status.skipped) and not has_checkpoints:
-        return CellState.new
+        return JobState.new
     if result.config_hash != config_hash(config):
-        return CellState.changed
-    return CellState.done if result.status is Status.completed else CellState.unfinished
+        return JobState.changed
+    return JobState.done if result.status is Status.completed else JobState.unfinished
 
 
 def set_aside(run_dir: Path) -> Path:
-    """Move a changed cell's run out of the way, where nothing overwrites it; returns the place."""
+    """Move a changed job's run out of the way, where nothing overwrites it; returns the place."""
     folder = run_dir.parent / REPLACED
     folder.mkdir(exist_ok=True)
     number = 1

@@ -1,15 +1,15 @@
 """What the jobs of a sweep run on: this process's own children, a Ray pool, or a Slurm cluster."""
 
 import dataclasses
-import importlib.util
 from collections.abc import Sequence
 from enum import StrEnum
 
 from omegaconf import DictConfig, open_dict, read_write
 
 from sft_app.common.errors import ConfigError
+from sft_app.common.processes import is_installed
 from sft_app.config.schema.launch import Device, LaunchConfig
-from sft_app.launch.sweep.compose_jobs import Cell, add_task_override
+from sft_app.launch.sweep.compose_jobs import SweepJob, add_task_override
 
 
 class Launcher(StrEnum):
@@ -34,7 +34,7 @@ def which_launcher(master: DictConfig) -> Launcher:
             "after the other), hydra/launcher=ray, hydra/launcher=slurm."
         ) from None
     plugin = EXTRAS.get(launcher)
-    if plugin is not None and not _installed(plugin):
+    if plugin is not None and not is_installed(f"hydra_plugins.{plugin}"):
         raise ConfigError(
             f"hydra/launcher={launcher.name} needs an extra that is not installed: "
             f"pip install 'sft-app[{launcher.name}]'"
@@ -43,21 +43,21 @@ def which_launcher(master: DictConfig) -> Launcher:
 
 
 def settle_processes(
-    master: DictConfig, launcher: Launcher, cells: Sequence[Cell]
-) -> tuple[list[Cell], LaunchConfig]:
-    """Say in the launcher's settings what each job takes; returns the cells, and that.
+    master: DictConfig, launcher: Launcher, jobs: Sequence[SweepJob]
+) -> tuple[list[SweepJob], LaunchConfig]:
+    """Say in the launcher's settings what each job takes; returns the jobs, and that.
 
     A scheduler is asked for the same share for every job. Raises ConfigError when they differ, or
     when the number of processes is not known here.
     """
     shares = {(c.config.launch.nproc_per_node, c.config.launch.nnodes, c.config.launch.device)
-              for c in cells}  # fmt: skip
+              for c in jobs}  # fmt: skip
     if len(shares) > 1:
         raise ConfigError(
             f"launch.nproc_per_node, .nnodes or .device differ between the jobs, and "
             f"hydra/launcher={launcher.name} gives every job the same share: make a sweep of each."
         )
-    launch = cells[0].config.launch
+    launch = jobs[0].config.launch
     if launch.nproc_per_node == "auto":
         if launcher is Launcher.slurm:
             raise ConfigError(
@@ -66,10 +66,10 @@ def settle_processes(
             )
         launch = dataclasses.replace(launch, nproc_per_node=1)
         add_task_override(master, "launch.nproc_per_node=1")
-    cells = [
-        dataclasses.replace(c, config=dataclasses.replace(c.config, launch=launch)) for c in cells
+    jobs = [
+        dataclasses.replace(c, config=dataclasses.replace(c.config, launch=launch)) for c in jobs
     ]
-    return cells, launch
+    return jobs, launch
 
 
 def gpus_of_one_node(launch: LaunchConfig) -> int:
@@ -81,10 +81,3 @@ def set_if_null(settings: DictConfig, key: str, value: int) -> None:
     if settings[key] is None:
         with read_write(settings), open_dict(settings):
             settings[key] = value
-
-
-def _installed(plugin: str) -> bool:
-    try:
-        return importlib.util.find_spec(f"hydra_plugins.{plugin}") is not None
-    except ModuleNotFoundError:  # no Hydra plugin at all
-        return False

@@ -26,13 +26,13 @@ def leave(sweep: Sweep, *, interrupted: bool) -> None:
 
 def _mark_interrupted(sweep: Sweep) -> None:
     """What was killed with its worker could not say so itself."""
-    for cell in sweep.cells:
+    for job in sweep.jobs:
         try:
-            result = read_result(cell.run_dir)
+            result = read_result(job.run_dir)
         except ValueError:
             continue
         if result.status is Status.running:
             result.status = Status.interrupted
             result.error = RunError(type="Interrupted", message="ended with its sweep")
             result.finished_at = datetime.now().astimezone().isoformat(timespec="seconds")
-            result.write(cell.run_dir)
+            result.write(job.run_dir)

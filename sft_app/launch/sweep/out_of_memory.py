@@ -1,4 +1,4 @@
-"""Whether a shorter cell of the same settings ran out of memory already."""
+"""Whether a shorter job of the same settings ran out of memory already."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ OVERRIDES = ".hydra/overrides.yaml"
 def shorter_out_of_memory(
     run_dir: Path, config: AppConfig, overrides: Sequence[str]
 ) -> RunResult | None:
-    """The result of such a cell beside `run_dir`; None when there is none, or the sweep wants all.
+    """The result of such a job beside `run_dir`; None when there is none, or the sweep wants all.
 
     "The same settings" are all overrides but context_length: what follows from the length, such as
     the batch, may differ.

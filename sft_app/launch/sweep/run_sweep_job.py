@@ -16,28 +16,28 @@ from sft_app.launch.job.run_job import (
 from sft_app.launch.job.supervise import run_supervised
 from sft_app.launch.sweep.budget import apply_budget
 from sft_app.launch.sweep.job_lock import only_one
-from sft_app.launch.sweep.job_state import CellState, cell_state
+from sft_app.launch.sweep.job_state import JobState, job_state
 from sft_app.launch.sweep.out_of_memory import shorter_out_of_memory
-from sft_app.launch.sweep.slurm_node import meet_on_slurm, say_turn, wait_for_turn
+from sft_app.launch.sweep.slurm_node import publish_decision, slurm_rendezvous, wait_for_decision
 from sft_app.records.result import RunError, RunResult, Status, read_result
 from sft_app.records.run_files import CONFIG
 
 
-def run_cell(config: AppConfig, run_dir: Path, overrides: Sequence[str]) -> RunResult | None:
-    """Run what is left to do of this cell, and return its result, which may be that of a failure.
+def run_sweep_job(config: AppConfig, run_dir: Path, overrides: Sequence[str]) -> RunResult | None:
+    """Run what is left to do of this job, and return its result, which may be that of a failure.
 
     `overrides` are the job's own, as Hydra lists them. None: this node only helped node 0. Raises
     JobInterrupted.
     """
     config = apply_budget(config)
-    config = dataclasses.replace(config, launch=meet_on_slurm(config.launch))
+    config = dataclasses.replace(config, launch=slurm_rendezvous(config.launch))
     if config.launch.node_rank:
         help_node_0(config, run_dir)
         return None
     with only_one(run_dir):
         finished = settle_without_running(config, run_dir, overrides)
         if config.launch.nnodes > 1:
-            say_turn(run_dir, runs=finished is None)
+            publish_decision(run_dir, runs=finished is None)
         if finished is not None:
             return finished
         try:
@@ -49,8 +49,8 @@ def run_cell(config: AppConfig, run_dir: Path, overrides: Sequence[str]) -> RunR
 def settle_without_running(
     config: AppConfig, run_dir: Path, overrides: Sequence[str]
 ) -> RunResult | None:
-    """The cell's result when it is done already, or spared; None when it is to be run."""
-    if cell_state(run_dir, config) is CellState.done:
+    """The job's result when it is done already, or spared; None when it is to be run."""
+    if job_state(run_dir, config) is JobState.done:
         return read_result(run_dir)
     shorter = shorter_out_of_memory(run_dir, config, overrides)
     return skip(config, run_dir, shorter) if shorter is not None else None
@@ -59,7 +59,7 @@ def settle_without_running(
 def help_node_0(config: AppConfig, run_dir: Path) -> None:
     """Lend this node's processes; what they meet, failures included, node 0 records."""
     launch = config.launch
-    if not wait_for_turn(run_dir, launch.rdzv_timeout_seconds):
+    if not wait_for_decision(run_dir, launch.rdzv_timeout_seconds):
         return
     ended = run_supervised(
         worker_command(launch, run_dir / CONFIG),

@@ -18,7 +18,7 @@ NUM_PORTS = 20_000
 POLL_SECONDS = 0.2
 
 
-def meet_on_slurm(launch: LaunchConfig) -> LaunchConfig:
+def slurm_rendezvous(launch: LaunchConfig) -> LaunchConfig:
     """Fill in this node's rank and the meeting point, from what Slurm says."""
     if launch.nnodes == 1 or launch.rdzv_endpoint is not None or "SLURM_JOB_ID" not in os.environ:
         return launch
@@ -35,7 +35,7 @@ def meet_on_slurm(launch: LaunchConfig) -> LaunchConfig:
     )
 
 
-def say_turn(run_dir: Path, *, runs: bool) -> None:
+def publish_decision(run_dir: Path, *, runs: bool) -> None:
     """Node 0's word to the others, for this start of the job only: a requeued job starts again."""
     for old in run_dir.glob(".turn-*"):
         old.unlink()
@@ -44,7 +44,7 @@ def say_turn(run_dir: Path, *, runs: bool) -> None:
     partial.replace(_turn(run_dir))
 
 
-def wait_for_turn(run_dir: Path, timeout: float) -> bool:
+def wait_for_decision(run_dir: Path, timeout: float) -> bool:
     """Node 0's word; raises JobFailed when it does not come."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:

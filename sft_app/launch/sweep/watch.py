@@ -3,8 +3,8 @@
 import threading
 from collections.abc import Sequence
 
-from sft_app.launch.job.messages import cell_closing
-from sft_app.launch.sweep.compose_jobs import Cell
+from sft_app.launch.job.messages import sweep_job_closing
+from sft_app.launch.sweep.compose_jobs import SweepJob
 from sft_app.records.result import RunResult, Status, read_result
 
 POLL_SECONDS = 1.0
@@ -13,14 +13,14 @@ POLL_SECONDS = 1.0
 class Watch:
     """Reads the jobs' result.json from a thread of its own, and prints what has changed."""
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
-        self.cells = {cell.name: cell for cell in cells}
+    def __init__(self, jobs: Sequence[SweepJob]) -> None:
+        self.jobs = {job.name: job for job in jobs}
         self.told: dict[str, Status | None] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
-        self.told = {name: _status(cell) for name, cell in self.cells.items()}
+        self.told = {name: _status(job) for name, job in self.jobs.items()}
         self._thread.start()
 
     def stop(self) -> None:
@@ -30,32 +30,32 @@ class Watch:
         self.look()
 
     def look(self) -> None:
-        for name, cell in self.cells.items():
-            status = _status(cell)
+        for name, job in self.jobs.items():
+            status = _status(job)
             if status is self.told[name] or status is None:
                 continue
             self.told[name] = status
             done = sum(s not in (Status.pending, Status.running) for s in self.told.values())
-            line = _describe(read_result(cell.run_dir), cell)
-            print(f"[{done}/{len(self.cells)} ended] {line}", flush=True)
+            line = _describe(read_result(job.run_dir), job)
+            print(f"[{done}/{len(self.jobs)} ended] {line}", flush=True)
 
     def _run(self) -> None:
         while not self._ended.wait(POLL_SECONDS):
             self.look()
 
 
-def _status(cell: Cell) -> Status | None:
+def _status(job: SweepJob) -> Status | None:
     try:
-        return read_result(cell.run_dir).status
+        return read_result(job.run_dir).status
     except ValueError:
         return None  # being moved or written: the next look sees it
 
 
-def _describe(result: RunResult, cell: Cell) -> str:
+def _describe(result: RunResult, job: SweepJob) -> str:
     if result.error is not None:
         rank = f" (rank {result.error.rank})" if result.error.rank is not None else ""
         return (
-            f"{cell.name}: {result.status}: {result.error.type}{rank}: {result.error.message}\n"
-            f"  The log stands in {cell.run_dir}"
+            f"{job.name}: {result.status}: {result.error.type}{rank}: {result.error.message}\n"
+            f"  The log stands in {job.run_dir}"
         )
-    return cell_closing(result, cell.run_dir)
+    return sweep_job_closing(result, job.run_dir)

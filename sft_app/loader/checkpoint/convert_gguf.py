@@ -6,9 +6,10 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
+
+from sft_app import compat
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +46,8 @@ def _convert(file: Path, directory: Path) -> None:
     import torch
     import transformers
 
-    arguments: dict[str, Any] = {"gguf_file": file.name}
-    # Newer versions keep the GGUF blocks, which can be neither trained nor saved, unless told so.
-    if hasattr(transformers, "GgufConfig"):
-        arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        file.parent, dtype=torch.float32, **arguments
+        file.parent, dtype=torch.float32, gguf_file=file.name, **compat.gguf_arguments()
     )
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -49,9 +49,12 @@ def places_of(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
     """Every (module, attribute) that holds a tensor, by the tensor's identity."""
     places: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
-        for attribute, tensor in [*module._parameters.items(), *module._buffers.items()]:
-            if tensor is not None:
-                places.setdefault(id(tensor), []).append((module, attribute))
+        own = (
+            *module.named_parameters(recurse=False, remove_duplicate=False),
+            *module.named_buffers(recurse=False, remove_duplicate=False),
+        )
+        for attribute, tensor in own:
+            places.setdefault(id(tensor), []).append((module, attribute))
     return places
 
 

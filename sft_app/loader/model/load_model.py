@@ -6,17 +6,17 @@ import os
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from accelerate import init_empty_weights
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from sft_app.common import ranks
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.model import ModelConfig
 from sft_app.loader.checkpoint.locate import find_checkpoint
 from sft_app.loader.model.broadcast import receive_weights, send_weights
-from sft_app.loader.model.dtype import choose_attention, choose_dtype
+from sft_app.loader.model.dtype import choose_dtype
 from sft_app.loader.model.generation import make_saveable
-from sft_app.loader.model.tensor_parallel import call_it_plain, cutting_arguments
+from sft_app.loader.model.tensor_parallel import disown_tensor_parallel, tensor_parallel_arguments
 from sft_app.loader.rope.interpolate_table import interpolated_table
 from sft_app.loader.rope.rope_plan import RopePlan, apply_rope_plan
 from sft_app.loader.rope.verify_rope import check_built
@@ -30,6 +30,7 @@ def load_model(
     plan: RopePlan,
     *,
     device: torch.device | str = "cpu",
+    attention: str | None = None,
     frozen: bool = False,
     on_host_of_rank_0: bool = False,
     tensor_parallel_size: int = 1,
@@ -37,7 +38,8 @@ def load_model(
     """Build the model with the plan's positions, load its weights, and check what was built.
 
     `config` is copied, not changed. The key-value cache is off: in training it costs memory and
-    breaks packing. `frozen`: only an adapter will be trained.
+    breaks packing. `attention`: the implementation to load with; None: transformers' own default.
+    `frozen`: only an adapter will be trained.
 
     In a process group rank 0 reads the weights and the others receive them; with
     `tensor_parallel_size` each reads its part of them; with
@@ -51,19 +53,20 @@ def load_model(
     for holder in (config, config.get_text_config(decoder=True)):
         holder.use_cache = False
     dtype = choose_dtype(model, device, frozen=frozen)
-    attention = choose_attention(model, config, dtype.value, device)
     arguments: dict[str, Any] = {
         "dtype": dtype.value,
         "trust_remote_code": model.trust_remote_code,
     }
-    if attention.value is not None:
-        arguments["attn_implementation"] = attention.value
+    if attention is not None:
+        arguments["attn_implementation"] = attention
 
     alone = not _shares_loading()
     if tensor_parallel_size > 1:
-        built = _read(model, config, plan, arguments | cutting_arguments(tensor_parallel_size))
-        call_it_plain(built)
-    elif alone or dist.get_rank() == 0:
+        built = _read(
+            model, config, plan, arguments | tensor_parallel_arguments(tensor_parallel_size)
+        )
+        disown_tensor_parallel(built)
+    elif alone or ranks.is_main():
         built = _read(model, config, plan, arguments)
         if not on_host_of_rank_0:
             built = built.to(device)
@@ -84,13 +87,11 @@ def load_model(
     make_saveable(built)
     check_built(built, plan.rotary_dims)
     logger.info(
-        "model: %s, %.1fM parameters in %s (%s), attention %s (%s)",
+        "model: %s, %.1fM parameters in %s (%s)",
         model.name_or_path,
         sum(p.numel() for p in built.parameters()) / 1e6,
         str(dtype.value).removeprefix("torch."),
         dtype.reason,
-        built.config._attn_implementation,
-        attention.reason,
     )
     return built
 
@@ -98,7 +99,7 @@ def load_model(
 def _shares_loading() -> bool:
     """Whether one rank reads for the others. FSDP has a way of its own inside `from_pretrained`."""
     fsdp = os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
-    return not fsdp and dist.is_initialized() and dist.get_world_size() > 1
+    return not fsdp and ranks.is_distributed()
 
 
 def _read(

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sft_app import compat
 from sft_app.loader.model.legacy_config import add_legacy_rope_keys
 from sft_app.loader.rope.rope_plan import RopePlan
 from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
@@ -53,7 +54,7 @@ def in_dtype(
     model: PreTrainedModel, weights: Mapping[str, torch.Tensor], dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
     """But for layers that their family always keeps in float32; tied weights stay one tensor."""
-    kept = model._keep_in_fp32_modules_strict or ()
+    kept = compat.kept_in_float32(model)
     done: dict[tuple[int, torch.Size], torch.Tensor] = {}
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not any(f".{part}." in f".{name}" for part in kept):

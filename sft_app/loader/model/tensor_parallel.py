@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
 
+from sft_app import compat
 from sft_app.common.errors import ConfigError
 from sft_app.loader.rope.rope_plan import RopePlan
 from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
@@ -17,13 +18,11 @@ from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
 KEY = "trainer.tensor_parallel_size"
 
 
-def check_cut(
+def check_tensor_parallel(
     config: PretrainedConfig, rope: RopePlan, tokenizer: TokenizerPlan, size: int
 ) -> None:
     """Before weights are loaded: ConfigError for models that are not known to train when cut."""
-    from transformers import Trainer  # takes a second, and most runs do not ask
-
-    if not hasattr(Trainer, "_sync_replicated_trainable_parameters"):
+    if not compat.trainer_takes_sharded_models():
         raise ConfigError(f"{KEY}={size} needs transformers 5.23 or newer: upgrade it.")
     obstacle = _obstacle(config, rope, tokenizer, size)
     if obstacle is not None:
@@ -50,15 +49,13 @@ def _obstacle(
     return None
 
 
-def cutting_arguments(size: int) -> dict[str, Any]:
+def tensor_parallel_arguments(size: int) -> dict[str, Any]:
     """For `from_pretrained`, on every rank: each reads its part of the checkpoint."""
     from transformers.distributed import DistributedConfig
 
     return {"distributed_config": DistributedConfig(tp_size=size)}
 
 
-def call_it_plain(model: PreTrainedModel) -> None:
+def disown_tensor_parallel(model: PreTrainedModel) -> None:
     """Let neither the Trainer nor `save_pretrained` take a cut model into their own hands."""
-    model._tp_size = None
-    model._is_distributed_loading_by_transformers = False
-    model.config.distributed_config = None
+    compat.forget_tensor_parallel(model)

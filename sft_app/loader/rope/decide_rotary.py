@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.rope import RopeConfig, RopeMethod
-from sft_app.loader.rope.decision import Decision
+from sft_app.loader.rope.decision import PositionPlan
 from sft_app.loader.rope.factor import choose_factor
 from sft_app.loader.rope.methods import Extension, extended_parameters
 from sft_app.loader.rope.model_context import (
@@ -34,7 +34,7 @@ def decide_rotary(
     rotary_dims: dict[str, int],
     length: int,
     rope: RopeConfig,
-) -> Decision:
+) -> PositionPlan:
     """Keep the model as it is, or extend it; ConfigError when what is asked for cannot be right."""
     if rope.method == RopeMethod.extend_positions:
         raise ConfigError(
@@ -65,7 +65,7 @@ def decide_rotary(
 
 def _kept(
     text: PretrainedConfig, context: ModelContext, length: int, asked: RopeMethod | None
-) -> Decision:
+) -> PositionPlan:
     reason = f"{length} tokens fit the model's {context.effective}"
     if context.rope_type != "default":
         reason += f" (its own {context.rope_type} scaling stays as it is)"
@@ -74,7 +74,7 @@ def _kept(
     return _unchanged(text, context, reason)
 
 
-def _left_alone(text: PretrainedConfig, context: ModelContext, length: int) -> Decision:
+def _left_alone(text: PretrainedConfig, context: ModelContext, length: int) -> PositionPlan:
     assert context.effective is not None
     if length <= context.effective:
         return _unchanged(text, context, f"{length} tokens fit the model's {context.effective}")
@@ -90,7 +90,7 @@ def _left_alone(text: PretrainedConfig, context: ModelContext, length: int) -> D
 
 def _kept_by_windows(
     text: PretrainedConfig, context: ModelContext, windows: AttentionWindows, length: int
-) -> Decision:
+) -> PositionPlan:
     # No query ever meets a key further away than the window: there is nothing to extend.
     reason = (
         f"every layer that rotates attends within a window of {windows.size} tokens, so no "
@@ -101,7 +101,7 @@ def _kept_by_windows(
     return _unchanged(text, context, reason, raised_to=length)
 
 
-def _unchangeable(text: PretrainedConfig, context: ModelContext, length: int) -> Decision:
+def _unchangeable(text: PretrainedConfig, context: ModelContext, length: int) -> PositionPlan:
     if _fits(context, length):
         return _unchanged(text, context, f"{length} tokens fit the model's {context.effective}")
     raise ConfigError(
@@ -122,7 +122,7 @@ def _unchanged(
     *,
     raised_to: int | None = None,
     warnings: tuple[str, ...] = (),
-) -> Decision:
+) -> PositionPlan:
     parameters = getattr(text, "rope_parameters", None)
     positions = getattr(text, "max_position_embeddings", None)
     if context.rope_type == "yarn":
@@ -130,7 +130,7 @@ def _unchanged(
         positions = context.effective
     elif context.rope_type == "default" and positions and context.effective:
         positions = max(positions, context.effective)  # model.original_context_length may say more
-    return Decision(
+    return PositionPlan(
         method="none" if context.rope_type == "default" else context.rope_type,
         changed=raised_to is not None,
         reason=reason,
@@ -149,7 +149,7 @@ def _extended(
     length: int,
     method: RopeMethod,
     rope: RopeConfig,
-) -> Decision:
+) -> PositionPlan:
     assert context.original is not None
     sets = rope_parameter_sets(text)
     if not sets or any("rope_theta" not in p for p in sets.values()):
@@ -181,7 +181,7 @@ def _extended(
     multiplied = method in _KEEPS_ORIGINAL and not (
         method == RopeMethod.linear and states_effective_length(text)
     )
-    return Decision(
+    return PositionPlan(
         method=method.value,
         changed=True,
         reason=reason,

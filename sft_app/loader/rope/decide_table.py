@@ -4,13 +4,13 @@ from transformers import PretrainedConfig
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.rope import RopeConfig, RopeMethod
-from sft_app.loader.rope.decision import Decision
+from sft_app.loader.rope.decision import PositionPlan
 from sft_app.loader.rope.positions import PositionKind, Positions
 
 
 def decide_table(
     text: PretrainedConfig, positions: Positions, length: int, rope: RopeConfig
-) -> Decision:
+) -> PositionPlan:
     """A table ends where it ends: the length fits, or the table is interpolated, or it is refused.
 
     Raises ConfigError before any weight is read.
@@ -18,7 +18,7 @@ def decide_table(
     stated = getattr(text, "max_position_embeddings", None)
     limit = positions.table_length or stated
     if limit is None or length <= limit:
-        return Decision(
+        return PositionPlan(
             method="none",
             changed=False,
             reason=f"{length} tokens fit the {positions.kind} of {limit} positions",
@@ -27,7 +27,7 @@ def decide_table(
         )
     can_extend = positions.kind == PositionKind.learned and stated == limit
     if rope.method == RopeMethod.extend_positions and can_extend:
-        return Decision(
+        return PositionPlan(
             method="extend_positions",
             changed=True,
             reason=f"the table of {limit} positions is interpolated to {length}",
@@ -50,7 +50,7 @@ def decide_table(
 
 def decide_unlimited(
     text: PretrainedConfig, positions: Positions, length: int, rope: RopeConfig
-) -> Decision:
+) -> PositionPlan:
     """ALiBi and recurrence have no position that a model has not seen: any length runs."""
     stated = getattr(text, "max_seq_len", None)
     # MPT builds its bias once, for max_seq_len keys; beyond, the shapes would not fit.
@@ -61,7 +61,7 @@ def decide_unlimited(
             f"rope.method={rope.method.value} is not applicable: {text.model_type} has no rotary "
             "positions."
         )
-    return Decision(
+    return PositionPlan(
         method="not applicable",
         changed=grows,
         reason=f"positions of kind {positions.kind!s} set no limit to the length",

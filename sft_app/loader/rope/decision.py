@@ -5,7 +5,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decision:
+class PositionPlan:
     method: str
     """The method in force afterwards: `none` for a model that is not scaled."""
     changed: bool

@@ -10,7 +10,7 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.schema.rope import RopeConfig
 from sft_app.loader.rope.decide_rotary import decide_rotary
 from sft_app.loader.rope.decide_table import decide_table, decide_unlimited
-from sft_app.loader.rope.decision import Decision
+from sft_app.loader.rope.decision import PositionPlan
 from sft_app.loader.rope.model_context import (
     AttentionWindows,
     ModelContext,
@@ -165,7 +165,7 @@ def apply_rope_plan(config: PretrainedConfig, plan: RopePlan) -> None:
         setattr(text, name, value)
 
 
-def _other_lengths(text: PretrainedConfig, decision: Decision) -> dict[str, Any]:
+def _other_lengths(text: PretrainedConfig, decision: PositionPlan) -> dict[str, Any]:
     """Notes of the length under other names (Vicuna-16k has max_sequence_length) agree, too: vLLM
     takes the smallest, SGLang the first, and both multiply it. Only names that the architecture
     itself does not know are touched."""
@@ -195,7 +195,9 @@ def _window_warnings(windows: AttentionWindows, length: int) -> tuple[str, ...]:
     )
 
 
-def _longrope_warnings(decision: Decision, context: ModelContext, length: int) -> tuple[str, ...]:
+def _longrope_warnings(
+    decision: PositionPlan, context: ModelContext, length: int
+) -> tuple[str, ...]:
     if decision.method != "longrope" or context.original is None or length <= context.original:
         return ()
     return (

@@ -20,7 +20,7 @@ _PROBE = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TemplateChoice:
+class ChatTemplatePlan:
     source: str
     stop_token_ids: tuple[int, ...]
     """Ids that end an answer: the end token, and the template's own end of a turn."""
@@ -33,7 +33,7 @@ def template_names() -> list[str]:
 
 def set_chat_template(
     tokenizer: PreTrainedTokenizerBase, wanted: str | None, *, adds_bos: bool
-) -> TemplateChoice:
+) -> ChatTemplatePlan:
     """Give `tokenizer` the template that `tokenizer.chat_template` names (null: its own).
 
     A named format begins with BOS exactly if the tokenizer puts BOS in front of plain text: the
@@ -57,13 +57,13 @@ def set_chat_template(
         tokenizer.chat_template = path.read_text(encoding="utf-8")
         source = str(path)
     if not tokenizer.chat_template:
-        return TemplateChoice(source="none", stop_token_ids=_end(tokenizer), warnings=())
+        return ChatTemplatePlan(source="none", stop_token_ids=_end(tokenizer), warnings=())
     return _inspect(tokenizer, source, wanted, adds_bos=adds_bos)
 
 
 def _inspect(
     tokenizer: PreTrainedTokenizerBase, source: str, wanted: str | None, *, adds_bos: bool
-) -> TemplateChoice:
+) -> ChatTemplatePlan:
     """Render a conversation, and look at its beginning and its end."""
     warnings = []
     vocabulary = tokenizer.get_vocab()
@@ -78,7 +78,7 @@ def _inspect(
         ids = tokenizer.apply_chat_template(_PROBE, tokenize=True, return_dict=False)
     except Exception as error:
         warnings.append(f"the chat template fails on a question and an answer ({error}).")
-        return TemplateChoice(
+        return ChatTemplatePlan(
             source=source, stop_token_ids=_end(tokenizer), warnings=tuple(warnings)
         )
     bos = tokenizer.bos_token_id
@@ -94,7 +94,7 @@ def _inspect(
     if not ends:
         warnings.append("the chat template ends an answer without an end token: none is learned.")
     stops = (*_end(tokenizer), *(i for i in ends[-1:] if i not in _end(tokenizer)))
-    return TemplateChoice(source=source, stop_token_ids=stops, warnings=tuple(warnings))
+    return ChatTemplatePlan(source=source, stop_token_ids=stops, warnings=tuple(warnings))
 
 
 def _end(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -13,13 +13,13 @@ _RESERVED = re.compile(r"(reserved|unused|extra|fim_pad|finetune_right_pad)", re
 
 
 @dataclass(frozen=True)
-class PadChoice:
+class PadTokenPlan:
     token: str
     reason: str
     warnings: tuple[str, ...] = ()
 
 
-def choose_pad_token(tokenizer: PreTrainedTokenizerBase, wanted: str) -> PadChoice:
+def choose_pad_token(tokenizer: PreTrainedTokenizerBase, wanted: str) -> PadTokenPlan:
     """Apply `tokenizer.pad_token`: auto, unk, eos, reserved, new, or a literal token.
 
     Raises ConfigError when the tokenizer has no such token.
@@ -39,7 +39,7 @@ def choose_pad_token(tokenizer: PreTrainedTokenizerBase, wanted: str) -> PadChoi
             token = _reserved(tokenizer)
             if token is None:
                 raise _missing(wanted, "reserved token")
-            return PadChoice(token, "a reserved token, as asked")
+            return PadTokenPlan(token, "a reserved token, as asked")
         case "new":
             return _new(tokenizer, "a new token, as asked")
         case literal:
@@ -52,10 +52,10 @@ def choose_pad_token(tokenizer: PreTrainedTokenizerBase, wanted: str) -> PadChoi
             return _checked(tokenizer, literal, "as asked")
 
 
-def _checked(tokenizer: PreTrainedTokenizerBase, token: str, reason: str) -> PadChoice:
+def _checked(tokenizer: PreTrainedTokenizerBase, token: str, reason: str) -> PadTokenPlan:
     """Labels are made from spans and not from ids, so that EOS is learned even if it is the pad."""
     if token == tokenizer.eos_token:
-        return PadChoice(
+        return PadTokenPlan(
             token,
             reason,
             warnings=(
@@ -63,10 +63,10 @@ def _checked(tokenizer: PreTrainedTokenizerBase, token: str, reason: str) -> Pad
                 "mask padding by its id will not see ends; tokenizer.pad_token=auto avoids it.",
             ),
         )
-    return PadChoice(token, reason)
+    return PadTokenPlan(token, reason)
 
 
-def _auto(tokenizer: PreTrainedTokenizerBase) -> PadChoice:
+def _auto(tokenizer: PreTrainedTokenizerBase) -> PadTokenPlan:
     pad, unk, eos, bos = (
         tokenizer.pad_token,
         tokenizer.unk_token,
@@ -74,13 +74,13 @@ def _auto(tokenizer: PreTrainedTokenizerBase) -> PadChoice:
         tokenizer.bos_token,
     )
     if pad is not None and pad not in (eos, bos):
-        return PadChoice(pad, "the tokenizer's own")
+        return PadTokenPlan(pad, "the tokenizer's own")
     why = f"not the tokenizer's own {pad!r}, which is also BOS or EOS" if pad else "it had none"
     if unk is not None and unk not in (eos, bos):
-        return PadChoice(unk, f"the unknown token ({why})")
+        return PadTokenPlan(unk, f"the unknown token ({why})")
     reserved = _reserved(tokenizer)
     if reserved is not None:
-        return PadChoice(reserved, f"a reserved token ({why})")
+        return PadTokenPlan(reserved, f"a reserved token ({why})")
     return _new(tokenizer, f"a new token ({why})")
 
 
@@ -92,8 +92,8 @@ def _reserved(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return min(unused, key=lambda token: "pad" not in token.lower(), default=None)
 
 
-def _new(tokenizer: PreTrainedTokenizerBase, reason: str) -> PadChoice:
-    return PadChoice(NEW_PAD_TOKEN, reason)
+def _new(tokenizer: PreTrainedTokenizerBase, reason: str) -> PadTokenPlan:
+    return PadTokenPlan(NEW_PAD_TOKEN, reason)
 
 
 def _missing(wanted: str, what: str) -> ConfigError:

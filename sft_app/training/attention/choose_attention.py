@@ -1,6 +1,5 @@
 """Which attention implementation a model gets, and why, in one line."""
 
-import importlib.util
 import logging
 from dataclasses import dataclass
 
@@ -8,15 +7,17 @@ import torch
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
 
+from sft_app import compat
 from sft_app.common.errors import ConfigError
+from sft_app.common.processes import is_installed
 from sft_app.training.attention import packed_attention
-from sft_app.training.attention.verify_isolation import prove_isolation
+from sft_app.training.attention.verify_isolation import verify_isolation
 
 logger = logging.getLogger(__name__)
 
 LEAKING_FAMILIES = frozenset({"bloom", "falcon", "mamba", "mamba2", "mpt", "opt"})
 """Found by perturbing a document, with every implementation they have. Known here so that the
-refusal comes before the weights are loaded; `settle_attention` finds the others."""
+refusal comes before the weights are loaded; `verify_attention` finds the others."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +63,19 @@ def _choose_automatically(model_config: PretrainedConfig, on_cuda: bool) -> Atte
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model_config), None)
     if model_class is None:
         return AttentionChoice("sdpa", f"{family} is code that its checkpoint carries")
-    if not model_class._can_set_attn_implementation():
-        name = "sdpa" if model_class._supports_sdpa else "eager"
+    if not compat.can_set_attention(model_class):
+        name = "sdpa" if compat.supports_sdpa(model_class) else "eager"
         return AttentionChoice(name, f"{family} has its own attention code")
     text_config = model_config.get_text_config(decoder=True)
     if getattr(text_config, "attn_logit_softcapping", None) is not None:
         if not on_cuda:
             reason = "soft-capped scores: plain attention inside each document"
             return AttentionChoice(packed_attention.NAME, reason)
-        if importlib.util.find_spec("flash_attn") is not None:
+        if is_installed("flash_attn"):
             reason = "soft-capped scores: flash-attn inside each document"
             return AttentionChoice(packed_attention.NAME, reason)
         return AttentionChoice("flex_attention", "soft-capped scores, and flash-attn is missing")
-    if not model_class._supports_sdpa:
+    if not compat.supports_sdpa(model_class):
         return AttentionChoice("eager", f"{family} allows none of the fused kernels")
     how = "one SDPA call per document"
     if on_cuda:
@@ -82,7 +83,7 @@ def _choose_automatically(model_config: PretrainedConfig, on_cuda: bool) -> Atte
     return AttentionChoice(packed_attention.NAME, how)
 
 
-def settle_attention(
+def verify_attention(
     model: PreTrainedModel, choice: AttentionChoice, called: nn.Module | None = None
 ) -> AttentionChoice:
     """Prove on the loaded model that packed documents stay apart; fall back until they do.
@@ -109,7 +110,7 @@ def settle_attention(
 
 def use_attention(model: PreTrainedModel, name: str) -> None:
     """Switch a loaded model to `name`; those with attention code of their own stay as they are."""
-    if type(model)._can_set_attn_implementation():
+    if compat.can_set_attention(type(model)):
         model.set_attn_implementation(name)
 
 
@@ -117,7 +118,7 @@ def _try_implementation(model: PreTrainedModel, name: str, called: nn.Module) ->
     """None when documents are isolated under `name`, else what is wrong with it."""
     try:
         use_attention(model, name)
-        proof = prove_isolation(model, called)
+        proof = verify_isolation(model, called)
     except (ValueError, TypeError, AttributeError, NotImplementedError, ImportError) as error:
         return str(error).splitlines()[0]
     return None if proof.isolated else proof.sentence()

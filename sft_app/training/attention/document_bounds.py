@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-MayAttend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+MaskFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """transformers' mask function: (row, head, query, key) indices, broadcast together -> bool."""
 
 
@@ -23,13 +23,13 @@ class Documents:
 
     lengths: tuple[int, ...]
     """Tokens of each document, on the host; their sum is N."""
-    cumulative: torch.Tensor
+    cu_seqlens: torch.Tensor
     """int32 [len(lengths) + 1], on the model's device: 0, end of the first, ..., N."""
     window: int | None = None
     """Keys that a query may see, itself included; None: all before it in its document."""
 
     @property
-    def longest(self) -> int:
+    def max_seqlen(self) -> int:
         return max(self.lengths)
 
 
@@ -41,7 +41,7 @@ def documents_of_lengths(
 
 
 def documents_of_mask(
-    may_attend: MayAttend,
+    mask_function: MaskFunction,
     batch_size: int,
     row_length: int,
     window: int | None,
@@ -62,8 +62,8 @@ def documents_of_mask(
     shape = (batch_size, row_length - 1)
     probes = torch.stack(
         [
-            may_attend(row, head, later, later - 1).expand(shape),
-            may_attend(row, head, later - 1, later).expand(shape),
+            mask_function(row, head, later, later - 1).expand(shape),
+            mask_function(row, head, later - 1, later).expand(shape),
         ]
     )
     if attention_mask is not None:

@@ -4,7 +4,6 @@ Letters in shapes: N positions of the flattened batch, n of one document, H quer
 K key and value heads (K divides H), D size of a head.
 """
 
-import importlib.util
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from sft_app.common.processes import is_installed
 from sft_app.training.attention.document_bounds import Documents
 
 
@@ -41,7 +41,7 @@ def choose_kernel(query: torch.Tensor, value: torch.Tensor, settings: AttentionS
     )
     if fused and settings.softcap is None and settings.dropout == 0.0 and _varlen_parameters():
         return torch_varlen
-    if fused and importlib.util.find_spec("flash_attn") is not None:
+    if fused and is_installed("flash_attn"):
         return flash_attn_varlen
     return one_call_per_document
 
@@ -172,7 +172,7 @@ def torch_varlen(
             groups = query.shape[1] // key.shape[1]
             key = key.repeat_interleave(groups, dim=1)
             value = value.repeat_interleave(groups, dim=1)
-    ends, longest = documents.cumulative, documents.longest
+    ends, longest = documents.cu_seqlens, documents.max_seqlen
     attended = varlen_attn(query, key, value, ends, ends, longest, longest, **options)  # type: ignore[arg-type]
     assert isinstance(attended, torch.Tensor)
     return attended
@@ -202,7 +202,7 @@ def flash_attn_varlen(
     """The flash-attn package, where installed: it also has soft-capping and dropout."""
     from flash_attn import flash_attn_varlen_func
 
-    ends, longest = documents.cumulative, documents.longest
+    ends, longest = documents.cu_seqlens, documents.max_seqlen
     attended: torch.Tensor = flash_attn_varlen_func(
         query,
         key,

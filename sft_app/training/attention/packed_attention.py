@@ -19,7 +19,7 @@ from transformers.masking_utils import sdpa_mask
 
 from sft_app.training.attention.document_bounds import (
     Documents,
-    MayAttend,
+    MaskFunction,
     documents_of_lengths,
     documents_of_mask,
 )
@@ -29,8 +29,11 @@ from sft_app.training.attention.kernels import (
     choose_kernel,
     soft_capped_attention,
 )
-from sft_app.training.parallel.context_parallel import SplitDocuments, documents_of_this_forward
-from sft_app.training.parallel.ulysses import own_positions_of_all_heads, whole_rows_of_own_heads
+from sft_app.training.parallel.context_parallel import (
+    ContextParallelDocuments,
+    documents_of_this_forward,
+)
+from sft_app.training.parallel.ulysses import all_to_all_heads_to_seq, all_to_all_seq_to_heads
 
 NAME = "sft_packed"
 CUDNN_FROM_LENGTH = 2048
@@ -51,18 +54,19 @@ def make_documents(
     kv_length: int,
     q_offset: int = 0,
     kv_offset: int = 0,
-    mask_function: MayAttend,
+    mask_function: MaskFunction,
     attention_mask: torch.Tensor | None = None,
     local_size: int | None = None,
     use_vmap: bool = False,
     device: torch.device | str = "cpu",
     **options: Any,
-) -> Documents | SplitDocuments | torch.Tensor | None:
+) -> Documents | ContextParallelDocuments | torch.Tensor | None:
     """What transformers hands to the layers as their mask.
 
     `Documents` for packed or padded rows and for sliding windows; None for plain causal attention;
     the dense boolean mask [B, 1, T, T] of SDPA with a cache, and for rules that are not causal.
-    `SplitDocuments` in a forward of a part of the rows, where `mask_function` sees but that part.
+    `ContextParallelDocuments` in a forward of a shard of the rows, where `mask_function` sees but
+    that shard.
     """
     split = documents_of_this_forward()
     if split is not None:
@@ -102,7 +106,7 @@ def attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: Documents | SplitDocuments | torch.Tensor | None,
+    attention_mask: Documents | ContextParallelDocuments | torch.Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
     softcap: float | None = None,
@@ -114,7 +118,7 @@ def attend(
             raise NotImplementedError(f"attention with {name} has no packed kernel")
     query, key, value = _of_one_dtype(query, key, value)
     settings = AttentionSettings(scaling, softcap, dropout)
-    if isinstance(attention_mask, SplitDocuments):
+    if isinstance(attention_mask, ContextParallelDocuments):
         return _attend_with_other_ranks(query, key, value, attention_mask, settings), None
     if isinstance(attention_mask, Documents):
         return _attend_inside_documents(query, key, value, attention_mask, settings), None
@@ -145,18 +149,18 @@ def _attend_with_other_ranks(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    split: SplitDocuments,
+    split: ContextParallelDocuments,
     settings: AttentionSettings,
 ) -> torch.Tensor:
     """query [B, H, T/P, D] of this rank's positions -> [B, T/P, H, Dv] of the same."""
-    q, k, v = whole_rows_of_own_heads(query, key, value, split.among)
+    q, k, v = all_to_all_seq_to_heads(query, key, value, split.cp_group)
     documents = split.documents
     if len(documents.lengths) == len(q) and documents.window is None:
         with _preferred_kernels(q, None):
             attended = attend_heads_first(q, k, v, None, settings).transpose(1, 2)
     else:
         attended = _attend_inside_documents(q, k, v, documents, settings)
-    return own_positions_of_all_heads(attended, split.among)
+    return all_to_all_heads_to_seq(attended, split.cp_group)
 
 
 def _of_one_dtype(*tensors: torch.Tensor) -> Iterable[torch.Tensor]:

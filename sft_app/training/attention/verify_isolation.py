@@ -34,7 +34,7 @@ class IsolationProof:
 
 
 @torch.no_grad()
-def prove_isolation(model: PreTrainedModel, called: nn.Module | None = None) -> IsolationProof:
+def verify_isolation(model: PreTrainedModel, called: nn.Module | None = None) -> IsolationProof:
     """One forward over three short rows through `called`, which may wrap the model.
 
     Row 0 is the reference; in row 1 the first document has other tokens; in row 2 only its first

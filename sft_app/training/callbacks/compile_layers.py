@@ -12,19 +12,17 @@ model, and names in state dicts never change.
 import functools
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, TrainerCallback
-from transformers.modeling_layers import GradientCheckpointingLayer
 
+from sft_app import compat
 from sft_app.common.errors import ConfigError
 from sft_app.training.decoder_layers import decoder_layers
 
 log = logging.getLogger(__name__)
-
-CHECKPOINTS_AROUND_FORWARD = "__call__" in vars(GradientCheckpointingLayer)
-"""Where transformers recomputes a layer: around its forward before 5.23, since then inside it."""
 
 
 def check_compiler(device: torch.device) -> None:
@@ -58,11 +56,13 @@ class CompileLayers(TrainerCallback):
                 f"trainer.torch_compile=true: {type(model).__name__} does not name its layers; "
                 "leave it out."
             )
+        self._settings = ExitStack()
+        """Settings of torch that are put back when training ends."""
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        # Its buckets would cut graphs in two; a layer's gradients are ready layer by layer anyway.
-        torch._dynamo.config.optimize_ddp = False
-        self._recompute = [getattr(x, "_gradient_checkpointing_func", None) for x in self.layers]
+        # A layer's gradients are ready layer by layer anyway.
+        self._settings.enter_context(compat.no_ddp_buckets_in_graphs())
+        self._recompute = [compat.recomputation(layer) for layer in self.layers]
         for layer in self.layers:
             _compile(layer)
         kind = type(self.layers[0]).__name__
@@ -77,14 +77,15 @@ class CompileLayers(TrainerCallback):
         for layer, recompute in zip(self.layers, self._recompute, strict=True):
             vars(layer).pop("forward", None)
             if recompute is not None:
-                layer._gradient_checkpointing_func = recompute
+                compat.set_recomputation(layer, recompute)
+        self._settings.close()
 
 
 def _compile(layer: Any) -> None:
     recomputed = getattr(layer, "gradient_checkpointing", False)
-    if recomputed and not CHECKPOINTS_AROUND_FORWARD:
+    if recomputed and not compat.checkpoints_around_forward():
         # What is recomputed is compiled: a graph around it would end at its beginning.
-        layer._gradient_checkpointing_func = _compiling(layer._gradient_checkpointing_func)
+        compat.set_recomputation(layer, _compiling(compat.recomputation(layer)))
     else:
         # Not Module.compile(): hooks, such as FSDP2's, stay outside.
         layer.forward = torch.compile(layer.forward)

@@ -1,12 +1,12 @@
 """Which head computes the loss, decided before weights are loaded."""
 
-import importlib.util
 from dataclasses import dataclass
 
 import torch
 from transformers import PretrainedConfig
 
 from sft_app.common.errors import ConfigError
+from sft_app.common.processes import is_installed
 from sft_app.config.schema.trainer import LossHead
 from sft_app.training.loss.chunked_cross_entropy import LogitTransform, logit_transform
 
@@ -44,7 +44,7 @@ def plan_loss(
 def _liger_obstacle(pretrained: PretrainedConfig, device: torch.device) -> str | None:
     if device.type != "cuda":
         return f"fused kernels are for CUDA, and this runs on {device.type}"
-    if importlib.util.find_spec(LIGER_PACKAGE) is None:
+    if not is_installed(LIGER_PACKAGE):
         return "liger-kernel is not installed (pip install 'sft-app[fused]')"
     if logit_transform(pretrained) != LogitTransform():
         return f"{pretrained.model_type} scales or soft-caps its logits, which is not proven there"

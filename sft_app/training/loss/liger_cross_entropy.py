@@ -1,4 +1,4 @@
-"""liger-kernel's fused head: Triton kernels for CUDA, beneath the same contract as loss_head.py.
+"""liger-kernel's fused linear cross-entropy: Triton kernels, CUDA, our chunked one's contract.
 
 cut-cross-entropy is not offered: what its registry has (25.1.1) sums the gradient of the hidden
 states over blocks of the vocabulary in 16 bits, which at 131,072 words puts it some 4% off in
@@ -7,6 +7,8 @@ it, so that the loss is wrong where the vocabulary is no multiple of 128.
 """
 
 import torch
+
+from sft_app.data.labels import IGNORE_INDEX
 
 
 def liger_cross_entropy(
@@ -17,7 +19,7 @@ def liger_cross_entropy(
 ) -> torch.Tensor:
     """Sum over M positions of -log softmax(hidden @ weight.T + bias)[target], in nats, float32.
 
-    hidden [M, D], weight [V, D], targets [M], bias [V], on a CUDA device. As in loss_head.py the
+    hidden [M, D], weight [V, D], targets [M], bias [V], on a CUDA device. As in the chunked one, the
     gradients are computed in the forward, those of weight and bias are summed in float32, a frozen
     weight has none, and under autocast the matmuls run in its dtype.
     """
@@ -38,7 +40,7 @@ def liger_cross_entropy(
             targets,
             bias,
             None,  # weights of classes
-            -100,  # ignored label
+            IGNORE_INDEX,
             0.0,  # z-loss
             0.0,  # label smoothing
             "sum",

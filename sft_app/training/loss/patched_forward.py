@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.trainer import LossHead
+from sft_app.data.labels import IGNORE_INDEX, shift_left
 from sft_app.training.loss.choose_loss import LossPlan
 from sft_app.training.loss.chunked_cross_entropy import (
     LogitTransform,
@@ -30,8 +30,6 @@ from sft_app.training.loss.chunked_cross_entropy import (
 from sft_app.training.loss.liger_cross_entropy import liger_cross_entropy
 from sft_app.training.precision import compute_dtype
 
-IGNORED = -100
-"""Label of a position that is not supervised, as everywhere in PyTorch."""
 NEEDS_OWN_FORWARD = frozenset(
     {"logits_to_keep", "return_dict", "output_hidden_states", "output_attentions"}
 )
@@ -158,8 +156,8 @@ def _chunked_forward(
             return own_forward(self, *args, labels=labels, **kwargs)
         hidden = self.base_model(**kwargs).last_hidden_state
         if shift_labels is None:
-            shift_labels = shifted(labels, IGNORED)
-            loss_weights = None if loss_weights is None else shifted(loss_weights, 0)
+            shift_labels = shift_left(labels, IGNORE_INDEX)
+            loss_weights = None if loss_weights is None else shift_left(loss_weights, 0)
         loss = supervised_loss(
             hidden, head, shift_labels, transform, num_items_in_batch, loss_weights, loss_head
         )
@@ -184,11 +182,6 @@ def _whole(parameter: Any) -> Any:
     return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
 
 
-def shifted(values: torch.Tensor, fill: int) -> torch.Tensor:
-    """Values of tokens [B, T], each moved to the position before, which predicts its token."""
-    return F.pad(values[:, 1:], (0, 1), value=fill)
-
-
 def supervised_loss(
     hidden: torch.Tensor,
     head: nn.Module,
@@ -206,7 +199,7 @@ def supervised_loss(
     call. A batch without a supervised token costs nothing and teaches nothing: loss 0.
     """
     flat_labels = shift_labels.flatten()
-    kept = (flat_labels != IGNORED).nonzero().flatten()  # the one wait for the device
+    kept = (flat_labels != IGNORE_INDEX).nonzero().flatten()  # the one wait for the device
     weight = _whole(head.weight)  # of PEFT's wrapper: with the rows that it trains
     bias = _whole(_linear_inside(head).bias)
     rows, targets = hidden.flatten(0, 1).index_select(0, kept), flat_labels[kept]
@@ -235,7 +228,7 @@ def _relative_difference(model: PreTrainedModel, called: nn.Module) -> float:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(vocab_size, (2, 12), generator=generator).to(model.device)
     labels = tokens.clone()
-    labels[:, :4] = IGNORED
+    labels[:, :4] = IGNORE_INDEX
     batch = {"input_ids": tokens, "labels": labels, "num_items_in_batch": 16}
     was_training = model.training
     model.eval()

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import TrainerState
 
+from sft_app.data.labels import count_supervised
 from sft_app.records.result import TokenCounts
 from sft_app.training.attention.document_bounds import lengths_of_batch
 from sft_app.training.metrics.flops import ModelShape, flops_of_batch
@@ -39,7 +40,7 @@ class CountingCollate:
 
 def counts_of_batch(batch: Batch, shape: ModelShape) -> tuple[int, int, int, int]:
     """Positions, supervised tokens, tokens of data, and FLOPs of a batch [B, T] as collated."""
-    supervised = int((batch["labels"][:, 1:] != -100).sum())
+    supervised = count_supervised(batch["labels"])
     return (
         batch["input_ids"].numel(),
         supervised,

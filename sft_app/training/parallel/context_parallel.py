@@ -20,17 +20,18 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn import functional as F
 
+from sft_app.common import ranks
 from sft_app.config.validation.check_parallel import check_world_size
+from sft_app.data.labels import IGNORE_INDEX, shift_labels, shift_left
 from sft_app.training.attention.document_bounds import (
     Documents,
     documents_of_lengths,
     lengths_from_positions,
 )
-from sft_app.training.loss.patched_forward import IGNORED, shifted
 
 
 @dataclass(frozen=True)
-class ContextGroup:
+class ContextParallelGroup:
     """The ranks that hold one row together."""
 
     group: dist.ProcessGroup
@@ -40,35 +41,35 @@ class ContextGroup:
 
 
 @dataclass(frozen=True)
-class SplitDocuments:
+class ContextParallelDocuments:
     """The documents of whole rows, of which each rank of `among` has a part."""
 
     documents: Documents
-    among: ContextGroup
+    cp_group: ContextParallelGroup
 
-    def within(self, window: int | None) -> "SplitDocuments":
+    def within(self, window: int | None) -> "ContextParallelDocuments":
         """For layers that see `window` keys only (None: all)."""
-        if window is not None and window >= self.documents.longest:
+        if window is not None and window >= self.documents.max_seqlen:
             window = None
         return replace(self, documents=replace(self.documents, window=window))
 
 
-def form_context_group(size: int, device: torch.device) -> ContextGroup | None:
+def init_context_parallel_group(size: int, device: torch.device) -> ContextParallelGroup | None:
     """The group of this process among those of `size` consecutive ranks; None for groups of one.
 
     A collective: every rank calls it. Raises ConfigError when the processes cannot be grouped so.
     """
-    world_size = dist.get_world_size() if dist.is_initialized() else 1
+    world_size = ranks.world_size()
     check_world_size(size, world_size)
     if size == 1:
         return None
     shape = (world_size // size, size)
     mesh = init_device_mesh(device.type, shape, mesh_dim_names=("data", "context"))
-    return ContextGroup(mesh.get_group("context"), size, mesh.get_local_rank("context"))
+    return ContextParallelGroup(mesh.get_group("context"), size, mesh.get_local_rank("context"))
 
 
-def split_rows(
-    batch: dict[str, Tensor], among: ContextGroup
+def shard_for_context_parallel(
+    batch: dict[str, Tensor], cp_group: ContextParallelGroup
 ) -> tuple[dict[str, Tensor], Documents]:
     """This rank's part [B, T/P] of a batch [B, T], and the documents of the whole rows.
 
@@ -76,9 +77,9 @@ def split_rows(
     each document, padding included, as those of our collators do; without them each row is one
     document. `shift_labels` holds what each position predicts, and `loss_weights` its weight.
     """
-    rows = _filled_up(batch, among.size)
-    length = rows["input_ids"].shape[1] // among.size
-    mine = slice(among.rank * length, (among.rank + 1) * length)
+    rows = _filled_up(batch, cp_group.size)
+    length = rows["input_ids"].shape[1] // cp_group.size
+    mine = slice(cp_group.rank * length, (cp_group.rank + 1) * length)
     lengths = lengths_from_positions(rows["position_ids"])
     part = {name: tensor[:, mine].contiguous() for name, tensor in rows.items()}
     return part, documents_of_lengths(lengths, rows["input_ids"].device)
@@ -97,30 +98,34 @@ def _filled_up(batch: dict[str, Tensor], multiple: int) -> dict[str, Tensor]:
         "position_ids": torch.cat([positions, padding], dim=1),
     }
     if "labels" in batch:
-        predicted = F.pad(shifted(batch["labels"], IGNORED), (0, missing), value=IGNORED)
+        predicted = F.pad(shift_labels(batch["labels"]), (0, missing), value=IGNORE_INDEX)
         # Under both names: Trainers count the supervised tokens of either.
         rows["labels"] = rows["shift_labels"] = predicted
     if "loss_weights" in batch:
-        rows["loss_weights"] = F.pad(shifted(batch["loss_weights"], 0), (0, missing))
+        rows["loss_weights"] = F.pad(shift_left(batch["loss_weights"], 0), (0, missing))
     return rows
 
 
-_in_this_forward: ContextVar[SplitDocuments | None] = ContextVar("documents", default=None)
+_in_this_forward: ContextVar[ContextParallelDocuments | None] = ContextVar(
+    "documents", default=None
+)
 
 
 @contextmanager
-def attention_over_whole_rows(documents: Documents, among: ContextGroup) -> Iterator[None]:
+def context_parallel_attention(
+    documents: Documents, cp_group: ContextParallelGroup
+) -> Iterator[None]:
     """Forwards in here are of one part of the rows that `documents` cover.
 
     Backward, with all that it recomputes, may come later: the layers are handed the documents.
     """
-    token = _in_this_forward.set(SplitDocuments(documents, among))
+    token = _in_this_forward.set(ContextParallelDocuments(documents, cp_group))
     try:
         yield
     finally:
         _in_this_forward.reset(token)
 
 
-def documents_of_this_forward() -> SplitDocuments | None:
-    """None outside of `attention_over_whole_rows`: rows are whole."""
+def documents_of_this_forward() -> ContextParallelDocuments | None:
+    """None outside of `context_parallel_attention`: rows are whole."""
     return _in_this_forward.get()

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 
 @dataclass(frozen=True)
-class DataShare:
+class DataParallelRank:
     count: int
     """Groups of processes; each group reads batches of its own."""
     index: int
@@ -40,9 +40,9 @@ class DataShare:
         dealer.sampler = dealer.batch_sampler.sampler
 
 
-def data_share(world_size: int, rank: int, group_size: int) -> DataShare:
+def data_parallel_rank(world_size: int, rank: int, group_size: int) -> DataParallelRank:
     """Of process `rank`, where `group_size` consecutive ones read the same batches."""
-    return DataShare(
+    return DataParallelRank(
         count=world_size // group_size,
         index=rank // group_size,
         counts=rank % group_size == 0,

@@ -14,10 +14,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
+from sft_app.common import ranks
 from sft_app.loader.model.broadcast import places_of
 
 
-def take_weights(model: nn.Module) -> dict[str, Tensor]:
+def move_to_meta(model: nn.Module) -> dict[str, Tensor]:
     """Leave every parameter of `model` without memory; return what they held, on rank 0 only.
 
     The other ranks take over rank 0's dtypes: some families keep layers in float32, which only who
@@ -26,7 +27,7 @@ def take_weights(model: nn.Module) -> dict[str, Tensor]:
     parameters = dict(model.named_parameters())
     own = [(name, tuple(p.shape), p.dtype) for name, p in parameters.items()]
     message = [own]
-    if _several():
+    if ranks.is_distributed():
         dist.broadcast_object_list(message, src=0)
     (layout,) = message
     if [entry[:2] for entry in layout] != [entry[:2] for entry in own]:
@@ -36,15 +37,15 @@ def take_weights(model: nn.Module) -> dict[str, Tensor]:
         old = parameters[name]
         empty = torch.empty(shape, dtype=dtype, device="meta")
         replace(places[id(old)], nn.Parameter(empty, requires_grad=old.requires_grad))
-    if _several() and dist.get_rank() != 0:
+    if not ranks.is_main():
         return {}
     return {name: parameter.detach() for name, parameter in parameters.items()}
 
 
-def hand_out_shards(model: nn.Module, weights: dict[str, Tensor], device: torch.device) -> None:
+def scatter_shards(model: nn.Module, weights: dict[str, Tensor], device: torch.device) -> None:
     """Fill the shards of `model`, which `fully_shard` made of parameters without memory.
 
-    `weights` is what `take_weights` returned, and is left empty.
+    `weights` is what `move_to_meta` returned, and is left empty.
     """
     places = places_of(model)
     for name, empty in list(model.named_parameters()):
@@ -59,15 +60,15 @@ def hand_out_shards(model: nn.Module, weights: dict[str, Tensor], device: torch.
             stride=empty.stride(),
         )
         replace(places[id(empty)], nn.Parameter(filled, requires_grad=empty.requires_grad))
-    hand_out_buffers(model, device)
+    broadcast_buffers(model, device)
 
 
-def whole_weights(
+def broadcast_weights(
     model: nn.Module, weights: dict[str, Tensor], device: torch.device
 ) -> Iterator[tuple[str, Tensor]]:
     """Every parameter by name, whole and on `device`, on every rank: let go of it before the next.
 
-    The parameters of `model` are without memory; `weights` is what `take_weights` returned, and is
+    The parameters of `model` are without memory; `weights` is what `move_to_meta` returned, and is
     left empty.
     """
     has_weights = bool(weights)
@@ -76,17 +77,17 @@ def whole_weights(
             whole = weights.pop(name).to(device)
         else:
             whole = torch.empty(empty.shape, dtype=empty.dtype, device=device)
-        if _several():
+        if ranks.is_distributed():
             dist.broadcast(whole, src=0)
         yield name, whole
 
 
-def hand_out_buffers(model: nn.Module, device: torch.device) -> None:
+def broadcast_buffers(model: nn.Module, device: torch.device) -> None:
     """Rank 0's buffers on every rank's device."""
     places = places_of(model)
     for _, buffer in list(model.named_buffers()):
         whole = torch.empty_like(buffer, device=device) if buffer.is_meta else buffer.to(device)
-        if _several():
+        if ranks.is_distributed():
             dist.broadcast(whole, src=0)
         replace(places[id(buffer)], whole)
 
@@ -96,15 +97,11 @@ def replace(places: list[tuple[nn.Module, str]], tensor: Tensor) -> None:
         setattr(module, attribute, tensor)
 
 
-def _several() -> bool:
-    return dist.is_initialized() and dist.get_world_size() > 1
-
-
 def _scatter_rows(
     whole: Tensor | None, shape: torch.Size, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """This rank's rows of `whole`, which rank 0 has: cut as `torch.chunk` cuts, as FSDP2 does."""
-    rank, world_size = dist.get_rank(), dist.get_world_size()
+    rank, world_size = ranks.rank(), ranks.world_size()
     length = math.ceil(shape[0] / world_size)
     mine = torch.empty((length, *shape[1:]), dtype=dtype, device=device)
     parts = None

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -25,20 +24,21 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 
+from sft_app import compat
+from sft_app.common import ranks
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.trainer import Parallelism, TrainerConfig
 from sft_app.training.checkpoints import SHARDS
 from sft_app.training.decoder_layers import decoder_layers
-from sft_app.training.parallel.distribute_weights import hand_out_shards, take_weights
+from sft_app.training.parallel.distribute_weights import move_to_meta, scatter_shards
 from sft_app.training.precision import compute_dtype
 
 
 def wants_shards(trainer: TrainerConfig) -> bool:
     """Whether the model is sharded: a single process has nothing to share."""
-    several = dist.is_initialized() and dist.get_world_size() > 1
-    return several and trainer.parallelism is Parallelism.fsdp
+    return ranks.is_distributed() and trainer.parallelism is Parallelism.fsdp
 
 
 def shard(trained: nn.Module, model: PreTrainedModel, device: torch.device) -> None:
@@ -47,7 +47,7 @@ def shard(trained: nn.Module, model: PreTrainedModel, device: torch.device) -> N
     Rank 0 holds its weights; on the other ranks parameters may be without memory. Raises
     ConfigError where it cannot be had.
     """
-    if not hasattr(Trainer, "_sync_replicated_trainable_parameters"):
+    if not compat.trainer_takes_sharded_models():
         raise ConfigError(
             "trainer.parallelism=fsdp needs transformers 5.23 or newer: older Trainers would wrap "
             "the sharded model once more. Upgrade it, or use trainer.parallelism=ddp."
@@ -58,8 +58,8 @@ def shard(trained: nn.Module, model: PreTrainedModel, device: torch.device) -> N
             f"trainer.parallelism=fsdp: {type(model).__name__} does not name its layers; use "
             "trainer.parallelism=ddp."
         )
-    weights = take_weights(trained)
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    weights = move_to_meta(trained)
+    mesh = init_device_mesh(device.type, (ranks.world_size(),))
     policy = MixedPrecisionPolicy()
     compute = compute_dtype(model, device)
     if compute != model.dtype:  # gathered as they are multiplied: half the bytes
@@ -68,7 +68,7 @@ def shard(trained: nn.Module, model: PreTrainedModel, device: torch.device) -> N
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     # The outermost module: its forward is the one that is called, so its hooks run.
     fully_shard(trained, mesh=mesh, mp_policy=policy)
-    hand_out_shards(trained, weights, device)
+    scatter_shards(trained, weights, device)
 
 
 def gather_weights(trained: nn.Module) -> dict[str, Tensor]:

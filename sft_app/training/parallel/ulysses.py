@@ -17,11 +17,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sft_app.training.parallel.context_parallel import ContextGroup
+from sft_app.training.parallel.context_parallel import ContextParallelGroup
 
 
-def whole_rows_of_own_heads(
-    query: Tensor, key: Tensor, value: Tensor, among: ContextGroup
+def all_to_all_seq_to_heads(
+    query: Tensor, key: Tensor, value: Tensor, cp_group: ContextParallelGroup
 ) -> tuple[Tensor, Tensor, Tensor]:
     """query [B, H, t, D] -> [B, H/P, T, D]; key and value [B, K, t, D] likewise.
 
@@ -29,10 +29,10 @@ def whole_rows_of_own_heads(
     query head meets its own on its rank.
     """
     query, key, value = (_in_dtype_of_kernels(tensor) for tensor in (query, key, value))
-    heads = (query, _divisible(key, among.size), _divisible(value, among.size))
-    parts = [_by_rank(tensor, among.size) for tensor in heads]
+    heads = (query, _divisible(key, cp_group.size), _divisible(value, cp_group.size))
+    parts = [_by_rank(tensor, cp_group.size) for tensor in heads]
     # One exchange for the three of them.
-    received = exchange(torch.cat(parts, dim=-1), among)  # [P, B, t, features]
+    received = exchange(torch.cat(parts, dim=-1), cp_group)  # [P, B, t, features]
     rows = received.transpose(0, 1).flatten(1, 2)  # [B, T, features]
     split = rows.split([part.shape[-1] for part in parts], dim=-1)
     q, k, v = (
@@ -42,10 +42,10 @@ def whole_rows_of_own_heads(
     return q, k, v
 
 
-def own_positions_of_all_heads(attended: Tensor, among: ContextGroup) -> Tensor:
+def all_to_all_heads_to_seq(attended: Tensor, cp_group: ContextParallelGroup) -> Tensor:
     """[B, T, H/P, D] -> [B, t, H, D]."""
-    parts = attended.unflatten(1, (among.size, -1)).transpose(0, 1)  # [P, B, t, h, D]
-    return exchange(parts, among).permute(1, 2, 0, 3, 4).flatten(2, 3)
+    parts = attended.unflatten(1, (cp_group.size, -1)).transpose(0, 1)  # [P, B, t, h, D]
+    return exchange(parts, cp_group).permute(1, 2, 0, 3, 4).flatten(2, 3)
 
 
 def _in_dtype_of_kernels(tensor: Tensor) -> Tensor:
@@ -66,9 +66,9 @@ def _by_rank(heads: Tensor, size: int) -> Tensor:
     return heads.unflatten(1, (size, -1)).permute(1, 0, 3, 2, 4).flatten(3, 4)
 
 
-def exchange(parts: Tensor, among: ContextGroup) -> Tensor:
+def exchange(parts: Tensor, cp_group: ContextParallelGroup) -> Tensor:
     """[P, ...]: entry j goes to rank j of the group; entry i of the answer is from rank i."""
-    received: Tensor = _Exchange.apply(parts, among.group)
+    received: Tensor = _Exchange.apply(parts, cp_group.group)
     return received
 
 

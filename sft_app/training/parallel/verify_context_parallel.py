@@ -13,16 +13,17 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from sft_app.common.errors import ConfigError
+from sft_app.data.labels import IGNORE_INDEX, count_supervised
 from sft_app.training.attention import packed_attention
 from sft_app.training.attention.choose_attention import AttentionChoice
 from sft_app.training.parallel.context_parallel import (
-    ContextGroup,
-    attention_over_whole_rows,
-    split_rows,
+    ContextParallelGroup,
+    context_parallel_attention,
+    shard_for_context_parallel,
 )
 from sft_app.training.precision import compute_dtype
 
-TOKENS_OF_A_PART = 7
+TOKENS_PER_SHARD = 7
 """Odd, so that documents begin and end inside of parts."""
 TOLERATED = {torch.float32: (1e-3, 1e-5)}
 TOLERATED_IN_16_BITS = (0.1, 2e-2)
@@ -32,7 +33,7 @@ LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
 @dataclass(frozen=True)
-class ContextProof:
+class ContextParallelCheck:
     difference: float
     """Root mean square, over the group's logits, between parts and whole rows."""
     control: float
@@ -54,7 +55,7 @@ class ContextProof:
         )
 
 
-def check_parts(config: PretrainedConfig, attention: AttentionChoice, size: int) -> None:
+def check_context_parallel(config: PretrainedConfig, attention: AttentionChoice, size: int) -> None:
     """Before weights are loaded: ConfigError for models known not to be trainable on parts."""
     obstacle = _obstacle(config, size)
     if attention.name != packed_attention.NAME:
@@ -86,20 +87,20 @@ def _rope_types(parameters: dict[str, object]) -> list[object]:
     return [p.get("rope_type") for p in by_layer_type or [parameters]]
 
 
-def require_equal_parts(
-    model: PreTrainedModel, among: ContextGroup, called: nn.Module | None = None
-) -> ContextProof:
+def verify_context_parallel(
+    model: PreTrainedModel, cp_group: ContextParallelGroup, called: nn.Module | None = None
+) -> ContextParallelCheck:
     """Every rank of the group calls it, on the same model; ConfigError where parts differ.
 
     `called` is what training calls, where that wraps the model.
     """
     try:
-        proof = prove_parts(model, among, called or model)
+        proof = compare_shards_with_whole(model, cp_group, called or model)
         finding = None if proof.equal else proof.sentence()
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         finding = str(error).splitlines()[0]
     if finding is not None:
-        raise _refusal(model.config.model_type, among.size, finding)
+        raise _refusal(model.config.model_type, cp_group.size, finding)
     return proof
 
 
@@ -112,15 +113,19 @@ def _refusal(family: str, size: int, reason: str) -> ConfigError:
 
 
 @torch.no_grad()
-def prove_parts(model: PreTrainedModel, among: ContextGroup, called: nn.Module) -> ContextProof:
+def compare_shards_with_whole(
+    model: PreTrainedModel, cp_group: ContextParallelGroup, called: nn.Module
+) -> ContextParallelCheck:
     """One short row of three documents through `called`, as training calls it."""
-    batch = _packed_row(model, TOKENS_OF_A_PART * among.size - 1)
+    batch = _packed_row(model, TOKENS_PER_SHARD * cp_group.size - 1)
     inputs = {name: batch[name] for name in ("input_ids", "position_ids")}
-    part, documents = split_rows(batch, among)
+    part, documents = shard_for_context_parallel(batch, cp_group)
     part_inputs = {name: part[name] for name in inputs}
     length = part["input_ids"].shape[1]
-    mine = slice(among.rank * length, min((among.rank + 1) * length, batch["input_ids"].shape[1]))
-    num_items = int((batch["labels"][:, 1:] != -100).sum())
+    mine = slice(
+        cp_group.rank * length, min((cp_group.rank + 1) * length, batch["input_ids"].shape[1])
+    )
+    num_items = count_supervised(batch["labels"])
 
     was_training = model.training
     model.eval()  # dropout would drown the answer
@@ -128,7 +133,7 @@ def prove_parts(model: PreTrainedModel, among: ContextGroup, called: nn.Module) 
         whole = called(**inputs).logits[:, mine].float()
         alone = called(**part_inputs).logits[:, : whole.shape[1]].float()
         whole_loss = called(**inputs, labels=batch["labels"], num_items_in_batch=num_items).loss
-        with attention_over_whole_rows(documents, among):
+        with context_parallel_attention(documents, cp_group):
             split = called(**part_inputs).logits[:, : whole.shape[1]].float()
             split_loss = called(**part, num_items_in_batch=num_items).loss
     finally:
@@ -136,11 +141,11 @@ def prove_parts(model: PreTrainedModel, among: ContextGroup, called: nn.Module) 
     sums = torch.stack(
         [(split - whole).square().sum(), (alone - whole).square().sum(), split_loss.float()]
     )
-    dist.all_reduce(sums, group=among.group)
+    dist.all_reduce(sums, group=cp_group.group)
     difference, control = (sums[:2] / batch["input_ids"].numel()).sqrt().tolist()
     loss = abs(sums[2].item() - whole_loss.item()) / abs(whole_loss.item())
     tolerated = TOLERATED.get(compute_dtype(model), TOLERATED_IN_16_BITS)
-    return ContextProof(difference, control, loss, tolerated)
+    return ContextParallelCheck(difference, control, loss, tolerated)
 
 
 def _packed_row(model: PreTrainedModel, length: int) -> dict[str, Tensor]:
@@ -149,7 +154,7 @@ def _packed_row(model: PreTrainedModel, length: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(vocab_size, (1, length), generator=generator)
     labels = tokens.clone()
-    labels[:, : length // 4] = -100
+    labels[:, : length // 4] = IGNORE_INDEX
     lengths = [length // 3, length - length // 3 - 1, 1]
     positions = torch.cat([torch.arange(n) for n in lengths]).unsqueeze(0)
     batch = {"input_ids": tokens, "labels": labels, "position_ids": positions}

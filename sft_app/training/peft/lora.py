@@ -1,6 +1,5 @@
 """LoRA: train small matrices beside the frozen ones, and add them in at the end."""
 
-import importlib.util
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sft_app.common.errors import ConfigError
+from sft_app.common.processes import is_installed
 from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def put_adapter(
     """
     if config.method is AdapterMethod.none:
         return model
-    if importlib.util.find_spec("peft") is None:
+    if not is_installed("peft"):
         raise ConfigError(
             f"adapter.method={config.method} needs the peft package: "
             f"pip install 'sft-app[{config.method}]'"

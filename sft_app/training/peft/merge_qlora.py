@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 from transformers import PreTrainedModel
 
+from sft_app.common import ranks
 from sft_app.config.schema.app import AppConfig
 from sft_app.loader.model.broadcast import receive_weights, send_weights
 from sft_app.loader.model.embeddings import fit_model_to_tokenizer
@@ -39,7 +40,7 @@ def merge_into_full_precision(
         on_host_of_rank_0=True,
     )
     fit_model_to_tokenizer(base, plans.tokenizer, plans.tokenizer_plan)
-    if dist.is_initialized() and dist.get_rank() != 0:
+    if not ranks.is_main():
         return base
     whole = put_adapter(base, config.adapter, plans.tokenizer_plan.added_token_ids)
     unknown = whole.load_state_dict(adapter, strict=False).unexpected_keys
@@ -70,9 +71,9 @@ def bring_to_device(model: PreTrainedModel, device: torch.device) -> bool:
             needed / 2**30,
         )
         return False
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if not ranks.is_distributed():
         model.to(device)
-    elif dist.get_rank() == 0:
+    elif ranks.is_main():
         send_weights(model.to(device))
     else:
         receive_weights(model, device)
@@ -84,6 +85,6 @@ def has_room(num_bytes: int, device: torch.device) -> bool:
     if device.type != "cuda":
         return True
     free = torch.tensor(torch.cuda.mem_get_info(device)[0], device=device)
-    if dist.is_initialized():
+    if ranks.is_distributed():
         dist.all_reduce(free, op=dist.ReduceOp.MIN)
     return 1.1 * num_bytes < free.item()

@@ -16,10 +16,10 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.schema.adapter import AdapterConfig
 from sft_app.loader.model.broadcast import places_of
 from sft_app.training.parallel.distribute_weights import (
-    hand_out_buffers,
+    broadcast_buffers,
+    broadcast_weights,
+    move_to_meta,
     replace,
-    take_weights,
-    whole_weights,
 )
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def quantise(model: PreTrainedModel, config: AdapterConfig, device: torch.device
         "compress_statistics": config.double_quantization,
         "quant_type": config.quantization.value,
     }
-    weights = take_weights(model)
+    weights = move_to_meta(model)
     for name, layer in layers.items():
         replacement = bitsandbytes.nn.Linear4bit(
             layer.in_features,
@@ -89,7 +89,7 @@ def quantise(model: PreTrainedModel, config: AdapterConfig, device: torch.device
         model.set_submodule(name, replacement)
     model.requires_grad_(False)
     places = places_of(model)
-    for name, whole in whole_weights(model, weights, device):
+    for name, whole in broadcast_weights(model, weights, device):
         parameter = model.get_parameter(name)
         new = nn.Parameter(whole, requires_grad=False)
         if isinstance(parameter, bitsandbytes.nn.Params4bit):
@@ -98,7 +98,7 @@ def quantise(model: PreTrainedModel, config: AdapterConfig, device: torch.device
                 whole, requires_grad=False, blocksize=BLOCK, module=owner, **settings
             ).to(device)
         replace(places[id(parameter)], new)
-    hand_out_buffers(model, device)
+    broadcast_buffers(model, device)
     # PEFT puts its layer for quantised weights into such models only.
     model.is_loaded_in_4bit = True
     log.info(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sft_app.config.schema.data import Overlong
-from sft_app.data.batches.fit import Piece, fit
+from sft_app.data.batches.fit import Chunk, fit
 from sft_app.data.chat.spans import Break
 from sft_app.data.chat.tokenize import TokenSpan
 
@@ -49,7 +49,7 @@ THREE = Example(system=5, exchanges=[(10, 10), (10, 10), (10, 10)])
 def test_what_fits_is_one_piece_under_every_policy():
     for overlong in Overlong:
         fitted = THREE.fit(THREE.length, overlong)
-        assert fitted.pieces == [Piece(0, THREE.length)] and not fitted.lost
+        assert fitted.chunks == [Chunk(0, THREE.length)] and not fitted.lost
 
 
 def test_drop_counts_every_token():
@@ -59,9 +59,9 @@ def test_drop_counts_every_token():
 def test_truncate_keeps_the_beginning_up_to_the_last_label_in_it():
     first, second = THREE.spans[:2]
     cut_in_answer = THREE.fit(second.start + 3, Overlong.truncate)
-    assert cut_in_answer.pieces == [Piece(0, second.start + 3)]
+    assert cut_in_answer.chunks == [Chunk(0, second.start + 3)]
     cut_in_question = THREE.fit(second.start - 3, Overlong.truncate)
-    assert cut_in_question.pieces == [Piece(0, first.stop)]
+    assert cut_in_question.chunks == [Chunk(0, first.stop)]
     assert cut_in_question.lost == {"truncated": THREE.length - first.stop}
 
 
@@ -72,14 +72,14 @@ def test_truncate_drops_what_has_no_label_left():
 def test_split_restarts_at_questions_with_a_copy_of_the_opening():
     exchange = THREE.breaks[1].stop - THREE.breaks[0].restart
     fitted = THREE.fit(THREE.opening + exchange, Overlong.split)
-    assert [p.opening for p in fitted.pieces] == [0, THREE.opening, THREE.opening]
-    assert [p.start for p in fitted.pieces] == [0, *(b.restart for b in THREE.breaks)]
+    assert [p.opening for p in fitted.chunks] == [0, THREE.opening, THREE.opening]
+    assert [p.start for p in fitted.chunks] == [0, *(b.restart for b in THREE.breaks)]
     assert not fitted.lost
 
 
 def test_split_puts_as_many_exchanges_into_a_piece_as_fit():
     fitted = THREE.fit(THREE.breaks[1].stop, Overlong.split)
-    assert [(p.start, p.stop) for p in fitted.pieces] == [
+    assert [(p.start, p.stop) for p in fitted.chunks] == [
         (0, THREE.breaks[1].stop),
         (THREE.breaks[1].restart, THREE.length),
     ]
@@ -88,18 +88,18 @@ def test_split_puts_as_many_exchanges_into_a_piece_as_fit():
 def test_split_truncates_an_answer_that_fits_nowhere():
     example = Example(system=5, exchanges=[(10, 10), (10, 100), (10, 10)])
     fitted = example.fit(50, Overlong.split)
-    assert [piece.length for piece in fitted.pieces][1] == 50
-    assert fitted.lost == {"truncated": example.breaks[1].stop - fitted.pieces[1].stop}
+    assert [chunk.length for chunk in fitted.chunks][1] == 50
+    assert fitted.lost == {"truncated": example.breaks[1].stop - fitted.chunks[1].stop}
 
 
 def test_passages_are_split_anywhere():
     fitted = fit(25, [TokenSpan(0, 25)], [], 0, True, context_length=10, overlong=Overlong.split)
-    assert fitted.pieces == [Piece(0, 10), Piece(10, 20), Piece(20, 25)]
+    assert fitted.chunks == [Chunk(0, 10), Chunk(10, 20), Chunk(20, 25)]
 
 
 def test_an_example_without_labels_is_never_trained_on():
     fitted = fit(9, [], [], 0, False, context_length=10, overlong=Overlong.split)
-    assert not fitted.pieces and fitted.lost == {"no_labels": 9}
+    assert not fitted.chunks and fitted.lost == {"no_labels": 9}
 
 
 EXAMPLES = st.builds(
@@ -113,11 +113,11 @@ EXAMPLES = st.builds(
 @given(EXAMPLES, st.integers(2, 120), st.sampled_from(list(Overlong)))
 def test_no_token_is_lost_uncounted_or_doubled(example, context_length, overlong):
     fitted = example.fit(context_length, overlong)
-    used = Counter(t for p in fitted.pieces for t in range(p.start, p.stop))
+    used = Counter(t for p in fitted.chunks for t in range(p.start, p.stop))
     assert all(count == 1 for count in used.values())
-    # A question's header is neither used nor lost where a piece restarts behind it.
+    # A question's header is neither used nor lost where a chunk restarts behind it.
     restarts = {b.restart: b.restart - b.stop for b in example.breaks}
-    headers = sum(restarts.get(p.start, 0) for p in fitted.pieces)
+    headers = sum(restarts.get(p.start, 0) for p in fitted.chunks)
     missing = example.length - len(used) - sum(fitted.lost.values())
     assert headers <= missing <= sum(restarts.values())
 
@@ -126,13 +126,13 @@ def test_no_token_is_lost_uncounted_or_doubled(example, context_length, overlong
 def test_pieces_fit_have_labels_and_never_an_answer_without_its_header(
     example, context_length, overlong
 ):
-    for piece in example.fit(context_length, overlong).pieces:
-        assert 0 < piece.length <= context_length
-        inside = [s for s in example.spans if s.start < piece.stop and s.stop > piece.start]
+    for chunk in example.fit(context_length, overlong).chunks:
+        assert 0 < chunk.length <= context_length
+        inside = [s for s in example.spans if s.start < chunk.stop and s.stop > chunk.start]
         assert inside
-        assert all(piece.start <= span.start for span in inside)
-        assert piece.start in [0, *(b.restart for b in example.breaks)]
-        assert piece.opening == (example.opening if piece.start else 0)
+        assert all(chunk.start <= span.start for span in inside)
+        assert chunk.start in [0, *(b.restart for b in example.breaks)]
+        assert chunk.opening == (example.opening if chunk.start else 0)
 
 
 @given(EXAMPLES, st.integers(2, 120))
@@ -140,11 +140,11 @@ def test_only_the_last_answer_of_a_piece_may_be_cut_and_then_without_its_end(
     example, context_length
 ):
     for overlong in (Overlong.truncate, Overlong.split):
-        for piece in example.fit(context_length, overlong).pieces:
-            cut = [s for s in example.spans if s.start < piece.stop < s.stop]
+        for chunk in example.fit(context_length, overlong).chunks:
+            cut = [s for s in example.spans if s.start < chunk.stop < s.stop]
             assert len(cut) <= 1
             if cut:
-                assert piece.length == context_length
+                assert chunk.length == context_length
 
 
 @pytest.mark.parametrize("overlong", list(Overlong))
@@ -153,6 +153,6 @@ def test_the_same_for_passages(overlong):
         fitted = fit(
             length, [TokenSpan(0, length)], [], 0, True, context_length=7, overlong=overlong
         )
-        used = sum(piece.length for piece in fitted.pieces)
+        used = sum(chunk.length for chunk in fitted.chunks)
         assert used + sum(fitted.lost.values()) == length
-        assert all(piece.length <= 7 for piece in fitted.pieces)
+        assert all(chunk.length <= 7 for chunk in fitted.chunks)

@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from sft_app.data.errors import DataError
+from sft_app.common.errors import DataError
 from sft_app.data.read import json_stream as read_json
 from sft_app.data.read.read_files import BadRecord, Record, read_file
 

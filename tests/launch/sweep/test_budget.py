@@ -19,20 +19,20 @@ BASE = ("launch.device=cpu", "trainer.gradient_accumulation_steps=4")
 
 def test_shorter_contexts_get_more_rows(compose: Compose) -> None:
     shared = "sweep.tokens_per_step=65536"
-    cells = [
+    jobs = [
         apply_budget(
             compose("sweep=fair", "trainer.max_steps=10", shared, f"context_length={n}", *BASE)
         )
         for n in (4096, 8192, 16384)
     ]
-    assert [tokens_per_step(cell) for cell in cells] == [65536] * 3
-    assert [cell.trainer.per_device_train_batch_size for cell in cells] == [4, 2, 1]
-    assert [cell.trainer.gradient_accumulation_steps for cell in cells] == [4, 4, 4]
-    assert "655,360 tokens in all" in describe_budget(cells)
+    assert [tokens_per_step(job) for job in jobs] == [65536] * 3
+    assert [job.trainer.per_device_train_batch_size for job in jobs] == [4, 2, 1]
+    assert [job.trainer.gradient_accumulation_steps for job in jobs] == [4, 4, 4]
+    assert "655,360 tokens in all" in describe_budget(jobs)
 
 
 def test_processes_share_a_step(compose: Compose) -> None:
-    cell = apply_budget(
+    job = apply_budget(
         compose(
             "sweep=fair",
             "trainer.max_steps=10",
@@ -42,14 +42,14 @@ def test_processes_share_a_step(compose: Compose) -> None:
             *BASE,
         )
     )
-    assert tokens_per_step(cell) == 65536
-    assert cell.trainer.per_device_train_batch_size == 2
+    assert tokens_per_step(job) == 65536
+    assert job.trainer.per_device_train_batch_size == 2
 
 
 @pytest.mark.parametrize("shared", ["context_parallel_size=4", "tensor_parallel_size=4"])
 def test_processes_that_share_their_rows_count_once(compose: Compose, shared: str) -> None:
-    cell = compose("context_length=4096", "launch.nproc_per_node=4", f"trainer.{shared}", *BASE)
-    assert tokens_per_step(cell) == 4 * 4096
+    job = compose("context_length=4096", "launch.nproc_per_node=4", f"trainer.{shared}", *BASE)
+    assert tokens_per_step(job) == 4 * 4096
     step = ("sweep=fair", "trainer.max_steps=10", "sweep.tokens_per_step=65536")
     budgeted = apply_budget(
         compose(*step, "context_length=4096", "launch.nproc_per_node=4", f"trainer.{shared}", *BASE)
@@ -59,20 +59,20 @@ def test_processes_that_share_their_rows_count_once(compose: Compose, shared: st
 
 
 def test_the_longest_context_sets_the_step_unless_told(compose: Compose) -> None:
-    cells = [compose(f"context_length={n}", *BASE) for n in (64, 512, 128)]
-    assert shared_tokens_per_step(cells) == 512 * 4
+    jobs = [compose(f"context_length={n}", *BASE) for n in (64, 512, 128)]
+    assert shared_tokens_per_step(jobs) == 512 * 4
 
 
 def test_a_budget_in_tokens_becomes_steps(compose: Compose) -> None:
-    cell = apply_budget(
+    job = apply_budget(
         compose("sweep.budget=tokens", "sweep.tokens=100000", "context_length=512", *BASE)
     )
-    assert cell.trainer.max_steps == 49  # 2,048 tokens each: the first number that reaches it
+    assert job.trainer.max_steps == 49  # 2,048 tokens each: the first number that reaches it
 
 
 def test_a_budget_in_epochs_leaves_the_steps_to_the_data(compose: Compose) -> None:
-    cell = apply_budget(compose("sweep.budget=epochs", "context_length=512", *BASE))
-    assert cell.trainer.max_steps == -1
+    job = apply_budget(compose("sweep.budget=epochs", "context_length=512", *BASE))
+    assert job.trainer.max_steps == -1
 
 
 def test_without_a_budget_nothing_is_touched(compose: Compose) -> None:

@@ -9,7 +9,7 @@ import pytest
 from sft_app.config.schema.app import AppConfig
 from sft_app.launch.job.run_job import JobFailed, initial_result
 from sft_app.launch.sweep.job_lock import is_being_run, only_one
-from sft_app.launch.sweep.job_state import CellState, cell_state, set_aside
+from sft_app.launch.sweep.job_state import JobState, job_state, set_aside
 from sft_app.launch.sweep.out_of_memory import shorter_out_of_memory
 from sft_app.records.result import Status
 
@@ -26,25 +26,25 @@ def leave(run_dir: Path, config: AppConfig, status: Status) -> Path:
 @pytest.mark.parametrize(
     ("status", "state"),
     [
-        (Status.completed, CellState.done),
-        (Status.failed, CellState.unfinished),
-        (Status.out_of_memory, CellState.unfinished),
-        (Status.interrupted, CellState.unfinished),
-        (Status.running, CellState.unfinished),  # killed: nothing could write how it ended
-        (Status.pending, CellState.new),
-        (Status.skipped, CellState.new),
+        (Status.completed, JobState.done),
+        (Status.failed, JobState.unfinished),
+        (Status.out_of_memory, JobState.unfinished),
+        (Status.interrupted, JobState.unfinished),
+        (Status.running, JobState.unfinished),  # killed: nothing could write how it ended
+        (Status.pending, JobState.new),
+        (Status.skipped, JobState.new),
     ],
 )
 def test_the_outcome_decides(
-    compose: Compose, tmp_path: Path, status: Status, state: CellState
+    compose: Compose, tmp_path: Path, status: Status, state: JobState
 ) -> None:
     config = compose("context_length=512")
-    assert cell_state(leave(tmp_path / "job", config, status), config) is state
+    assert job_state(leave(tmp_path / "job", config, status), config) is state
 
 
 def test_other_settings_start_anew(compose: Compose, tmp_path: Path) -> None:
     run_dir = leave(tmp_path / "job", compose("context_length=512"), Status.completed)
-    assert cell_state(run_dir, compose("context_length=512", "seed=7")) is CellState.changed
+    assert job_state(run_dir, compose("context_length=512", "seed=7")) is JobState.changed
 
 
 def test_checkpoints_of_other_settings_are_never_gone_on_from(
@@ -52,15 +52,15 @@ def test_checkpoints_of_other_settings_are_never_gone_on_from(
 ) -> None:
     run_dir = leave(tmp_path / "job", compose("context_length=512"), Status.pending)
     (run_dir / "checkpoints").mkdir()
-    assert cell_state(run_dir, compose("context_length=512", "seed=7")) is CellState.changed
+    assert job_state(run_dir, compose("context_length=512", "seed=7")) is JobState.changed
     (run_dir / "result.json").write_text("{ half")
-    assert cell_state(run_dir, compose("context_length=512")) is CellState.changed
+    assert job_state(run_dir, compose("context_length=512")) is JobState.changed
 
 
 def test_where_a_job_runs_is_no_change(compose: Compose, tmp_path: Path) -> None:
     run_dir = leave(tmp_path / "job", compose("context_length=512"), Status.completed)
     same = compose("context_length=512", "data.num_proc=2", "sweep.name=other")
-    assert cell_state(run_dir, same) is CellState.done
+    assert job_state(run_dir, same) is JobState.done
 
 
 def test_a_changed_run_is_kept_aside(compose: Compose, tmp_path: Path) -> None:

@@ -10,24 +10,24 @@ from sft_app.training.attention.choose_attention import (
     LEAKING_FAMILIES,
     AttentionChoice,
     choose_attention,
-    settle_attention,
+    verify_attention,
 )
-from sft_app.training.attention.verify_isolation import prove_isolation
+from sft_app.training.attention.verify_isolation import verify_isolation
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mistral", "gemma2", "mixtral", "gptj"])
 def test_families_that_isolate_are_proved_to(random_model, family):
     model = random_model(family)
     choice = choose_attention(model.config, "cpu", packing=True, requested="auto")
-    assert settle_attention(model, choice) == choice
-    assert prove_isolation(model).isolated
+    assert verify_attention(model, choice) == choice
+    assert verify_isolation(model).isolated
 
 
 @pytest.mark.parametrize("family", sorted(LEAKING_FAMILIES - {"mamba"}))
 def test_families_known_to_leak_do_leak(random_model, family):
     model = random_model(family)
     with pytest.raises(ConfigError, match=r"does not keep packed documents apart.*packing=none"):
-        settle_attention(model, AttentionChoice("eager", "test"))
+        verify_attention(model, AttentionChoice("eager", "test"))
 
 
 @pytest.mark.parametrize("family", sorted(LEAKING_FAMILIES))
@@ -40,7 +40,7 @@ def test_a_cache_in_training_breaks_packing_and_is_named(random_model):
     model = random_model("llama")
     model.config.use_cache = True
     with pytest.raises(ConfigError, match="use_cache is on"):
-        settle_attention(model, AttentionChoice(packed_attention.NAME, "test"))
+        verify_attention(model, AttentionChoice(packed_attention.NAME, "test"))
 
 
 def test_what_the_packed_kernel_cannot_do_falls_back_and_says_so(random_model, monkeypatch):
@@ -49,7 +49,7 @@ def test_what_the_packed_kernel_cannot_do_falls_back_and_says_so(random_model, m
 
     packed_attention.register()
     monkeypatch.setattr(packed_attention, "_attend_inside_documents", refuse)
-    choice = settle_attention(random_model("llama"), AttentionChoice(packed_attention.NAME, "auto"))
+    choice = verify_attention(random_model("llama"), AttentionChoice(packed_attention.NAME, "auto"))
     assert choice.name == "sdpa"
     assert "s_aux has no packed kernel" in str(choice)
 
@@ -57,7 +57,7 @@ def test_what_the_packed_kernel_cannot_do_falls_back_and_says_so(random_model, m
 def test_an_implementation_that_was_asked_for_is_never_replaced(random_model):
     model = random_model("llama")
     choice = choose_attention(model.config, "cpu", packing=True, requested="eager")
-    assert settle_attention(model, choice).name == "eager"
+    assert verify_attention(model, choice).name == "eager"
 
 
 @pytest.mark.parametrize("requested", ["flex_attention", "flash_attention_2"])
@@ -73,12 +73,12 @@ def test_soft_capped_models_use_flex_attention_on_cuda_without_flash_attn():
 
 def test_the_proof_leaves_the_model_in_the_mode_it_was_in(random_model):
     model = random_model("llama").train()
-    prove_isolation(model)
+    verify_isolation(model)
     assert model.training
 
 
 def test_the_proof_holds_in_bfloat16(random_model):
     model = random_model("llama", attention="sdpa").to(torch.bfloat16)
-    assert prove_isolation(model).isolated
+    assert verify_isolation(model).isolated
     model.config.use_cache = True
-    assert not prove_isolation(model).isolated
+    assert not verify_isolation(model).isolated

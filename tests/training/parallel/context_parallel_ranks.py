@@ -18,13 +18,16 @@ from transformers import PreTrainedModel
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
 from sft_app.training.parallel.context_parallel import (
-    ContextGroup,
-    attention_over_whole_rows,
-    form_context_group,
-    split_rows,
+    ContextParallelGroup,
+    context_parallel_attention,
+    init_context_parallel_group,
+    shard_for_context_parallel,
 )
 from sft_app.training.parallel.fsdp import shard
-from sft_app.training.parallel.verify_context_parallel import prove_parts, require_equal_parts
+from sft_app.training.parallel.verify_context_parallel import (
+    compare_shards_with_whole,
+    verify_context_parallel,
+)
 from sft_app.training.prepare_model import PreparedModel
 from sft_app.training.sft_trainer import SFTTrainer
 from tests.training.random_models import build_random_model
@@ -100,11 +103,11 @@ def step(model: PreTrainedModel, batch: Batch, num_items: int) -> tuple[float, B
 
 
 def step_in_parts(
-    model: PreTrainedModel, batch: Batch, num_items: int, among: ContextGroup
+    model: PreTrainedModel, batch: Batch, num_items: int, among: ContextParallelGroup
 ) -> tuple[float, Batch]:
     """The same, summed over the ranks, each of which had a part."""
-    part, documents = split_rows(batch, among)
-    with attention_over_whole_rows(documents, among):
+    part, documents = shard_for_context_parallel(batch, among)
+    with context_parallel_attention(documents, among):
         loss = model(**part, num_items_in_batch=num_items).loss
     loss.backward()
     total = loss.detach().clone()
@@ -117,7 +120,7 @@ def step_in_parts(
     return total.item(), gradients
 
 
-def check_gradients(among: ContextGroup) -> None:
+def check_gradients(among: ContextParallelGroup) -> None:
     cases = dict(CASES)
     if among.size == 4:  # 12 query heads and 6 of keys: neither divides the other's share
         cases = {"six key and value heads": ("llama", HEADS_OF_A_THIRD, packed_batch)}
@@ -136,7 +139,7 @@ def check_gradients(among: ContextGroup) -> None:
         say(f"gradients, {case}")
 
 
-def check_weighted_tokens(among: ContextGroup) -> None:
+def check_weighted_tokens(among: ContextParallelGroup) -> None:
     batch = packed_batch() | {"loss_weights": torch.rand(3, 24, generator=seeded())}
     ours = prepared(build_random_model("llama")).model
     expected, gradients = step(ours, batch, 30)
@@ -147,7 +150,7 @@ def check_weighted_tokens(among: ContextGroup) -> None:
     say("weighted tokens")
 
 
-def check_mixed_precision(among: ContextGroup) -> None:
+def check_mixed_precision(among: ContextParallelGroup) -> None:
     batch, losses = packed_batch(), []
     for part in (None, among):
         model = prepared(build_random_model("llama")).model
@@ -164,19 +167,19 @@ def check_mixed_precision(among: ContextGroup) -> None:
     say("mixed precision")
 
 
-def check_proof(among: ContextGroup) -> None:
+def check_proof(among: ContextParallelGroup) -> None:
     for family in ("llama", "mistral", "gemma2", "gpt2", "mixtral"):
         model = prepared(build_random_model(family)).model
-        proof = prove_parts(model, among, model)
+        proof = compare_shards_with_whole(model, among, model)
         assert proof.equal and proof.control > 1e-2, proof.sentence()
     in_16_bits = prepared(build_random_model("llama").bfloat16()).model
-    assert require_equal_parts(in_16_bits, among).equal
+    assert verify_context_parallel(in_16_bits, among).equal
     mamba = build_random_model("mamba2")
     mixed = build_random_model("mixtral", output_router_logits=True)
     other_attention = build_random_model("llama", attention="sdpa")
     for model in (mamba, mixed, other_attention):
         with pytest.raises(ConfigError, match=r"cannot be trained on parts of rows .*moves? the"):
-            require_equal_parts(model, among)
+            verify_context_parallel(model, among)
     say("the proof")
 
 
@@ -209,7 +212,7 @@ def save_reference(directory: Path) -> None:
 
 
 def check_trainer(
-    among: ContextGroup, directory: Path, name: str, *, sharded: bool = False, **args: Any
+    among: ContextParallelGroup, directory: Path, name: str, *, sharded: bool = False, **args: Any
 ) -> None:
     losses, counts, weights = torch.load(directory / f"{name}.pt")
     model = build_random_model("llama")
@@ -228,7 +231,7 @@ def check_trainer(
     for key, parameter in trainer.model.named_parameters():
         whole = parameter.full_tensor() if sharded else parameter
         torch.testing.assert_close(whole, weights[key], atol=1e-5, rtol=1e-4)
-    trainer.let_go()
+    trainer.release_training_state()
     say(f"SFTTrainer, {name}, {sharded=}, {args}")
 
 
@@ -246,7 +249,7 @@ if __name__ == "__main__":
         save_reference(directory)
         sys.exit()
     dist.init_process_group("gloo")
-    among = form_context_group(size, CPU)
+    among = init_context_parallel_group(size, CPU)
     assert among is not None
     if what == "gradients":
         check_gradients(among)

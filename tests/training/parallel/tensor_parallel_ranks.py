@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from sft_app.loader.model.tensor_parallel import call_it_plain, cutting_arguments
+from sft_app.loader.model.tensor_parallel import disown_tensor_parallel, tensor_parallel_arguments
 from tests.training.random_models import build_random_model
 from tests.training.training_steps import Batch, collate, packed_rows, prepared
 
@@ -51,9 +51,9 @@ def check_gradients(case: str, directory: Path) -> None:
     eager.config.use_cache = False
     expected, gradients = step(eager, batch)
 
-    cut = AutoModelForCausalLM.from_pretrained(directory, **cutting_arguments(2))
+    cut = AutoModelForCausalLM.from_pretrained(directory, **tensor_parallel_arguments(2))
     cut.config.use_cache = False
-    call_it_plain(cut)
+    disown_tensor_parallel(cut)
     ours = prepared(cut)
     assert ours.loss.chunked, ours.loss
     assert cut(**batch).logits is None

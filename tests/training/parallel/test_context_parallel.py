@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sft_app.common.errors import ConfigError
-from sft_app.training.parallel.context_parallel import form_context_group
+from sft_app.training.parallel.context_parallel import init_context_parallel_group
 from tests.programs import run_on_ranks, run_program
 
 PROGRAM = "tests.training.parallel.context_parallel_ranks"
@@ -71,6 +71,6 @@ def test_steps_on_parts_of_rows_are_those_of_one_process(
 
 
 def test_a_row_of_several_parts_needs_several_processes() -> None:
-    assert form_context_group(1, torch.device("cpu")) is None
+    assert init_context_parallel_group(1, torch.device("cpu")) is None
     with pytest.raises(ConfigError, match=r"there is 1: set launch\.nproc_per_node=2"):
-        form_context_group(2, torch.device("cpu"))
+        init_context_parallel_group(2, torch.device("cpu"))

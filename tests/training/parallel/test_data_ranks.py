@@ -6,7 +6,7 @@ from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from torch.utils.data import DataLoader
 
 from sft_app.data.batches.length_grouped_sampler import LengthGroupedSampler
-from sft_app.training.parallel.data_ranks import data_share
+from sft_app.training.parallel.data_ranks import data_parallel_rank
 
 LENGTHS = [1 + 7 * i % 43 for i in range(43)]
 Batches = list[list[int]]
@@ -15,7 +15,7 @@ Batches = list[list[int]]
 def loader_of(rank: int, world_size: int, group_size: int) -> DataLoader:
     """As accelerate prepares it for a process, batches of 2, and then shared."""
     Accelerator(cpu=True)  # its state, which the loader asks for
-    share = data_share(world_size, rank, group_size)
+    share = data_parallel_rank(world_size, rank, group_size)
     sampler = LengthGroupedSampler(LENGTHS, 2 * share.count, seed=1)
     loader = prepare_data_loader(
         DataLoader(range(len(LENGTHS)), batch_size=2, sampler=sampler),

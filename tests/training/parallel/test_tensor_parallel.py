@@ -7,7 +7,7 @@ from transformers import AutoConfig
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.rope import RopeConfig
-from sft_app.loader.model.tensor_parallel import check_cut
+from sft_app.loader.model.tensor_parallel import check_tensor_parallel
 from sft_app.loader.rope.rope_plan import plan_rope
 from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
 from tests.programs import run_on_ranks
@@ -45,10 +45,10 @@ def test_models_that_cannot_be_cut_are_known_from_their_configuration(
     config = AutoConfig.for_model(family)
     rope = plan_rope(config, 512, RopeConfig())
     if reason is None:
-        check_cut(config, rope, tokenizer_plan, size)
+        check_tensor_parallel(config, rope, tokenizer_plan, size)
         return
     with pytest.raises(ConfigError, match=reason):
-        check_cut(config, rope, tokenizer_plan, size)
+        check_tensor_parallel(config, rope, tokenizer_plan, size)
 
 
 @pytest.fixture

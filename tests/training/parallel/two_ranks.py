@@ -45,7 +45,7 @@ def check_ddp(directory: Path) -> None:
         torch.testing.assert_close(parameter, step, atol=1e-5, rtol=1e-4)
     wrapper = weakref.ref(trainer.model_wrapped)
     assert isinstance(wrapper(), DistributedDataParallel)
-    trainer.let_go()
+    trainer.release_training_state()
     assert wrapper() is None, "it would outlive its process group, and could wait for it forever"
     print(f"rank {dist.get_rank()}: DDP equals one process", flush=True)
 

@@ -1,0 +1,269 @@
+"""Every private name and version test of the libraries below, in one place.
+
+Each entry says what it is for and when it can go; `PRIVATE_NAMES` is what a test looks up, so that
+an upgrade that takes one away fails there, with a sentence, and not in a user's run. Libraries are
+imported inside the functions: the process that composes the configuration imports this module too.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class PrivateName:
+    """A name without a promise of stability that this application reads, calls or overrides."""
+
+    path: str
+    """Where it is: module and attributes, with dots."""
+    breaks: str
+    """What no longer works, or is silently wrong, when it is gone."""
+    until: str
+    """The condition under which the application can do without it."""
+
+
+PRIVATE_NAMES = (
+    PrivateName(
+        "hydra._internal.core_plugins.basic_sweeper.BasicSweeper.split_arguments",
+        "the jobs of a sweep cannot be listed before the first one starts",
+        "Hydra has a public way to expand a sweep (hydra #3328)",
+    ),
+    PrivateName(
+        "hydra.core.global_hydra.GlobalHydra.config_loader",
+        "the jobs of a sweep cannot be composed before the first one starts",
+        "hydra.compose takes a sweep's master configuration",
+    ),
+    PrivateName(
+        "datasets.Dataset._fingerprint",
+        "a hub dataset that has changed would be taken from the token cache",
+        "datasets names a content digest in its public interface",
+    ),
+    PrivateName(
+        "transformers.PreTrainedModel._can_set_attn_implementation",
+        "whether a family accepts an attention of ours is not known before its weights are loaded",
+        "transformers makes it public (it is documented for custom attention)",
+    ),
+    PrivateName(
+        "transformers.PreTrainedModel._supports_sdpa",
+        "families without SDPA would be loaded with it, and fail",
+        "from_pretrained falls back by itself and says so",
+    ),
+    PrivateName(
+        "transformers.PreTrainedModel._no_split_modules",
+        "FSDP and torch_compile do not find the decoder layers",
+        "transformers names a model's layers in public",
+    ),
+    PrivateName(
+        "transformers.PreTrainedModel._keep_in_fp32_modules_strict",
+        "router biases and the like would be saved in 16 bits",
+        "save_pretrained keeps the dtypes of the source by itself",
+    ),
+    PrivateName(
+        "transformers.modeling_layers.GradientCheckpointingLayer",
+        "with torch_compile, checkpointed layers would be compiled around their recomputation",
+        "the oldest supported transformers is 5.23",
+    ),
+    PrivateName(
+        "transformers.Trainer._get_train_sampler",
+        "unpacked examples would not come in batches of similar length",
+        "train_sampling_strategy takes a sampler",
+    ),
+    PrivateName(
+        "transformers.Trainer._save_checkpoint",
+        "checkpoints would be written straight into their final folder, half of them after a kill",
+        "the Trainer writes checkpoints aside and renames them",
+    ),
+    PrivateName(
+        "transformers.Trainer._get_output_dir",
+        "checkpoints could not be written aside",
+        "as for _save_checkpoint",
+    ),
+    PrivateName(
+        "transformers.Trainer._save_optimizer_and_scheduler",
+        "optimizer state of sharded models would not be saved",
+        "the Trainer saves models that fully_shard was applied to by others",
+    ),
+    PrivateName(
+        "transformers.Trainer._load_optimizer_and_scheduler",
+        "optimizer state of sharded models would not be read",
+        "as for _save_optimizer_and_scheduler",
+    ),
+    PrivateName(
+        "transformers.Trainer._load_from_checkpoint",
+        "weights of sharded models would not be read",
+        "as for _save_optimizer_and_scheduler",
+    ),
+    PrivateName(
+        "torch._dynamo.config.optimize_ddp",
+        "compiled layers would be cut in two at DDP's buckets",
+        "torch.compile takes it as an option",
+    ),
+    PrivateName(
+        "accelerate.data_loader.BatchSamplerShard",
+        "processes that share a row would read different batches",
+        "accelerate's prepare takes the data-parallel rank and size",
+    ),
+)
+
+
+def find_private_name(name: PrivateName) -> Any:
+    """Import and return what `name` stands for; raise AttributeError or ImportError without it."""
+    import importlib
+
+    module_name, *attributes = name.path.split(".")
+    found: Any = importlib.import_module(module_name)
+    for attribute in attributes:
+        module_name = f"{module_name}.{attribute}"
+        if not hasattr(found, attribute):
+            try:
+                found = importlib.import_module(module_name)
+                continue
+            except ModuleNotFoundError:
+                raise AttributeError(f"{name.path} has no {attribute}") from None
+        found = getattr(found, attribute)
+    return found
+
+
+# -- Hydra ----------------------------------------------------------------------------------------
+
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+"""The `_target_` of Hydra's default sweeper, whose jobs can be listed in advance."""
+
+
+def split_sweep(overrides: list[Any]) -> list[list[str]]:
+    """Return the overrides of each job of a sweep, in the order in which Hydra starts them.
+
+    `overrides` are parsed ones (hydra.core.override_parser.types.Override).
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    return BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
+
+
+def sweep_config_loader() -> Any:
+    """Return the loader that composes the jobs of the sweep that Hydra is starting."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    return GlobalHydra.instance().config_loader()
+
+
+# -- datasets -------------------------------------------------------------------------------------
+
+
+def dataset_fingerprint(dataset: Any) -> str:
+    """Return what changes with the content of a hub dataset, as far as `datasets` can tell."""
+    return str(dataset._fingerprint)
+
+
+# -- transformers: models -------------------------------------------------------------------------
+
+
+def can_set_attention(model_class: type["PreTrainedModel"]) -> bool:
+    """Tell whether the family takes its attention from transformers' AttentionInterface."""
+    return bool(model_class._can_set_attn_implementation())
+
+
+def supports_sdpa(model_class: type["PreTrainedModel"]) -> bool:
+    """Tell whether the family can attend by F.scaled_dot_product_attention."""
+    return bool(model_class._supports_sdpa)
+
+
+def attention_in_use(model: "PreTrainedModel") -> str:
+    """Return the name of the attention implementation that a loaded model attends with."""
+    return str(model.config._attn_implementation)
+
+
+def decoder_layer_classes(model: "PreTrainedModel") -> set[str]:
+    """Return the class names of the model's layers; empty where the family does not name them."""
+    return set(model._no_split_modules or ())
+
+
+def kept_in_float32(model: "PreTrainedModel") -> tuple[str, ...]:
+    """Return parts of parameter names that the family keeps in float32 whatever its dtype."""
+    return tuple(model._keep_in_fp32_modules_strict or ())
+
+
+def forget_tensor_parallel(model: "PreTrainedModel") -> None:
+    """Let neither the Trainer nor `save_pretrained` know that transformers cut the model.
+
+    Until the Trainer supports tensor parallelism beside a sampler and checkpoints of one's own.
+    """
+    model._tp_size = None
+    model._is_distributed_loading_by_transformers = False
+    model.config.distributed_config = None
+
+
+def gguf_arguments() -> dict[str, Any]:
+    """Return what `from_pretrained(gguf_file=...)` needs to give plain tensors.
+
+    Since transformers 5.23 it keeps the GGUF blocks, which can be neither trained nor saved, unless
+    it is told to dequantise; until 5.23 is the oldest supported version.
+    """
+    import transformers
+
+    if hasattr(transformers, "GgufConfig"):
+        return {"quantization_config": transformers.GgufConfig(dequantize=True)}
+    return {}
+
+
+# -- transformers: the Trainer --------------------------------------------------------------------
+
+
+@functools.cache
+def trainer_takes_sharded_models() -> bool:
+    """Tell whether the Trainer leaves a model alone that others have sharded (5.23 and newer)."""
+    from transformers import Trainer
+
+    return hasattr(Trainer, "_sync_replicated_trainable_parameters")
+
+
+def checkpointing_prefix() -> str:
+    """Return how TrainingArguments calls checkpointing: `activation` since 5.23, or `gradient`.
+
+    The new version warns of the old name; until 5.23 is the oldest supported version.
+    """
+    from transformers import TrainingArguments
+
+    names = {field.name for field in dataclasses.fields(TrainingArguments)}
+    return "activation" if "activation_checkpointing" in names else "gradient"
+
+
+@functools.cache
+def checkpoints_around_forward() -> bool:
+    """Tell whether transformers recomputes a layer around its forward (before 5.23) or inside."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return "__call__" in vars(GradientCheckpointingLayer)
+
+
+def recomputation(layer: "nn.Module") -> Any:
+    """Return the function by which a decoder layer is recomputed in backward; None without one."""
+    return getattr(layer, "_gradient_checkpointing_func", None)
+
+
+def set_recomputation(layer: Any, function: Any) -> None:
+    """Replace the function by which a decoder layer is recomputed in backward."""
+    layer._gradient_checkpointing_func = function
+
+
+# -- torch ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def no_ddp_buckets_in_graphs() -> Iterator[None]:
+    """Compile layers whole: torch would cut graphs at DDP's buckets; put back what was set."""
+    import torch
+
+    before = torch._dynamo.config.optimize_ddp
+    torch._dynamo.config.optimize_ddp = False
+    try:
+        yield
+    finally:
+        torch._dynamo.config.optimize_ddp = before
