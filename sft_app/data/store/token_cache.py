@@ -56,22 +56,6 @@ def cache_key(parts: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def file_digest(path: Path, memo: Path) -> str:
-    """SHA-256 of a file's content, remembered in the folder `memo` by its path, size and mtime."""
-    stat = path.stat()
-    known = [str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino]
-    note = memo / f"{hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]}.sha256"
-    if note.exists():
-        return note.read_text()
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    memo.mkdir(parents=True, exist_ok=True)
-    partial = note.with_suffix(f".{os.getpid()}")
-    partial.write_text(digest)
-    partial.replace(note)
-    return digest
-
-
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """Changes with everything that decides the ids: vocabulary, rules, special tokens, template."""
     digest = hashlib.sha256()

@@ -19,7 +19,7 @@ def liger_cross_entropy(
 ) -> torch.Tensor:
     """Sum over M positions of -log softmax(hidden @ weight.T + bias)[target], in nats, float32.
 
-    hidden [M, D], weight [V, D], targets [M], bias [V], on a CUDA device. As in the chunked one, the
+    hidden [M, D], weight [V, D], targets [M], bias [V], on a CUDA device. As in the chunked one
     gradients are computed in the forward, those of weight and bias are summed in float32, a frozen
     weight has none, and under autocast the matmuls run in its dtype.
     """

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from sft_app.common.file_digest import file_digest
 from sft_app.config.schema.data import OnBadRecord, Packing, TrainOn
 from sft_app.data import prepare_data as prepare
 from sft_app.data.store import tokenize_pool as build
-from sft_app.data.store.token_cache import cached, file_digest
+from sft_app.data.store.token_cache import cached
 from tests.data.chat_files import settings, sharegpt
 from tests.data.tokenizers_for_tests import REWRITES_HISTORY, byte_level
 
