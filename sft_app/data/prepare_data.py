@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sft_app.common.errors import DataError
+from sft_app.common.file_digest import file_digest
 from sft_app.config.schema.data import DataConfig, Packing
 from sft_app.data.batches.collators import CollateDocuments, CollateExamples
 from sft_app.data.batches.datasets import ExampleDataset, PackedDataset
@@ -31,7 +32,6 @@ from sft_app.data.store.token_cache import (
     cache_directory,
     cache_key,
     cached,
-    file_digest,
     tokenizer_digest,
 )
 from sft_app.data.store.token_store import TokenStore, write_store
