@@ -10,12 +10,15 @@ from rich.console import Console
 from sft_app.reporting.run.find_runs import Found, find
 from sft_app.reporting.run.read_run import read_run
 from sft_app.reporting.sweep.cells import collect_sweep
-from sft_app.reporting.terminal import plain, print_run, print_sweep
+from sft_app.reporting.terminal.plain_text import plain
+from sft_app.reporting.terminal.print_run import print_run
+from sft_app.reporting.terminal.print_sweep import print_sweep
 
 WIDTH_IN_A_FILE = 1000
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 1 (nothing could be written) or 2 (bad input)."""
     options = _parser().parse_args(arguments)
     directory: Path = options.directory
     if not directory.is_dir():

@@ -24,7 +24,7 @@ from sft_app.reporting.run.run_report import write_run_report
 from sft_app.reporting.sweep.cells import collect_sweep
 from sft_app.reporting.sweep.sweep_csv import write_sweep_csv
 from sft_app.reporting.sweep.sweep_report import write_sweep_report
-from sft_app.reporting.terminal import print_sweep
+from sft_app.reporting.terminal.print_sweep import print_sweep
 
 WIDTH_IN_A_FILE = 200
 """Columns of the sweep's table where the output is no terminal."""

@@ -16,6 +16,7 @@ _BAR = 40
 
 
 def describe(statistics: DataStatistics) -> str:
+    """Return the statistics as lines of text."""
     context = statistics.context_length
     lines = [*_read("data", statistics.train_read)]
     lines += _fit("training set", statistics.train, context)

@@ -15,7 +15,10 @@ libraries' warnings to programmers."""
 
 
 def set_up_logging(run_dir: Path, rank: int) -> None:
-    """Rank 0 shows INFO as plain lines; the others speak up from WARNING on, with their rank."""
+    """Send everything to train.log, and rank 0's INFO to the screen as plain lines.
+
+    The other ranks speak up from WARNING on, with their rank.
+    """
     file = logging.FileHandler(run_dir / LOG, encoding="utf-8")
     file.setFormatter(
         logging.Formatter(f"%(asctime)s rank {rank} %(levelname)s %(name)s: %(message)s")

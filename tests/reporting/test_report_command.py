@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,17 @@ def test_the_command_imports_nothing_heavy_before_it_has_printed() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_installed_command_reports_a_run_and_a_sweep(
+    run_command: Callable[..., subprocess.CompletedProcess[str]], completed_run: Path
+) -> None:
+    sweep = write_sweep(completed_run.parent / "sweeps" / "lengths", lengths=(8192,), steps=3)
+    for folder, words in ((completed_run, "Held-out loss fell"), (sweep, "3 cells: 3 completed.")):
+        answer = run_command("sft-report", folder.name, cwd=folder.parent)
+        assert answer.returncode == 0, answer.stderr
+        assert words in answer.stdout
+        assert answer.stderr == ""
+        page = (folder / "report.html").read_text(encoding="utf-8")
+        assert page.startswith("<!doctype html>") and "<svg" in page
+    assert len((sweep / "sweep.csv").read_text().splitlines()) == 4

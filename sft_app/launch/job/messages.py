@@ -9,6 +9,7 @@ from sft_app.records.run_files import METRICS, MODEL, REPORT, TENSORBOARD
 
 
 def opening(config: AppConfig, run_dir: Path, num_processes: int) -> str:
+    """Say what is about to be trained, on what, and where it will stand."""
     processes = "1 process" if num_processes == 1 else f"{num_processes} processes"
     return (
         f"Fine-tuning {config.model.name_or_path}\n"
@@ -20,7 +21,7 @@ def opening(config: AppConfig, run_dir: Path, num_processes: int) -> str:
 
 
 def sweep_job_closing(result: RunResult, run_dir: Path) -> str:
-    """One line for a job of a sweep."""
+    """Say in one line how a job of a sweep ended."""
     if result.status is not Status.completed:
         return f"{run_dir.name}: {result.status}"
     line = f"{run_dir.name}: completed in {timedelta(seconds=round(result.seconds['total']))}"
@@ -33,7 +34,7 @@ def sweep_job_closing(result: RunResult, run_dir: Path) -> str:
 
 
 def closing(result: RunResult, run_dir: Path) -> str:
-    """How a run went, where things are, and what can be done with them."""
+    """Say how a run went, where things are, and what can be done with them."""
     run_dir = _from_here(run_dir)
     lines = ["", f"Completed in {timedelta(seconds=round(result.seconds['total']))}."]
     if result.train_loss_first is not None and result.train_loss_last is not None:

@@ -1,0 +1,1 @@
+"""How a report looks: templates, style, charts, numbers as people read them."""

@@ -9,10 +9,12 @@ Formatter = Callable[[float | None], str]
 
 
 def loss(value: float | None) -> str:
+    """Return a loss with four decimals."""
     return _special(value) or f"{value:.4f}"
 
 
 def perplexity(value: float | None) -> str:
+    """Return a perplexity: two decimals below 100, whole numbers above."""
     special = _special(value)
     if special or value is None:
         return special
@@ -22,10 +24,12 @@ def perplexity(value: float | None) -> str:
 
 
 def count(value: float | None) -> str:
+    """Return a whole number with thousands separators."""
     return _special(value) or f"{value:,.0f}"
 
 
 def rate(value: float | None) -> str:
+    """Return a rate: whole numbers from 100 on, three digits below."""
     special = _special(value)
     if special or value is None:
         return special
@@ -33,18 +37,20 @@ def rate(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
+    """Return a share (0 to 1) in per cent."""
     special = _special(value)
     return special or f"{100 * (value or 0.0):.1f} %"
 
 
 def change(before: float | None, after: float | None) -> str:
-    """Relative change in per cent, signed; a dash when either end is not a number."""
+    """Return the relative change in per cent, signed; a dash when either end is not a number."""
     if before is None or after is None or not math.isfinite(before) or not math.isfinite(after):
         return NOT_MEASURED
     return f"{100 * (after / before - 1):+.1f} %" if before else NOT_MEASURED
 
 
 def byte_size(value: float | None) -> str:
+    """Return a number of bytes in the largest unit (KiB, MiB, ...) that it fills."""
     special = _special(value)
     if special or value is None:
         return special
@@ -59,6 +65,7 @@ def byte_size(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
+    """Return a number of seconds as people say it: 12.3 s, 4 min 05 s, 2 h 10 min."""
     special = _special(seconds)
     if special or seconds is None:
         return special
@@ -73,12 +80,12 @@ def duration(seconds: float | None) -> str:
 
 
 def length(tokens: int) -> str:
-    """A context length as it is spoken of: 512, 4k, 32k, 5,000."""
+    """Return a context length as it is spoken of: 512, 4k, 32k, 5,000."""
     return f"{tokens // 1024}k" if tokens >= 1024 and tokens % 1024 == 0 else f"{tokens:,}"
 
 
 def model_name(name_or_path: str) -> str:
-    """`org/name` stays; of a path or an address, the last part."""
+    """Return `org/name` as it is; of a path or an address, the last part."""
     parts = [part for part in name_or_path.replace("\\", "/").split("/") if part]
     is_path = name_or_path.startswith(("/", ".", "~")) or "://" in name_or_path or len(parts) > 2
     return parts[-1] if is_path and parts else name_or_path

@@ -19,7 +19,10 @@ _GLYPHS = "●■▲◆▼✚✖★"
 
 
 def render(template: str, script: str | None = None, **values: Any) -> str:
-    """`script`: a file of this folder, the one script that the page's own policy lets run."""
+    """Fill the template `template` with values, each of them escaped.
+
+    `script` names a file of this folder: the one script that the page's own policy lets run.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -38,12 +41,12 @@ def render(template: str, script: str | None = None, **values: Any) -> str:
 
 
 def consecutive_groups(columns: list[Column]) -> list[tuple[str, int]]:
-    """The headings over a table's columns, each with the number of columns it spans."""
+    """Return the headings over a table's columns, each with the number of columns it spans."""
     return [(group, len(list(members))) for group, members in groupby(columns, lambda c: c.group)]
 
 
 def line_sample(entry: LegendEntry) -> str:
-    """How the line looks, in characters: solid or dashed, with its marker in the middle."""
+    """Draw the line in characters: solid or dashed, with its marker in the middle."""
     stroke = "╍╍" if entry.dashed else "━━"
     glyph = _GLYPHS[(entry.colour or 0) % len(_GLYPHS)] if entry.marker else ""
     return f"{stroke[0]}{glyph}{stroke[0]}" if glyph else stroke

@@ -38,6 +38,8 @@ _CSS_VARIABLES = {
 
 @dataclass(kw_only=True)
 class Line:
+    """Describes one line of a chart: points, and how they are drawn."""
+
     x: Sequence[float]
     y: Sequence[float]
     colour: int | None = 0
@@ -52,6 +54,8 @@ class Line:
 
 @dataclass(kw_only=True)
 class LegendEntry:
+    """Describes one entry of a legend, which is HTML outside the SVG."""
+
     label: str
     colour: int | None
     dashed: bool = False
@@ -60,6 +64,8 @@ class LegendEntry:
 
 @dataclass(kw_only=True)
 class Chart:
+    """Describes a chart by plain values."""
+
     name: str
     """Unique on its page: its SVG ids start with it."""
     title: str
@@ -81,12 +87,14 @@ class Chart:
 
 @dataclass(kw_only=True)
 class Figure:
+    """Holds a chart and the SVG that was drawn of it."""
+
     chart: Chart
     svg: Markup
 
 
 def draw(chart: Chart) -> Figure | None:
-    """The figure, or None when no line has a finite point to show."""
+    """Draw the chart; None when no line has a finite point to show."""
     lines = [kept for line in chart.lines if (kept := _drawable(line, chart.log_y)).x]
     if not lines:
         return None

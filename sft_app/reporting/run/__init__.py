@@ -1,0 +1,1 @@
+"""What one run did: its files read, its page, its figures."""

@@ -10,14 +10,14 @@ Points = tuple[list[float], list[float]]
 
 
 def series(metrics: Sequence[StepMetrics], key: str) -> Points:
-    """Steps and values of one key, where it was measured and is finite."""
+    """Return steps and values of one key, where it was measured and is finite."""
     pairs = [(row.step, getattr(row, key)) for row in metrics]
     known = [(float(x), float(y)) for x, y in pairs if y is not None and math.isfinite(y)]
     return [step for step, _ in known], [value for _, value in known]
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:
-    """The mean of about `window` neighbours around each value; of fewer at the ends."""
+    """Return the mean of about `window` neighbours around each value; of fewer at the ends."""
     half = window // 2
     totals = [0.0]
     for value in values:
@@ -30,7 +30,7 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
 
 
 def shorten(points: Points, most: int) -> Points:
-    """At most `most` points, each the mean of its neighbours."""
+    """Return at most `most` points, each the mean of its neighbours."""
     x, y = points
     if len(x) <= most:
         return points

@@ -15,6 +15,8 @@ LONGEST_TEXT = 2000
 
 @dataclass(kw_only=True)
 class Entry:
+    """Holds a label with a text, or with entries below it."""
+
     label: str
     text: str = ""
     children: list["Entry"] = field(default_factory=list)
@@ -23,6 +25,7 @@ class Entry:
 
 
 def describe(label: str, value: Any, depth: int = 0) -> Entry:
+    """Turn a value of any shape into an entry; long lists and deep trees are cut, and say so."""
     title = label.replace("_", " ")
     if _is_number(value):
         title = title.removesuffix(" bytes").removesuffix(" seconds") or title
@@ -45,7 +48,7 @@ def describe(label: str, value: Any, depth: int = 0) -> Entry:
 
 
 def remarks(plan: dict[str, Any]) -> list[str]:
-    """The reasons and warnings of a plan, wherever they stand: what a reader should not miss."""
+    """Collect the reasons and warnings of a plan, wherever they stand in it."""
     found: list[str] = []
     for key, value in plan.items():
         if isinstance(value, dict):

@@ -12,6 +12,8 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 @dataclass(kw_only=True)
 class Found:
+    """Holds the run, or the sweep, that a user meant."""
+
     directory: Path
     is_sweep: bool
     chosen_from: int = 1
@@ -19,7 +21,7 @@ class Found:
 
 
 def find_jobs(root: Path) -> list[Path]:
-    """Every run below `root`, in the order of their names. A run is not searched for others."""
+    """List every run below `root` by name. A run is not searched for others."""
     jobs = []
     for folder, subfolders, _ in os.walk(root):
         directory = Path(folder)
@@ -32,7 +34,7 @@ def find_jobs(root: Path) -> list[Path]:
 
 
 def find(directory: Path) -> Found | None:
-    """The run, or the sweep, that `directory` is; of a folder of many (outputs/), the newest.
+    """Find the run, or the sweep, that `directory` is; of a folder of many (outputs/), the newest.
 
     None when there is no run at all.
     """

@@ -13,11 +13,12 @@ _SECRET = re.compile(
 
 
 def without_secrets(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration with the values of secret keys hidden, at any depth."""
     return {key: HIDDEN if _hides(key, value) else _inside(value) for key, value in config.items()}
 
 
 def shown(override: str) -> str:
-    """A Hydra override `key=value`, its value hidden when the key names a secret."""
+    """Return a Hydra override `key=value`, its value hidden when the key names a secret."""
     key, separator, value = override.partition("=")
     return f"{key}={HIDDEN}" if separator and _hides(key.split(".")[-1], value) else override
 

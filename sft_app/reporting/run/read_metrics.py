@@ -11,7 +11,7 @@ from sft_app.records.run_files import METRICS
 
 @dataclass(kw_only=True)
 class StepMetrics:
-    """One line. A key that a run does not measure is None; NaN stays NaN."""
+    """Holds one line. A key that a run does not measure is None; NaN stays NaN."""
 
     step: int
     epoch: float | None = None
@@ -31,7 +31,7 @@ MEASURED = [field.name for field in dataclasses.fields(StepMetrics) if field.nam
 
 
 def read_metrics(run_dir: Path) -> tuple[list[StepMetrics], list[str]]:
-    """The steps in order, and what was wrong with the file, in sentences.
+    """Return the steps in order, and what was wrong with the file, in sentences.
 
     A run that resumed from a checkpoint has written some steps twice: the later line counts.
     """
@@ -57,7 +57,7 @@ def read_metrics(run_dir: Path) -> tuple[list[StepMetrics], list[str]]:
 
 
 def number(value: Any) -> float | None:
-    """`value` as a float when it is a number; a dictionary (host, device) counts by its largest."""
+    """Return a number as a float, of a dictionary (host, device) its largest; else None."""
     if isinstance(value, dict):
         parts = [part for part in map(number, value.values()) if part is not None]
         return max(parts, default=None)

@@ -25,7 +25,9 @@ _YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(kw_only=True)
-class RunRecord:
+class RunFolder:
+    """Holds everything that a run's directory says."""
+
     directory: Path
     status: str
     """A records.Status; or missing (no result was written), or unreadable (a broken one)."""
@@ -38,13 +40,14 @@ class RunRecord:
     problems: list[str] = field(default_factory=list)
 
 
-def read_run(run_dir: Path) -> RunRecord:
+def read_run(run_dir: Path) -> RunFolder:
+    """Read a run's directory; what is missing or broken becomes a sentence in `problems`."""
     problems: list[str] = []
     result = _read_result(run_dir, problems)
     config = _read_config(run_dir, problems)
     plan = _read_plan(run_dir, problems)
     metrics, metrics_problems = read_metrics(run_dir)
-    return RunRecord(
+    return RunFolder(
         directory=run_dir,
         status=_status(run_dir, result, metrics),
         result=result,
@@ -57,7 +60,7 @@ def read_run(run_dir: Path) -> RunRecord:
 
 
 def is_run(directory: Path) -> bool:
-    """Whether a run lives, or began, in this very directory."""
+    """Tell whether a run lives, or began, in this very directory."""
     if any((directory / name).is_file() for name in (RESULT, HYDRA_OVERRIDES)):
         return True
     config = directory / CONFIG
@@ -65,7 +68,7 @@ def is_run(directory: Path) -> bool:
 
 
 def last_written(run_dir: Path) -> float:
-    """Seconds since the epoch at which the run last wrote something; 0 when it never did."""
+    """Return when the run last wrote something, in seconds since the epoch; 0 when it never did."""
     names = (RESULT, METRICS, LOG, PLAN, CONFIG, HYDRA_OVERRIDES)
     times = [(run_dir / name).stat().st_mtime for name in names if (run_dir / name).is_file()]
     return max(times, default=0.0)

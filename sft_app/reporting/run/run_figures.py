@@ -6,13 +6,14 @@ from sft_app.records.result import Evaluation, RunResult
 from sft_app.reporting.page.svg_chart import Chart, Figure, LegendEntry, Line, draw
 from sft_app.reporting.run.curves import series, shorten, smooth
 from sft_app.reporting.run.read_metrics import StepMetrics
-from sft_app.reporting.run.read_run import RunRecord
+from sft_app.reporting.run.read_run import RunFolder
 
 MOST_POINTS = 500
 BEFORE, AFTER = 1, 0
 
 
-def training_figures(run: RunRecord) -> list[Figure]:
+def training_figures(run: RunFolder) -> list[Figure]:
+    """Draw what training logged at each step: loss, learning rate, speed, memory."""
     charts = [
         _loss(run.metrics),
         _of_key(run.metrics, "learning_rate", "Learning rate", "at each step"),
@@ -25,7 +26,7 @@ def training_figures(run: RunRecord) -> list[Figure]:
 
 
 def evaluation_figures(result: RunResult) -> list[Figure]:
-    """Perplexity, and passkey retrieval, against length; only where there is more than a point."""
+    """Draw perplexity, and passkey retrieval, against length, where there is more than a point."""
     before, after = result.evaluation_before, result.evaluation_after
     charts = [
         _against_length(

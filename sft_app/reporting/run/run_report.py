@@ -12,7 +12,7 @@ from sft_app.reporting.page import format_values
 from sft_app.reporting.page.html_templates import render
 from sft_app.reporting.run import summary
 from sft_app.reporting.run.describe import Entry, describe, remarks
-from sft_app.reporting.run.read_run import RunRecord, read_run
+from sft_app.reporting.run.read_run import RunFolder, read_run
 from sft_app.reporting.run.run_figures import evaluation_figures, training_figures
 
 PLAN_ORDER = ("rope", "tokenizer", "data", "memory")
@@ -20,6 +20,8 @@ PLAN_ORDER = ("rope", "tokenizer", "data", "memory")
 
 @dataclass(kw_only=True)
 class EvaluationRow:
+    """Holds one line of the table before and after training, as texts."""
+
     label: str
     is_trained_length: bool = False
     loss_before: str
@@ -34,7 +36,7 @@ class EvaluationRow:
 
 @dataclass(kw_only=True)
 class Share:
-    """A part of a whole, as a bar and a row of numbers show it."""
+    """Holds a part of a whole, as a bar and a row of numbers show it."""
 
     label: str
     value: str
@@ -48,7 +50,8 @@ def write_run_report(run_dir: Path) -> Path:
     return path
 
 
-def run_page(run: RunRecord) -> str:
+def run_page(run: RunFolder) -> str:
+    """Return the page of one run as HTML."""
     result = run.result
     model = format_values.model_name(summary.model_of(run))
     length = summary.context_length_of(run)
@@ -85,7 +88,7 @@ def run_page(run: RunRecord) -> str:
 
 
 def evaluation_rows(result: RunResult) -> list[EvaluationRow]:
-    """Held-out conversations first, then each evaluated length."""
+    """Return held-out conversations first, then each evaluated length."""
     before, after = result.evaluation_before, result.evaluation_after
     heldout = (summary.heldout(result, "before"), summary.heldout(result, "after"))
     rows = [_row("held-out conversations", *heldout)] if any(heldout) else []
@@ -151,7 +154,7 @@ def _phase_shares(result: RunResult) -> list[Share]:
     ]
 
 
-def _plan_entries(run: RunRecord) -> list[Entry]:
+def _plan_entries(run: RunFolder) -> list[Entry]:
     known = [key for key in PLAN_ORDER if key in run.plan]
     others = [key for key in run.plan if key not in PLAN_ORDER]
     return [describe(key, _with_units(key, run.plan[key])) for key in known + others]
@@ -167,7 +170,7 @@ def _with_units(section: str, value: Any) -> Any:
     }
 
 
-def _remarks(run: RunRecord) -> list[str]:
+def _remarks(run: RunFolder) -> list[str]:
     sections = {key: value for key, value in run.plan.items() if isinstance(value, dict)}
     return [f"{key}: {text}" for key, value in sections.items() for text in remarks(value)]
 

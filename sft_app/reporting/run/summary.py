@@ -7,7 +7,7 @@ from typing import Any
 
 from sft_app.records.result import LossMeasurement, RunResult
 from sft_app.reporting.page import format_values
-from sft_app.reporting.run.read_run import RunRecord, last_written
+from sft_app.reporting.run.read_run import RunFolder, last_written
 
 STATUS_LABELS = {
     "completed": "completed",
@@ -24,13 +24,15 @@ STATUS_LABELS = {
 
 @dataclass(kw_only=True)
 class KeyNumber:
+    """Holds one of the few numbers that a run is known by."""
+
     label: str
     value: str
     detail: str = ""
 
 
-def sentence(run: RunRecord) -> str:
-    """What came out."""
+def sentence(run: RunFolder) -> str:
+    """Say in a sentence what came out."""
     result = run.result
     if run.status == "missing":
         return "This run has written no result and no step."
@@ -54,22 +56,23 @@ def sentence(run: RunRecord) -> str:
     return _outcome(result)
 
 
-def model_of(run: RunRecord) -> str:
-    """The model as it was asked for, from whichever file says so."""
+def model_of(run: RunFolder) -> str:
+    """Return the model as it was asked for, from whichever file says so."""
     if run.result is not None:
         return run.result.model
     return str(at(run.config, "model.name_or_path") or "unknown model")
 
 
-def context_length_of(run: RunRecord) -> int | None:
+def context_length_of(run: RunFolder) -> int | None:
+    """Return the context length (tokens) from the result, else from the configuration."""
     if run.result is not None:
         return run.result.context_length
     length = at(run.config, "context_length")
     return length if isinstance(length, int) and not isinstance(length, bool) else None
 
 
-def rope_of(run: RunRecord) -> str:
-    """Method and factor: `yarn × 4`. From the result, else what the configuration asks for."""
+def rope_of(run: RunFolder) -> str:
+    """Return method and factor, `yarn × 4`, from the result, else as the configuration asks for."""
     method: Any
     factor: Any
     if run.result is not None and run.result.rope_method is not None:
@@ -83,7 +86,8 @@ def rope_of(run: RunRecord) -> str:
     return f"{method} × {factor:g}"
 
 
-def key_numbers(run: RunRecord) -> list[KeyNumber]:
+def key_numbers(run: RunFolder) -> list[KeyNumber]:
+    """Return context length, method, losses, speed, memory and time, as far as they are known."""
     numbers = []
     if (length := context_length_of(run)) is not None:
         numbers.append(KeyNumber(label="context length", value=f"{length:,}", detail="tokens"))
@@ -113,19 +117,20 @@ def key_numbers(run: RunRecord) -> list[KeyNumber]:
 
 
 def heldout(result: RunResult, when: str) -> LossMeasurement | None:
+    """Return the held-out measurement `before` or `after` training."""
     evaluation = result.evaluation_before if when == "before" else result.evaluation_after
     return evaluation.heldout if evaluation else None
 
 
 def total_seconds(result: RunResult) -> float | None:
-    """Wall time of the whole run; the sum of its phases when a total was not written."""
+    """Return the wall time of the whole run; the sum of its phases when no total was written."""
     if not result.seconds:
         return None
     return result.seconds.get("total") or sum(result.seconds.values())
 
 
 def at(config: dict[str, Any], dotted: str) -> Any:
-    """The value at a dotted key; None when any part of the way is missing."""
+    """Return the value at a dotted key; None when any part of the way is missing."""
     value: Any = config
     for key in dotted.split("."):
         value = value.get(key) if isinstance(value, dict) else None
@@ -133,6 +138,7 @@ def at(config: dict[str, Any], dotted: str) -> Any:
 
 
 def first_line(text: str, most: int = 200) -> str:
+    """Return the first line that is not empty, cut to `most` characters."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return line if len(line) <= most else line[: most - 1] + "…"
 
@@ -159,7 +165,7 @@ def _outcome(result: RunResult) -> str:
     return "Completed; no loss was recorded."
 
 
-def _progress(run: RunRecord) -> str:
+def _progress(run: RunFolder) -> str:
     written = datetime.fromtimestamp(last_written(run.directory), UTC)
     since = f"last written {written:%Y-%m-%d %H:%M} UTC"
     if not run.metrics:

@@ -1,0 +1,1 @@
+"""What the cells of a sweep came to, compared: table, figures, page."""

@@ -9,7 +9,7 @@ import yaml
 from sft_app.records.result import Evaluation, LossMeasurement, RunResult
 from sft_app.reporting.run import summary
 from sft_app.reporting.run.find_runs import find_jobs
-from sft_app.reporting.run.read_run import RunRecord, read_run
+from sft_app.reporting.run.read_run import RunFolder, read_run
 
 Settings = dict[str, Any]
 """Dotted key -> value."""
@@ -17,9 +17,11 @@ Settings = dict[str, Any]
 
 @dataclass(kw_only=True)
 class CellRecord:
+    """Holds one job of a sweep: its files, its settings, and what it cost."""
+
     name: str
     """The job's directory, relative to the sweep's."""
-    run: RunRecord
+    run: RunFolder
     settings: Settings
     settings_complete: bool
     """Whether `settings` is a whole configuration, and not just the overrides."""
@@ -34,18 +36,21 @@ class CellRecord:
 
     @property
     def status(self) -> str:
+        """Return how the job ended, or stands."""
         return self.run.status
 
     @property
     def result(self) -> RunResult | None:
+        """Return what result.json holds; None when there is none that can be read."""
         return self.run.result
 
     @property
     def is_completed(self) -> bool:
+        """Tell whether the job completed."""
         return self.run.status == "completed"
 
     def evaluation(self, when: str) -> Evaluation | None:
-        """`when`: before or after."""
+        """Return the evaluation `before` or `after` training."""
         if self.result is None:
             return None
         if when == "before":
@@ -53,30 +58,34 @@ class CellRecord:
         return self.result.evaluation_after
 
     def heldout(self, when: str) -> LossMeasurement | None:
+        """Return the held-out measurement `before` or `after` training."""
         evaluation = self.evaluation(when)
         return evaluation.heldout if evaluation else None
 
     def at_length(self, length: int, when: str) -> LossMeasurement | None:
+        """Return what was measured at `length` tokens, `before` or `after` training."""
         evaluation = self.evaluation(when)
         return evaluation.by_length.get(str(length)) if evaluation else None
 
     def passkey(self, length: int, when: str) -> float | None:
+        """Return the share of passkeys found at `length` tokens, `before` or `after` training."""
         evaluation = self.evaluation(when)
         return evaluation.passkey.get(str(length)) if evaluation else None
 
     @property
     def peak_memory_bytes(self) -> int | None:
-        """Of the device where there is one, else of the host."""
+        """Return the peak memory of the device where there is one, else of the host."""
         memory = self.result.peak_memory_bytes if self.result else {}
         return memory.get("device") or memory.get("host")
 
     @property
     def rope(self) -> str:
+        """Return the RoPE method with its factor, `yarn × 4`."""
         return summary.rope_of(self.run) if self.settings_complete else self.method or "—"
 
 
 def collect_sweep(sweep_dir: Path, price_per_gpu_hour: float | None = None) -> list[CellRecord]:
-    """Every job below `sweep_dir`, shortest context first; works while jobs are running."""
+    """Read every job below `sweep_dir`, shortest context first; works while jobs are running."""
     cells = [_cell(job, sweep_dir, price_per_gpu_hour) for job in find_jobs(sweep_dir)]
     return sorted(
         cells,
@@ -104,6 +113,7 @@ def _cell(job: Path, sweep_dir: Path, price: float | None) -> CellRecord:
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> Settings:
+    """Return nested settings by their dotted keys."""
     flat: Settings = {}
     for key, value in config.items():
         if isinstance(value, dict) and value:

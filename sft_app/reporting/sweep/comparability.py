@@ -8,6 +8,7 @@ from sft_app.reporting.sweep.sweep_csv import evaluation_lengths
 
 
 def cautions(cells: list[CellRecord]) -> list[str]:
+    """Return a sentence for each thing that makes the completed cells hard to compare."""
     completed = [cell for cell in cells if cell.is_completed]
     return [
         sentence

@@ -10,7 +10,9 @@ ENDED_BADLY = ("out_of_memory", "failed", "interrupted", "skipped", "unreadable"
 
 
 @dataclass(kw_only=True)
-class Failure:
+class FailedCells:
+    """Holds the cells that ended in the same error."""
+
     status: str
     type: str
     message: str
@@ -20,11 +22,13 @@ class Failure:
 
     @property
     def lengths(self) -> list[int]:
+        """Return the context lengths (tokens) of these cells, each once."""
         return sorted({cell.context_length for cell in self.cells if cell.context_length})
 
 
-def collect_failures(cells: list[CellRecord]) -> list[Failure]:
-    failures: dict[tuple[str, str, str], Failure] = {}
+def collect_failures(cells: list[CellRecord]) -> list[FailedCells]:
+    """Group the cells that ended badly by status and error."""
+    failures: dict[tuple[str, str, str], FailedCells] = {}
     for cell in cells:
         if cell.status not in ENDED_BADLY:
             continue
@@ -34,7 +38,7 @@ def collect_failures(cells: list[CellRecord]) -> list[Failure]:
         pattern = re.sub(r"\d[\d.,:]*", "#", summary.first_line(message))
         failure = failures.setdefault(
             (cell.status, kind, pattern),
-            Failure(
+            FailedCells(
                 status=cell.status,
                 type=kind,
                 message=message,

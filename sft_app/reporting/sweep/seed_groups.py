@@ -14,6 +14,8 @@ Measure = Callable[[CellRecord], float | None]
 
 @dataclass(kw_only=True)
 class Spread:
+    """Holds mean and deviation of one measurement over seeds."""
+
     mean: float
     deviation: float | None
     """Sample standard deviation over seeds; None for a single one."""
@@ -22,7 +24,7 @@ class Spread:
 
 @dataclass(kw_only=True)
 class Setting:
-    """One setting of everything but the seed. `variant`: everything but the length, too."""
+    """Holds the cells of one setting of everything but the seed."""
 
     variant: str
     context_length: int | None
@@ -30,14 +32,16 @@ class Setting:
 
     @property
     def completed(self) -> list[CellRecord]:
+        """Return the cells that completed."""
         return [cell for cell in self.cells if cell.is_completed]
 
     def spread(self, measure: Measure) -> Spread | None:
-        """Over the seeds that completed; None when none of them has this measurement."""
+        """Return mean and deviation over the seeds that completed; None when none was measured."""
         return spread(measure(cell) for cell in self.completed)
 
 
 def spread(values: Iterable[float | None]) -> Spread | None:
+    """Return mean and deviation of the values that are known; None when none is."""
     known = [value for value in values if value is not None]
     if not known:
         return None
@@ -48,6 +52,7 @@ def spread(values: Iterable[float | None]) -> Spread | None:
 
 
 def group_seeds(cells: list[CellRecord], differing: list[Difference]) -> list[Setting]:
+    """Group the cells that differ in nothing but their seed."""
     groups: dict[tuple[str, int | None], Setting] = {}
     for cell in cells:
         variant = variant_of(cell, differing)
@@ -58,7 +63,7 @@ def group_seeds(cells: list[CellRecord], differing: list[Difference]) -> list[Se
 
 
 def variant_of(cell: CellRecord, differing: list[Difference]) -> str:
-    """What sets this cell apart from others of its length: `yarn`, `linear, learning_rate 1e-05`.
+    """Name what sets a cell apart from others of its length: `linear, learning_rate 1e-05`.
 
     When nothing does, its RoPE method.
     """

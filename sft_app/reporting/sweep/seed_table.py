@@ -3,16 +3,16 @@
 import math
 
 from sft_app.reporting.page import format_values
-from sft_app.reporting.sweep.best_cell import Choice, heldout_loss, with_spread
 from sft_app.reporting.sweep.cells import CellRecord
+from sft_app.reporting.sweep.rank_settings import RankedSettings, heldout_loss, with_spread
 from sft_app.reporting.sweep.seed_groups import Measure, Setting
 from sft_app.reporting.sweep.sweep_csv import evaluation_lengths
 from sft_app.reporting.sweep.sweep_table import Column, Row, Table, Value, spread_out
 
 
-def build_seed_table(settings: list[Setting], choice: Choice | None) -> Table:
-    """Best first; settings that cannot be ranked follow."""
-    ranking = choice.ranking if choice else []
+def build_seed_table(settings: list[Setting], ranked: RankedSettings | None) -> Table:
+    """Build the table, best first; settings that cannot be ranked follow."""
+    ranking = ranked.settings if ranked else []
     others = [setting for setting in settings if all(setting is not other for other in ranking)]
     cells = [cell for setting in settings for cell in setting.cells]
     lengths = spread_out(evaluation_lengths(cells))
@@ -28,7 +28,7 @@ def build_seed_table(settings: list[Setting], choice: Choice | None) -> Table:
             name=setting.variant,
             link="",
             values=_values(setting, lengths),
-            is_best=choice is not None and setting is choice.best,
+            is_best=ranked is not None and setting is ranked.best,
         )
         for setting in [*ranking, *others]
     ]

@@ -15,6 +15,8 @@ ABSENT = "—"
 
 @dataclass(kw_only=True)
 class Difference:
+    """Holds a setting in which cells differ."""
+
     key: str
     values: list[str]
     """Each value once, in order."""
@@ -23,7 +25,7 @@ class Difference:
 
 
 def differences(cells: list[CellRecord]) -> list[Difference]:
-    """The leading settings first, then the others by name; the seed last."""
+    """Return the settings that differ: leading ones first, then by name, the seed last."""
     differing = {
         key: values
         for key in sorted({key for cell in cells for key in cell.settings})
@@ -41,13 +43,14 @@ def differences(cells: list[CellRecord]) -> list[Difference]:
 
 
 def setting_text(cell: CellRecord, key: str) -> str | None:
-    """The value as text; None when it is not known, because the job has not written it yet."""
+    """Return the value as text; None while the job has not written it yet."""
     if key not in cell.settings:
         return ABSENT if cell.settings_complete else None
     return value_text(cell.settings[key])
 
 
 def value_text(value: Any) -> str:
+    """Return a setting's value as text."""
     if isinstance(value, str):
         return value
     if isinstance(value, float):
@@ -59,7 +62,7 @@ def value_text(value: Any) -> str:
 
 
 def short_key(key: str) -> str:
-    """`trainer.learning_rate` is spoken of as learning_rate."""
+    """Return a key as it is spoken of: `trainer.learning_rate` is learning_rate."""
     name = key.rsplit(".", 1)[-1]
     return key if name in ("method", "factor", "name_or_path", "train", "eval", "name") else name
 
@@ -88,7 +91,7 @@ def _distinct(cells: list[CellRecord], key: str) -> list[str]:
 
 
 def natural(text: str) -> tuple[bool, float, str]:
-    """Numbers by size, before words by letter."""
+    """Return a sort key: numbers by size, before words by letter."""
     try:
         return (False, float(text), "")
     except ValueError:

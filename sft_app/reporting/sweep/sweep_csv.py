@@ -13,13 +13,14 @@ SWEEP_CSV = "sweep.csv"
 
 
 def write_sweep_csv(sweep_dir: Path, cells: list[CellRecord]) -> Path:
+    """Write sweep.csv; returns its path."""
     path = sweep_dir / SWEEP_CSV
     write_atomically(path, csv_text(cells))
     return path
 
 
 def csv_text(cells: list[CellRecord]) -> str:
-    """Columns: what the cell is, its settings that differ, what was measured, how it ended."""
+    """Return the file's text: each cell, how it differs, what was measured, how it ended."""
     found = differences(cells)
     keys = [key for difference in found for key in (difference.key, *difference.followers)]
     lengths, passkeys = evaluation_lengths(cells), passkey_lengths(cells)
@@ -35,12 +36,13 @@ def csv_text(cells: list[CellRecord]) -> str:
 
 
 def evaluation_lengths(cells: list[CellRecord]) -> list[int]:
-    """Every length at which any cell measured a perplexity, before or after."""
+    """Return every length (tokens) at which any cell measured a perplexity, before or after."""
     evaluations = [cell.evaluation(when) for cell in cells for when in ("before", "after")]
     return sorted({int(length) for e in evaluations if e for length in e.by_length})
 
 
 def passkey_lengths(cells: list[CellRecord]) -> list[int]:
+    """Return every length (tokens) at which any cell looked for passkeys, before or after."""
     evaluations = [cell.evaluation(when) for cell in cells for when in ("before", "after")]
     return sorted({int(length) for e in evaluations if e for length in e.passkey})
 

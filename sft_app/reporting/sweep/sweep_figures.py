@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from sft_app.reporting.page.svg_chart import HIGHEST, Chart, Figure, LegendEntry, Line, draw
 from sft_app.reporting.run.curves import series, shorten, smooth
-from sft_app.reporting.sweep.best_cell import heldout_loss
 from sft_app.reporting.sweep.cells import CellRecord
+from sft_app.reporting.sweep.rank_settings import heldout_loss
 from sft_app.reporting.sweep.seed_groups import Measure, Setting, Spread, spread
 from sft_app.reporting.sweep.variant_colours import Colours
 
@@ -18,7 +18,7 @@ POINTS_OF_ALL_CURVES = 12_000
 
 @dataclass(kw_only=True)
 class Panels:
-    """Figures that share one legend."""
+    """Holds figures that share one legend."""
 
     title: str
     figures: list[Figure]
@@ -27,6 +27,7 @@ class Panels:
 
 
 def perplexity_panels(settings: list[Setting], colours: Colours) -> Panels:
+    """Draw perplexity against evaluation length, a panel for each trained length."""
     charts = []
     groups, note = _by_length(settings)
     y_range = _readable_range(groups.values())
@@ -64,7 +65,7 @@ def perplexity_panels(settings: list[Setting], colours: Colours) -> Panels:
 
 
 def cost_panels(settings: list[Setting], colours: Colours) -> Panels:
-    """What a longer context takes."""
+    """Draw what a longer context takes: speed, memory, and the loss that comes of it."""
     charts = [
         _against_context("throughput", "Throughput", "tokens per second", settings, colours,
                          lambda cell: cell.result.tokens_per_second if cell.result else None),
@@ -81,6 +82,7 @@ def cost_panels(settings: list[Setting], colours: Colours) -> Panels:
 
 
 def loss_panels(settings: list[Setting], colours: Colours) -> Panels:
+    """Draw the training loss, a panel for each trained length."""
     groups, note = _by_length(settings)
     num_cells = sum(len(setting.cells) for group in groups.values() for setting in group)
     most = max(30, min(300, POINTS_OF_ALL_CURVES // max(1, num_cells)))

@@ -8,11 +8,10 @@ from sft_app.records.run_files import REPORT, write_atomically
 from sft_app.reporting.page.html_templates import render
 from sft_app.reporting.run import summary
 from sft_app.reporting.run.summary import KeyNumber
-from sft_app.reporting.sweep import best_cell
-from sft_app.reporting.sweep.best_cell import Choice, choose_best
 from sft_app.reporting.sweep.cells import CellRecord, collect_sweep
 from sft_app.reporting.sweep.comparability import cautions
 from sft_app.reporting.sweep.failed_cells import collect_failures
+from sft_app.reporting.sweep.rank_settings import RankedSettings, gain, rank_settings
 from sft_app.reporting.sweep.seed_groups import Setting, group_seeds
 from sft_app.reporting.sweep.seed_table import build_seed_table
 from sft_app.reporting.sweep.settings_diff import differences
@@ -25,7 +24,7 @@ MOST_PROBLEMS = 20
 
 @dataclass(kw_only=True)
 class Answer:
-    """The best setting, in words."""
+    """Holds the best setting, in words."""
 
     headline: str
     measured: str
@@ -39,7 +38,10 @@ def write_sweep_report(
     price_per_gpu_hour: float | None = None,
     cells: list[CellRecord] | None = None,
 ) -> Path:
-    """`cells`: those of `sweep_dir`, when they have been collected already."""
+    """Write report.html of a sweep; returns its path.
+
+    `cells` are those of `sweep_dir`, when they have been collected already.
+    """
     if cells is None:
         cells = collect_sweep(sweep_dir, price_per_gpu_hour)
     path = sweep_dir / REPORT
@@ -48,10 +50,11 @@ def write_sweep_report(
 
 
 def sweep_page(sweep_dir: Path, cells: list[CellRecord], price: float | None) -> str:
+    """Return the page of a sweep as HTML."""
     differing = differences(cells)
     settings = group_seeds(cells, differing)
-    choice = choose_best(settings)
-    colours = choose_colours(settings, choice.ranking if choice else [])
+    ranked = rank_settings(settings)
+    colours = choose_colours(settings, ranked.settings if ranked else [])
     panels = [
         perplexity_panels(settings, colours),
         cost_panels(settings, colours),
@@ -67,10 +70,10 @@ def sweep_page(sweep_dir: Path, cells: list[CellRecord], price: float | None) ->
         name=name,
         sentence=status_sentence(cells),
         key_numbers=_key_numbers(cells, price),
-        answer=answer(choice) if choice else None,
+        answer=answer(ranked) if ranked else None,
         cautions=cautions(cells),
-        table=build_table(cells, differing, choice.best.completed if choice else []),
-        seed_table=build_seed_table(settings, choice) if has_seeds else None,
+        table=build_table(cells, differing, ranked.best.completed if ranked else []),
+        seed_table=build_seed_table(settings, ranked) if has_seeds else None,
         panels=[group for group in panels if group.figures],
         failures=collect_failures(cells),
         differing=differing,
@@ -79,30 +82,32 @@ def sweep_page(sweep_dir: Path, cells: list[CellRecord], price: float | None) ->
 
 
 def status_sentence(cells: list[CellRecord]) -> str:
-    """`12 cells: 10 completed, 1 out of memory, 1 running.`"""
+    """Count the cells by status: `12 cells: 10 completed, 1 out of memory, 1 running.`"""
     counts = Counter(cell.status for cell in cells)
     parts = [f"{counts[s]} {label}" for s, label in summary.STATUS_LABELS.items() if counts[s]]
     return f"{len(cells)} cell{'s' if len(cells) != 1 else ''}: {', '.join(parts)}."
 
 
-def answer(choice: Choice) -> Answer:
+def answer(ranked: RankedSettings) -> Answer:
+    """Say which setting is best, by which rule, and how sure that is."""
     caution = ""
-    if choice.is_within_spread:
-        second = setting_name(choice.ranking[1])
+    if ranked.is_within_spread:
+        second = setting_name(ranked.settings[1])
         caution = (
             f"The runner-up, {second}, is as close as the seeds of each lie apart: more seeds "
             "would be needed to tell the two apart."
         )
     return Answer(
-        headline=setting_name(choice.best),
-        measured=f"{choice.measured}: {best_cell.gain(choice)}",
-        rule=choice.rule,
+        headline=setting_name(ranked.best),
+        measured=f"{ranked.measured}: {gain(ranked)}",
+        rule=ranked.rule,
         caution=caution,
-        cells=choice.best.completed,
+        cells=ranked.best.completed,
     )
 
 
 def setting_name(setting: Setting) -> str:
+    """Name a setting with its length: `yarn at 32,768 tokens`."""
     length = setting.context_length
     return f"{setting.variant} at {length:,} tokens" if length else setting.variant
 

@@ -18,6 +18,8 @@ OWN_COLUMN = ("context_length", "rope.method", "rope", "seed")
 
 @dataclass(kw_only=True)
 class Column:
+    """Describes a column of a table."""
+
     title: str
     group: str = ""
     """A heading over several neighbouring columns."""
@@ -26,6 +28,8 @@ class Column:
 
 @dataclass(kw_only=True)
 class Value:
+    """Holds one value of a table, as text to show and to sort by."""
+
     text: str
     sort: str = ""
     """A number, or a text; empty: last."""
@@ -37,6 +41,8 @@ class Value:
 
 @dataclass(kw_only=True)
 class Row:
+    """Holds a line of a table."""
+
     name: str
     link: str
     """The cell's own report, when it has one."""
@@ -46,6 +52,8 @@ class Row:
 
 @dataclass(kw_only=True)
 class Table:
+    """Holds a table as texts."""
+
     columns: list[Column] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     num_settings_left_out: int = 0
@@ -57,6 +65,7 @@ def build_table(
     best: list[CellRecord],
     most_lengths: int = MOST_LENGTH_COLUMNS,
 ) -> Table:
+    """Build the table of all cells; only the settings that differ have columns."""
     keys = [d.key for d in differing if d.key not in OWN_COLUMN]
     shown_keys = keys[:MOST_SETTING_COLUMNS]
     lengths = spread_out(evaluation_lengths(cells), most_lengths)
@@ -91,6 +100,7 @@ def build_table(
 
 
 def hours_label(cells: list[CellRecord]) -> str:
+    """Return what hours are called here: a CPU has no GPU-hours."""
     devices = {cell.result.device for cell in cells if cell.result and cell.result.device}
     on_cpu = bool(devices) and all(device.lower().startswith("cpu") for device in devices)
     return "CPU process-hours" if on_cpu else "GPU-hours"
@@ -99,6 +109,7 @@ def hours_label(cells: list[CellRecord]) -> str:
 def number(
     value: float | None, as_text: format_values.Formatter, before: float | None = None
 ) -> Value:
+    """Return a value that sorts by its number."""
     sortable = value is not None and math.isfinite(value)
     return Value(
         text=as_text(value),
@@ -108,10 +119,12 @@ def number(
 
 
 def hours(value: float | None) -> str:
+    """Return hours with two decimals."""
     return format_values.NOT_MEASURED if value is None else f"{value:,.2f}"
 
 
 def money(value: float | None) -> str:
+    """Return an amount of money with two decimals."""
     return format_values.NOT_MEASURED if value is None else f"{value:,.2f}"
 
 
@@ -179,7 +192,7 @@ def _link(cell: CellRecord) -> str:
 
 
 def spread_out(lengths: list[int], most: int = MOST_LENGTH_COLUMNS) -> list[int]:
-    """All of few lengths; of many, some from the shortest to the longest."""
+    """Return all of few lengths; of many, some from the shortest to the longest."""
     if len(lengths) <= most:
         return lengths
     last = len(lengths) - 1

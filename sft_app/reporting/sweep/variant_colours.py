@@ -12,11 +12,14 @@ from sft_app.reporting.sweep.seed_groups import Setting
 
 @dataclass(kw_only=True)
 class Colours:
+    """Holds which variants have a colour."""
+
     of: dict[str, int]
     """Variant -> series colour; those without one are grey."""
     num_others: int
 
     def legend(self, marker: bool = True) -> list[LegendEntry]:
+        """Return the legend: the coloured variants, and how many others there are."""
         entries = [
             LegendEntry(label=variant, colour=colour, marker=marker)
             for variant, colour in self.of.items()
@@ -27,7 +30,7 @@ class Colours:
 
 
 def choose_colours(settings: list[Setting], ranking: list[Setting]) -> Colours:
-    """Colours for the best variants, given out in the order of their names."""
+    """Give colours to the best variants, in the order of their names."""
     ordered = list(dict.fromkeys(setting.variant for setting in [*ranking, *settings]))
     chosen = sorted(ordered[:NUM_COLOURS])
     return Colours(

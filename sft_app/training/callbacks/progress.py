@@ -9,14 +9,16 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class Progress(TrainerCallback):
-    """Loss, speed and time left; on rank 0 only."""
+    """Shows loss, speed and time left; on rank 0 only."""
 
     def __init__(self) -> None:
+        """Begin without a bar."""
         self.bar: Any = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Open the bar on a terminal."""
         if state.is_world_process_zero and sys.stderr.isatty():
             self.bar = tqdm(
                 total=state.max_steps, initial=state.global_step, desc="training", unit="step",
@@ -26,6 +28,7 @@ class Progress(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Move the bar."""
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
 
@@ -37,6 +40,7 @@ class Progress(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
+        """Show what the step measured."""
         if not state.is_world_process_zero or logs is None or "loss" not in logs:
             return
         speed = logs["tokens_per_second"]
@@ -53,5 +57,6 @@ class Progress(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Close the bar."""
         if self.bar is not None:
             self.bar.close()

@@ -9,11 +9,11 @@ import pytest
 
 from sft_app.records.result import RunError, Status, TokenCounts
 from sft_app.records.run_files import CONFIG, METRICS, PLAN, RESULT
-from sft_app.reporting import terminal
 from sft_app.reporting.page import html_templates
 from sft_app.reporting.run import summary
 from sft_app.reporting.run.run_report import write_run_report
 from sft_app.reporting.sweep.failed_cells import ENDED_BADLY
+from sft_app.reporting.terminal.plain_text import STATUS_COLOURS
 from tests.reporting.example_runs import (
     config_of,
     evaluation,
@@ -188,4 +188,4 @@ def test_every_status_has_words_and_colours() -> None:
     style = (Path(html_templates.__file__).parent / "style.css").read_text()
     assert set(statuses) <= summary.STATUS_LABELS.keys()
     assert all(f".status-{status}" in style for status in summary.STATUS_LABELS)
-    assert all(status in terminal.COLOURS for status in ENDED_BADLY)
+    assert all(status in STATUS_COLOURS for status in ENDED_BADLY)

@@ -9,8 +9,10 @@ from sft_app.reporting.sweep.seed_groups import Measure, Setting, Spread
 
 
 @dataclass(kw_only=True)
-class Choice:
-    ranking: list[Setting]
+class RankedSettings:
+    """Holds the settings that can be compared, best first, and the rule in words."""
+
+    settings: list[Setting]
     """Best first; only settings that have what the rule compares."""
     rule: str
     measured: str
@@ -20,27 +22,29 @@ class Choice:
 
     @property
     def best(self) -> Setting:
-        return self.ranking[0]
+        """Return the setting that ranks first."""
+        return self.settings[0]
 
     @property
     def value(self) -> Spread:
+        """Return what was measured of the best setting, over its seeds."""
         value = self.best.spread(self.measure)
         assert value is not None
         return value
 
     @property
     def is_within_spread(self) -> bool:
-        """Whether the runner-up is closer than the seeds of the two lie apart."""
-        if len(self.ranking) < 2:
+        """Tell whether the runner-up is closer than the seeds of the two lie apart."""
+        if len(self.settings) < 2:
             return False
-        first, second = self.value, self.ranking[1].spread(self.measure)
+        first, second = self.value, self.settings[1].spread(self.measure)
         if second is None or first.deviation is None or second.deviation is None:
             return False
         return second.mean - first.mean < first.deviation + second.deviation
 
 
-def choose_best(settings: list[Setting]) -> Choice | None:
-    """None when no completed cell has a held-out loss or a perplexity by length."""
+def rank_settings(settings: list[Setting]) -> RankedSettings | None:
+    """Rank the settings; None when no completed cell has a loss or a perplexity."""
     completed = [cell for setting in settings for cell in setting.completed]
     length = longest_common_length(completed)
     if length is not None:
@@ -64,10 +68,13 @@ def choose_best(settings: list[Setting]) -> Choice | None:
     ranking.sort(key=lambda setting: _rank(setting, measure))
     if not ranking:
         return None
-    return Choice(ranking=ranking, rule=rule, measured=measured, length=length, measure=measure)
+    return RankedSettings(
+        settings=ranking, rule=rule, measured=measured, length=length, measure=measure
+    )
 
 
 def longest_common_length(cells: list[CellRecord]) -> int | None:
+    """Return the longest length (tokens) that all of `cells` were evaluated at."""
     common: set[int] | None = None
     for cell in cells:
         evaluation = cell.evaluation("after")
@@ -77,15 +84,16 @@ def longest_common_length(cells: list[CellRecord]) -> int | None:
 
 
 def heldout_loss(cell: CellRecord) -> float | None:
+    """Return a cell's held-out loss after training, in nats per supervised token."""
     measurement = cell.heldout("after")
     return measurement.loss if measurement else None
 
 
-def gain(choice: Choice) -> str:
-    """The best setting's value, and where it came from before training."""
-    as_text = format_values.perplexity if choice.length else format_values.loss
-    after = with_spread(choice.value, as_text)
-    before = [_before(cell, choice.length) for cell in choice.best.completed]
+def gain(ranked: RankedSettings) -> str:
+    """Return the best setting's value, and where it came from before training."""
+    as_text = format_values.perplexity if ranked.length else format_values.loss
+    after = with_spread(ranked.value, as_text)
+    before = [_before(cell, ranked.length) for cell in ranked.best.completed]
     known = [value for value in before if value is not None]
     if not known:
         return after
@@ -93,6 +101,7 @@ def gain(choice: Choice) -> str:
 
 
 def with_spread(value: Spread | None, as_text: format_values.Formatter) -> str:
+    """Return mean ± deviation as text; a dash when nothing was measured."""
     if value is None:
         return format_values.NOT_MEASURED
     deviation = f" ± {as_text(value.deviation)}" if value.deviation is not None else ""

@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 
 from sft_app.records.result import Evaluation
-from sft_app.reporting.sweep.best_cell import Choice, choose_best, gain
 from sft_app.reporting.sweep.cells import collect_sweep
+from sft_app.reporting.sweep.rank_settings import RankedSettings, gain, rank_settings
 from sft_app.reporting.sweep.seed_groups import group_seeds
 from sft_app.reporting.sweep.settings_diff import differences
 from tests.reporting.example_runs import (
@@ -17,9 +17,9 @@ from tests.reporting.example_runs import (
 )
 
 
-def choose(sweep: Path) -> Choice | None:
+def choose(sweep: Path) -> RankedSettings | None:
     cells = collect_sweep(sweep)
-    return choose_best(group_seeds(cells, differences(cells)))
+    return rank_settings(group_seeds(cells, differences(cells)))
 
 
 def cell(
@@ -30,17 +30,17 @@ def cell(
     write_run(directory, result=result, config={"rope": {"method": method}, "name": directory.name})
 
 
-def names(choice: Choice | None) -> list[str]:
-    return [setting.cells[0].name for setting in choice.ranking] if choice else []
+def names(ranked: RankedSettings | None) -> list[str]:
+    return [setting.cells[0].name for setting in ranked.settings] if ranked else []
 
 
 def test_the_lowest_perplexity_at_the_longest_common_length_wins(tmp_path: Path) -> None:
     cell(tmp_path / "far", evaluation(2.0, {512: 2.0, 1024: 1.0, 2048: 3.0}))
     cell(tmp_path / "near", evaluation(1.0, {512: 1.0, 1024: 2.0}))
-    choice = choose(tmp_path)
-    assert choice is not None
-    assert (choice.length, names(choice)) == (1024, ["far", "near"])
-    assert "at 1,024 tokens, the longest evaluation length that all completed" in choice.rule
+    ranked = choose(tmp_path)
+    assert ranked is not None
+    assert (ranked.length, names(ranked)) == (1024, ["far", "near"])
+    assert "at 1,024 tokens, the longest evaluation length that all completed" in ranked.rule
 
 
 def test_ties_go_to_the_heldout_loss_and_then_to_the_cost(tmp_path: Path) -> None:
@@ -53,18 +53,18 @@ def test_ties_go_to_the_heldout_loss_and_then_to_the_cost(tmp_path: Path) -> Non
 def test_without_a_common_length_the_heldout_loss_decides(tmp_path: Path) -> None:
     cell(tmp_path / "a", evaluation(1.5, {1024: 1.0}))
     cell(tmp_path / "b", evaluation(1.4, {2048: 1.0}))
-    choice = choose(tmp_path)
-    assert choice is not None
-    assert (choice.length, names(choice)) == (None, ["b", "a"])
-    assert gain(choice) == "1.4000 (before training: 9.0000)"
+    ranked = choose(tmp_path)
+    assert ranked is not None
+    assert (ranked.length, names(ranked)) == (None, ["b", "a"])
+    assert gain(ranked) == "1.4000 (before training: 9.0000)"
 
 
 def test_cells_that_did_not_complete_neither_win_nor_limit_the_length(tmp_path: Path) -> None:
     cell(tmp_path / "a", evaluation(1.5, {1024: 2.0}))
     write_failed_cell(tmp_path / "b")
-    choice = choose(tmp_path)
-    assert choice is not None
-    assert (choice.length, names(choice)) == (1024, ["a"])
+    ranked = choose(tmp_path)
+    assert ranked is not None
+    assert (ranked.length, names(ranked)) == (1024, ["a"])
 
 
 def test_a_loss_that_is_not_finite_never_wins(tmp_path: Path) -> None:
@@ -83,16 +83,16 @@ def test_seeds_count_by_their_mean_and_a_lucky_one_does_not_win(tmp_path: Path) 
     for seed, bonus in ((1, 0.0), (2, 0.5)):  # mean 0.25, and one very good
         write_cell(tmp_path / f"lucky-{seed}", method="linear", seed=seed, bonus=bonus)
         write_cell(tmp_path / f"steady-{seed}", method="yarn", seed=seed, bonus=0.4)
-    choice = choose(tmp_path)
-    assert choice is not None
-    assert choice.best.variant == "yarn"
-    assert "Several seeds of a setting count by their mean." in choice.rule
+    ranked = choose(tmp_path)
+    assert ranked is not None
+    assert ranked.best.variant == "yarn"
+    assert "Several seeds of a setting count by their mean." in ranked.rule
 
 
 def test_a_difference_smaller_than_the_spread_of_seeds_is_said(tmp_path: Path) -> None:
     for seed in (1, 2, 3):
         write_cell(tmp_path / f"a-{seed}", method="abf", seed=seed, bonus=0.1 * seed)
         write_cell(tmp_path / f"b-{seed}", method="ntk", seed=seed, bonus=0.1 * seed - 0.06)
-    choice = choose(tmp_path)
-    assert choice is not None
-    assert choice.is_within_spread
+    ranked = choose(tmp_path)
+    assert ranked is not None
+    assert ranked.is_within_spread

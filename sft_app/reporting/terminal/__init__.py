@@ -1,0 +1,1 @@
+"""The same in brief, for a terminal."""

@@ -1,0 +1,33 @@
+"""sft-plan as it is typed: the decisions and the data's counts, and nothing written."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_a_plan_is_printed_and_nothing_is_written(
+    run_command: Run, tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    (tmp_path / "here").mkdir()
+    answer = run_command(
+        "sft-plan",
+        f"model.name_or_path={tiny_model}",
+        f"data.train={chat_file}",
+        "data.num_proc=1",
+        "data.eval_examples=8",
+        "data.preview=1",
+        "context_length=128",
+        "rope=yarn",
+        "launch.device=cpu",
+        cwd=tmp_path / "here",
+        env={"SFT_CACHE_DIR": str(tmp_path / "cache")},
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "Traceback" not in answer.stderr
+    # 128 of 64 positions: a factor of 2. 60 conversations, of which a tenth at most is held out.
+    assert "yarn" in answer.stdout and "64" in answer.stdout and "128" in answer.stdout
+    assert "60 records" in answer.stdout
+    assert "spell" in answer.stdout, "data.preview=1 shows a conversation"
+    assert not list((tmp_path / "here").iterdir())
