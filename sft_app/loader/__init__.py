@@ -1,0 +1,1 @@
+"""From a configuration to a loaded model and tokenizer: plans first, then weights, then checks."""

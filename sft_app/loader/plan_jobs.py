@@ -1,4 +1,4 @@
-"""Makes the plans of many configurations, without weights: `python -m ...check_plans FOLDER`.
+"""Makes the plans of many configurations, without weights: `python -m ...plan_jobs FOLDER`.
 
 A process of its own, started by the one that composes a sweep and imports neither torch nor
 transformers. For each N.yaml in the folder it writes N.json (the plan in brief) or N.error.
@@ -20,6 +20,7 @@ from sft_app.loader.tokenizer.load_tokenizer import load_tokenizer
 
 
 def main(folder: Path) -> None:
+    """Plan every N.yaml of `folder`, each into a file beside it."""
     checked = Checked()
     for path in sorted(folder.glob("*.yaml")):
         try:
@@ -30,14 +31,15 @@ def main(folder: Path) -> None:
 
 
 class Checked:
-    """Reads each model's configuration and each tokenizer once, however many cells share them."""
+    """Reads each model's configuration and each tokenizer once, however many jobs share them."""
 
     def __init__(self) -> None:
+        """Begin with nothing read."""
         self.models: dict[str, PretrainedConfig] = {}
         self.tokenizers: set[str] = set()
 
     def plan(self, config: AppConfig) -> dict[str, str | float | None]:
-        """Raises ConfigError when the cell cannot have its context length, or no tokenizer."""
+        """Return the plan in brief; ConfigError without a tokenizer or the context length."""
         model_key = repr(config.model)
         if model_key not in self.models:
             self.models[model_key] = load_pretrained_config(config.model)

@@ -18,7 +18,7 @@ _SAMPLE = 1 << 20
 
 
 def convert_gguf(file: Path, cache_dir: str | None) -> Path:
-    """A directory with the model and tokenizer of `file` in transformers' own format.
+    """Return a directory with the model and tokenizer of `file` in transformers' own format.
 
     The weights are dequantised to float32, which the blocks decode to exactly. Kept under
     `cache_dir`, else $SFT_CACHE_DIR, else ~/.cache/sft_app. Processes that ask at the same time

@@ -21,27 +21,27 @@ class Checkpoint:
     cache_dir: str | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments that every `from_pretrained` takes."""
+        """Return the keyword arguments that every `from_pretrained` takes."""
         given = {"revision": self.revision, "cache_dir": self.cache_dir}
         return {key: value for key, value in given.items() if value is not None}
 
 
-def find_checkpoint(model: ModelConfig, *, name_or_path: str | None = None) -> Checkpoint:
+def find_checkpoint(model_config: ModelConfig, *, name_or_path: str | None = None) -> Checkpoint:
     """Turn `model.name_or_path` (or another name, for a tokenizer of its own) into a checkpoint.
 
     A GGUF file is converted once into a directory that transformers reads like any other.
 
     Raises ConfigError when a path does not exist.
     """
-    name = name_or_path or model.name_or_path
+    name = name_or_path or model_config.name_or_path
     key = "tokenizer.name_or_path" if name_or_path else "model.name_or_path"
     path = package_file(name) if name.startswith(PACKAGE_PREFIX) else Path(name).expanduser()
-    if name_or_path is None and model.gguf_file is not None:
-        path = _gguf_inside(model, path)
+    if name_or_path is None and model_config.gguf_file is not None:
+        path = _gguf_inside(model_config, path)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ConfigError(f"{key}: {name!r} is not a file; give the path of a GGUF file.")
-        return Checkpoint(location=str(convert_gguf(path, model.cache_dir)), is_local=True)
+        return Checkpoint(location=str(convert_gguf(path, model_config.cache_dir)), is_local=True)
     if path.is_dir():
         return Checkpoint(location=str(path), is_local=True)
     if name.startswith((PACKAGE_PREFIX, "/", "./", "../", "~")) or name.count("/") > 1:
@@ -53,27 +53,28 @@ def find_checkpoint(model: ModelConfig, *, name_or_path: str | None = None) -> C
         location=name,
         is_local=False,
         # A revision belongs to its repository, and says nothing about another one.
-        revision=model.revision if name == model.name_or_path else None,
-        cache_dir=model.cache_dir,
+        revision=model_config.revision if name == model_config.name_or_path else None,
+        cache_dir=model_config.cache_dir,
     )
 
 
-def _gguf_inside(model: ModelConfig, directory: Path) -> Path:
-    assert model.gguf_file is not None
+def _gguf_inside(model_config: ModelConfig, directory: Path) -> Path:
+    assert model_config.gguf_file is not None
     if directory.is_dir():
-        return directory / model.gguf_file
+        return directory / model_config.gguf_file
     from huggingface_hub import hf_hub_download
 
     try:
         downloaded = hf_hub_download(
-            model.name_or_path,
-            model.gguf_file,
-            revision=model.revision,
-            cache_dir=model.cache_dir,
+            model_config.name_or_path,
+            model_config.gguf_file,
+            revision=model_config.revision,
+            cache_dir=model_config.cache_dir,
         )
     except Exception as error:
         raise ConfigError(
-            f"model.gguf_file: {model.gguf_file!r} cannot be had from {model.name_or_path!r} "
+            f"model.gguf_file: {model_config.gguf_file!r} cannot be had from "
+            f"{model_config.name_or_path!r} "
             f"({type(error).__name__}: {error}); give a file of that hub model or directory."
         ) from error
     return Path(downloaded)

@@ -13,7 +13,7 @@ Layout = list[tuple[str, tuple[int, ...], torch.dtype]]
 
 
 def send_weights(model: nn.Module) -> None:
-    """On rank 0: broadcast every parameter and persistent buffer, one after the other."""
+    """Broadcast every parameter and persistent buffer, one after the other; for rank 0."""
     tensors = _unique_state(model)
     layout: Layout = [(name, tuple(t.shape), t.dtype) for name, t in tensors.items()]
     dist.broadcast_object_list([layout], src=0)
@@ -22,7 +22,7 @@ def send_weights(model: nn.Module) -> None:
 
 
 def receive_weights(model: nn.Module, device: torch.device) -> None:
-    """On the other ranks: fill `model`, whose parameters are on the meta device.
+    """Fill `model`, whose parameters are on the meta device, with what rank 0 sends.
 
     Tied parameters stay tied. Buffers that are not part of the state (inverse frequencies) must
     have been computed already.
@@ -46,7 +46,7 @@ def receive_weights(model: nn.Module, device: torch.device) -> None:
 
 
 def places_of(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
-    """Every (module, attribute) that holds a tensor, by the tensor's identity."""
+    """Return every (module, attribute) that holds a tensor, by the tensor's identity."""
     places: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         own = (

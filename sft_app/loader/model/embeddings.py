@@ -45,7 +45,7 @@ def fit_model_to_tokenizer(
 
 
 def _set_mean_rows(model: PreTrainedModel, new: list[int]) -> None:
-    """New rows become the mean of the rows before them: as likely as any token, and no more."""
+    """Set new rows to the mean of the rows before them: as likely as any token, and no more."""
     with torch.no_grad():
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
             if layer is None:

@@ -39,7 +39,7 @@ def add_legacy_rope_keys(directory: Path) -> None:
 
 
 def legacy_rope_keys(text: dict[str, Any]) -> dict[str, Any]:
-    """The keys of transformers v4 that mean the same as `text["rope_parameters"]`."""
+    """Return the keys of transformers v4 that mean the same as `text["rope_parameters"]`."""
     parameters = text.get("rope_parameters") or {}
     model_type = text.get("model_type", "")
     if "full_attention" in parameters and "gemma3" in model_type:
@@ -75,7 +75,7 @@ def _flat_keys(parameters: dict[str, Any], model_type: str) -> dict[str, Any]:
 
 
 def _read_sets(directory: Path) -> dict[str, dict[str, Any]]:
-    """What transformers makes of the file, in a form that can be compared."""
+    """Return what transformers makes of the file, in a form that can be compared."""
     config = AutoConfig.from_pretrained(directory).get_text_config(decoder=True)
     original = getattr(config, "max_position_embeddings", None)
     sets = {}

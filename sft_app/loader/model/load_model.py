@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 
 def load_model(
-    model: ModelConfig,
-    config: PretrainedConfig,
+    model_config: ModelConfig,
+    hf_config: PretrainedConfig,
     plan: RopePlan,
     *,
     device: torch.device | str = "cpu",
@@ -37,25 +37,25 @@ def load_model(
 ) -> PreTrainedModel:
     """Build the model with the plan's positions, load its weights, and check what was built.
 
-    `config` is copied, not changed. The key-value cache is off: in training it costs memory and
+    `hf_config` is copied, not changed. The key-value cache is off: in training it costs memory and
     breaks packing. `attention`: the implementation to load with; None: transformers' own default.
     `frozen`: only an adapter will be trained.
 
-    In a process group rank 0 reads the weights and the others receive them; with
-    `tensor_parallel_size` each reads its part of them; with
-    `on_host_of_rank_0` they do not: rank 0 keeps the weights in the host's memory, the others have
-    parameters without memory, and whoever shards or quantises the model hands them out.
+    In a process group rank 0 reads the weights and broadcasts them; with `tensor_parallel_size`
+    each rank reads its own shard of each matrix; with `on_host_of_rank_0` rank 0 keeps them in the
+    host's memory, the others have parameters on the meta device, and whoever shards or quantises
+    the model scatters or broadcasts them.
 
     Raises ConfigError when the weights cannot be had as asked (pickled only, not there).
     """
     device = torch.device(device)
-    config = copy.deepcopy(config)
-    for holder in (config, config.get_text_config(decoder=True)):
+    hf_config = copy.deepcopy(hf_config)
+    for holder in (hf_config, hf_config.get_text_config(decoder=True)):
         holder.use_cache = False
-    dtype = choose_dtype(model, device, frozen=frozen)
+    dtype = choose_dtype(model_config, device, frozen=frozen)
     arguments: dict[str, Any] = {
         "dtype": dtype.value,
-        "trust_remote_code": model.trust_remote_code,
+        "trust_remote_code": model_config.trust_remote_code,
     }
     if attention is not None:
         arguments["attn_implementation"] = attention
@@ -63,20 +63,23 @@ def load_model(
     alone = not _shares_loading()
     if tensor_parallel_size > 1:
         built = _read(
-            model, config, plan, arguments | tensor_parallel_arguments(tensor_parallel_size)
+            model_config,
+            hf_config,
+            plan,
+            arguments | tensor_parallel_arguments(tensor_parallel_size),
         )
         disown_tensor_parallel(built)
     elif alone or ranks.is_main():
-        built = _read(model, config, plan, arguments)
+        built = _read(model_config, hf_config, plan, arguments)
         if not on_host_of_rank_0:
             built = built.to(device)
             if not alone:
                 send_weights(built)
     else:
-        apply_rope_plan(config, plan)
+        apply_rope_plan(hf_config, plan)
         # Parameters without memory; buffers are real, so that inverse frequencies are computed.
         with init_empty_weights(include_buffers=False):
-            built = AutoModelForCausalLM.from_config(config, **arguments)
+            built = AutoModelForCausalLM.from_config(hf_config, **arguments)
         built.tie_weights()  # on the meta device every assignment made a parameter of its own
         if not on_host_of_rank_0:
             receive_weights(built, device)
@@ -88,7 +91,7 @@ def load_model(
     check_built(built, plan.rotary_dims)
     logger.info(
         "model: %s, %.1fM parameters in %s (%s)",
-        model.name_or_path,
+        model_config.name_or_path,
         sum(p.numel() for p in built.parameters()) / 1e6,
         str(dtype.value).removeprefix("torch."),
         dtype.reason,
@@ -97,48 +100,52 @@ def load_model(
 
 
 def _shares_loading() -> bool:
-    """Whether one rank reads for the others. FSDP has a way of its own inside `from_pretrained`."""
+    """Tell whether one rank reads for the others; FSDP has a way of its own in transformers."""
     fsdp = os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
     return not fsdp and ranks.is_distributed()
 
 
 def _read(
-    model: ModelConfig, config: PretrainedConfig, plan: RopePlan, arguments: dict[str, Any]
+    model_config: ModelConfig,
+    hf_config: PretrainedConfig,
+    plan: RopePlan,
+    arguments: dict[str, Any],
 ) -> PreTrainedModel:
     if plan.method != "extend_positions":
-        apply_rope_plan(config, plan)
-        return _from_pretrained(model, config, arguments)
-    short = _from_pretrained(model, copy.deepcopy(config), arguments)
+        apply_rope_plan(hf_config, plan)
+        return _from_pretrained(model_config, hf_config, arguments)
+    short = _from_pretrained(model_config, copy.deepcopy(hf_config), arguments)
     weights = short.state_dict()
     name = f"{plan.table}.weight"
     weights[name] = interpolated_table(weights[name], plan.context_length, plan.table_offset)
-    apply_rope_plan(config, plan)
-    long = type(short).from_pretrained(None, config=config, state_dict=weights, **arguments)
+    apply_rope_plan(hf_config, plan)
+    long = type(short).from_pretrained(None, config=hf_config, state_dict=weights, **arguments)
     long.generation_config = short.generation_config
     return long
 
 
 def _from_pretrained(
-    model: ModelConfig, config: PretrainedConfig, arguments: dict[str, Any]
+    model_config: ModelConfig, hf_config: PretrainedConfig, arguments: dict[str, Any]
 ) -> PreTrainedModel:
-    checkpoint = find_checkpoint(model)
-    safe = {} if model.allow_pickle else {"use_safetensors": True}
+    checkpoint = find_checkpoint(model_config)
+    safe = {} if model_config.allow_pickle else {"use_safetensors": True}
     try:
         return AutoModelForCausalLM.from_pretrained(
-            checkpoint.location, config=config, **checkpoint.arguments(), **safe, **arguments
+            checkpoint.location, config=hf_config, **checkpoint.arguments(), **safe, **arguments
         )
     except OSError as error:
         text = " ".join(str(error).split())
         if "safetensors" in text:
             raise ConfigError(
-                f"model.allow_pickle: false, and {model.name_or_path!r} has no safetensors "
+                f"model.allow_pickle: false, and {model_config.name_or_path!r} has no safetensors "
                 "weights; unpickling can run code: if you trust it, set model.allow_pickle=true."
             ) from error
         raise ConfigError(
-            f"model.name_or_path: the weights of {model.name_or_path!r} cannot be read ({text})."
+            f"model.name_or_path: the weights of {model_config.name_or_path!r} cannot be read "
+            f"({text})."
         ) from error
     except (ValueError, ImportError) as error:
         raise ConfigError(
-            f"model.attn_implementation or model.dtype: {model.name_or_path!r} cannot be built as "
-            f"asked ({' '.join(str(error).split())}); try model.attn_implementation=eager."
+            f"model.attn_implementation or model.dtype: {model_config.name_or_path!r} cannot be "
+            f"built as asked ({' '.join(str(error).split())}); try model.attn_implementation=eager."
         ) from error

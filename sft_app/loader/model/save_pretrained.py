@@ -53,7 +53,10 @@ def save_for_serving(
 def in_dtype(
     model: PreTrainedModel, weights: Mapping[str, torch.Tensor], dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
-    """But for layers that their family always keeps in float32; tied weights stay one tensor."""
+    """Convert to `dtype` all but the layers that the family always keeps in float32.
+
+    Tied weights stay one tensor.
+    """
     kept = compat.kept_in_float32(model)
     done: dict[tuple[int, torch.Size], torch.Tensor] = {}
     for name, tensor in weights.items():
@@ -63,8 +66,7 @@ def in_dtype(
 
 
 def _name_dtype(directory: Path, dtype: torch.dtype) -> None:
-    """What is saved, for who loads it in the dtype that config.json names: transformers writes that
-    of the model in memory."""
+    """Name the dtype of what is saved: transformers writes that of the model in memory."""
     path = directory / "config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     for holder in (settings, *settings.values()):
@@ -74,14 +76,14 @@ def _name_dtype(directory: Path, dtype: torch.dtype) -> None:
 
 
 def serving_length(rope_plan: RopePlan, tokenizer_plan: TokenizerPlan) -> int:
-    """Tokens that the saved model can be served with: its effective context, where it has one."""
+    """Return the tokens that the saved model can be served with: its effective context, if any."""
     if rope_plan.effective_context_length is not None:
         return rope_plan.effective_context_length
     return max(rope_plan.context_length, tokenizer_plan.own_max_length)
 
 
 def _name_portable_tokenizer_class(directory: Path) -> None:
-    """With a tokenizer.json, name the class that every version of transformers has and that takes
+    """Name, with a tokenizer.json, the class that every version of transformers has and that takes
     the file as it is: v4 does not know v5's names, and v5's Llama class builds its own rules."""
     path = directory / "tokenizer_config.json"
     if not (directory / "tokenizer.json").is_file():

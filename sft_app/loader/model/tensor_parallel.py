@@ -1,9 +1,9 @@
-"""The matrices of a model cut across processes, as transformers cuts them when it loads.
+"""Tensor parallelism: the matrices of a model sharded across ranks, by transformers when it loads.
 
-Each family of transformers that has a plan says which matrices are cut by rows and which by
-columns, and what is exchanged between them. After loading, the model is told that it is a plain
-one: what belongs to training (batches, reduction, checkpoints, saving) this application does itself
-for whatever is sharded, on CPUs too, which accelerate's tensor parallelism does not know.
+Each family of transformers that has a plan says which matrices are sharded by rows and which by
+columns, and what the ranks exchange between them. After loading, the model is told that it is a
+plain one: what belongs to training (batches, reduction, checkpoints, saving) this application does
+itself for whatever is sharded, on CPUs too, which accelerate's tensor parallelism does not know.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ KEY = "trainer.tensor_parallel_size"
 def check_tensor_parallel(
     config: PretrainedConfig, rope: RopePlan, tokenizer: TokenizerPlan, size: int
 ) -> None:
-    """Before weights are loaded: ConfigError for models that are not known to train when cut."""
+    """Raise ConfigError, before weights are loaded, for models not known to train when sharded."""
     if not compat.trainer_takes_sharded_models():
         raise ConfigError(f"{KEY}={size} needs transformers 5.23 or newer: upgrade it.")
     obstacle = _obstacle(config, rope, tokenizer, size)
@@ -39,23 +39,23 @@ def _obstacle(
     if not getattr(text, "base_model_tp_plan", None):
         return f"transformers has no tensor-parallel plan for {config.model_type} models"
     if rope.method == "extend_positions":
-        return "its position table would have to be extended after it was cut"
+        return "its position table would have to be extended after it was sharded"
     if tokenizer.added_token_ids or tokenizer.vocab_size > (tokenizer.model_vocab_size or 0):
-        return "rows of new tokens would have to be added after the embedding was cut"
+        return "rows of new tokens would have to be added after the embedding was sharded"
     for name in ("num_attention_heads", "num_key_value_heads"):
         count = getattr(text, name, size)
         if not isinstance(count, int) or count % size:
-            return f"{name} is {count}, and must be shared out evenly"
+            return f"{name} is {count}, and must be a multiple of it"
     return None
 
 
 def tensor_parallel_arguments(size: int) -> dict[str, Any]:
-    """For `from_pretrained`, on every rank: each reads its part of the checkpoint."""
+    """Return what makes `from_pretrained` read this rank's shards of the checkpoint."""
     from transformers.distributed import DistributedConfig
 
     return {"distributed_config": DistributedConfig(tp_size=size)}
 
 
 def disown_tensor_parallel(model: PreTrainedModel) -> None:
-    """Let neither the Trainer nor `save_pretrained` take a cut model into their own hands."""
+    """Let neither the Trainer nor `save_pretrained` take a sharded model into their own hands."""
     compat.forget_tensor_parallel(model)

@@ -1,0 +1,1 @@
+"""How a model knows positions, and how its context is extended."""

@@ -11,7 +11,6 @@ from transformers import PretrainedConfig
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.rope import RopeConfig, RopeMethod
-from sft_app.loader.rope.decision import PositionPlan
 from sft_app.loader.rope.factor import choose_factor
 from sft_app.loader.rope.methods import Extension, extended_parameters
 from sft_app.loader.rope.model_context import (
@@ -21,6 +20,7 @@ from sft_app.loader.rope.model_context import (
     rope_parameter_sets,
     states_effective_length,
 )
+from sft_app.loader.rope.position_plan import PositionPlan
 from sft_app.loader.rope.positions import ALL_LAYERS
 
 _KEEPS_ORIGINAL = (RopeMethod.linear, RopeMethod.dynamic)
@@ -209,7 +209,7 @@ def _has_already(context: ModelContext, asked: RopeMethod, factor: float) -> boo
 
 
 def _own_method(context: ModelContext) -> RopeMethod:
-    """What `auto` does: the model's own method if it is scaled, else linear (FastChat's rule)."""
+    """Return what `auto` means: a scaled model's own method, else linear (FastChat's rule)."""
     if context.rope_type in ("default", "proportional"):
         return RopeMethod.linear
     if context.rope_type == "longrope":

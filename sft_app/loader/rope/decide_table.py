@@ -4,14 +4,14 @@ from transformers import PretrainedConfig
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.rope import RopeConfig, RopeMethod
-from sft_app.loader.rope.decision import PositionPlan
+from sft_app.loader.rope.position_plan import PositionPlan
 from sft_app.loader.rope.positions import PositionKind, Positions
 
 
 def decide_table(
     text: PretrainedConfig, positions: Positions, length: int, rope: RopeConfig
 ) -> PositionPlan:
-    """A table ends where it ends: the length fits, or the table is interpolated, or it is refused.
+    """Plan for a table of positions: the length fits, or the table is interpolated, or refused.
 
     Raises ConfigError before any weight is read.
     """
@@ -51,7 +51,7 @@ def decide_table(
 def decide_unlimited(
     text: PretrainedConfig, positions: Positions, length: int, rope: RopeConfig
 ) -> PositionPlan:
-    """ALiBi and recurrence have no position that a model has not seen: any length runs."""
+    """Plan for ALiBi and recurrence, which have no position that a model has not seen."""
     stated = getattr(text, "max_seq_len", None)
     # MPT builds its bias once, for max_seq_len keys; beyond, the shapes would not fit.
     grows = isinstance(stated, int) and length > stated

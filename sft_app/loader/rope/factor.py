@@ -10,6 +10,8 @@ from sft_app.loader.rope.model_context import ModelContext
 
 @dataclass(frozen=True)
 class Scaling:
+    """A factor, and how far it reaches."""
+
     factor: float
     """As the rope parameters have it; 1 for abf, which has none."""
     effective: int
@@ -21,7 +23,7 @@ class Scaling:
 def choose_factor(
     context: ModelContext, method: RopeMethod, length: int, rope: RopeConfig
 ) -> Scaling:
-    """The factor that reaches `length` tokens: `rope.factor`, else the ratio L / L0.
+    """Derive the factor that reaches `length` tokens: `rope.factor`, else the ratio L / L0.
 
     Raises ConfigError when the given factor is too small.
     """

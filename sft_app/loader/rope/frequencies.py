@@ -15,6 +15,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Frequencies:
+    """What a rotary module must have been built with."""
+
     inverse: list[float]
     """Radians per token, one per pair of rotated dimensions."""
     attention_factor: float
@@ -24,7 +26,7 @@ class Frequencies:
 def frequencies(
     rope_parameters: Mapping[str, Any], dim: int, max_position_embeddings: int
 ) -> Frequencies | None:
-    """The frequencies for inputs up to the original context; None for an unknown method.
+    """Compute the frequencies for inputs up to the original context; None for an unknown method.
 
     `rope_parameters` is one flat set, as `config.rope_parameters` has it; `dim` is d.
     """
@@ -49,31 +51,34 @@ def frequencies(
 
 
 def ntk_theta(theta: float, factor: float, dim: int) -> float:
-    """NTK-aware base change, theta * s^(d / (d - 2)): arXiv:2309.00071, section 3.1."""
+    """Return theta * s^(d / (d - 2)), NTK-aware scaling: arXiv:2309.00071, section 3.1."""
     return float(theta * factor ** (dim / (dim - 2)))
 
 
 def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:
-    """0.1 m ln(s) + 1: arXiv:2309.00071, equation 22 (with DeepSeek's m)."""
+    """Return 0.1 m ln(s) + 1: arXiv:2309.00071, equation 22 (with DeepSeek's m)."""
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
 def longrope_attention_factor(factor: float, original: int) -> float:
-    """sqrt(1 + ln s / ln L0): arXiv:2402.13753, section 3.3, and Phi-3's published code."""
+    """Return sqrt(1 + ln s / ln L0): arXiv:2402.13753, section 3.3, and Phi-3's published code."""
     return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
 
 
 def _yarn(
     p: Mapping[str, Any], plain: list[float], dim: int, max_position_embeddings: int
 ) -> Frequencies:
-    """NTK-by-parts: arXiv:2309.00071, section 3.2, with the ramp over the dimension's index, as in
-    the authors' published code (the paper writes it over rotations)."""
+    """Compute NTK-by-parts: arXiv:2309.00071, section 3.2.
+
+    The ramp is over the dimension's index, as in the authors' published code; the paper writes it
+    over rotations.
+    """
     theta = float(p["rope_theta"])
     original = int(p["original_max_position_embeddings"])
     factor = float(p.get("factor") or max_position_embeddings / original)
 
     def index_of(rotations: float) -> float:
-        """The dimension index that turns this often within the original context."""
+        """Return the dimension index that turns this often within the original context."""
         return dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(theta))
 
     low = index_of(p.get("beta_fast") or 32.0)
@@ -98,7 +103,7 @@ def _yarn(
 
 
 def _llama3(p: Mapping[str, Any], frequency: float) -> float:
-    """Meta's published rule for Llama 3.1 (arXiv:2407.21783): by wavelength, in three zones."""
+    """Apply Meta's rule for Llama 3.1 (arXiv:2407.21783): by wavelength, in three zones."""
     factor, original = float(p["factor"]), float(p["original_max_position_embeddings"])
     low, high = float(p["low_freq_factor"]), float(p["high_freq_factor"])
     wavelength = 2 * math.pi / frequency
@@ -123,7 +128,7 @@ def _longrope(
 
 
 def _proportional(p: Mapping[str, Any], plain: list[float], dim: int) -> list[float]:
-    """Gemma 4: the first share of the frequencies turns, the rest stands still."""
+    """Let the first share of the frequencies turn and the rest stand still: Gemma 4."""
     turning = int(float(p.get("partial_rotary_factor", 1.0)) * dim // 2)
     factor = float(p.get("factor", 1.0))
     return [f / factor if i < turning else 0.0 for i, f in enumerate(plain)]

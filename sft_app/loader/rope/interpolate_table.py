@@ -10,7 +10,7 @@ import torch
 
 
 def interpolated_table(table: torch.Tensor, length: int, offset: int) -> torch.Tensor:
-    """A table for `length` positions, in the dtype of the old one.
+    """Return a table for `length` positions, in the dtype of the old one.
 
     `table` is (offset + m, hidden); its first `offset` rows are reserved (OPT: 2) and are kept.
     """

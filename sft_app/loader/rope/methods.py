@@ -49,12 +49,12 @@ class Extension:
     rope: RopeConfig
 
     def inherited(self, method: str) -> RopeParameters:
-        """The makers' settings, if the model has this very method: only its factor grows then."""
+        """Return the makers' settings if the model has this very method; only its factor grows."""
         return self.current if self.current.get("rope_type") == method else {}
 
 
 def extended_parameters(method: RopeMethod, extension: Extension) -> RopeParameters:
-    """The rope parameters with which one frequency set reaches `factor` times `original` tokens.
+    """Return the parameters with which a frequency set reaches `factor` * `original` tokens.
 
     Raises ConfigError when a field of `rope` cannot work for this model.
     """

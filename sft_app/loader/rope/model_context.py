@@ -18,6 +18,8 @@ their configurations do not say it)."""
 
 @dataclass(frozen=True, kw_only=True)
 class ModelContext:
+    """How far a checkpoint reaches as it is. Lengths are in tokens."""
+
     rope_type: str
     """`default` when the model is not scaled."""
     factor: float | None
@@ -30,6 +32,8 @@ class ModelContext:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionWindows:
+    """How many layers see only a window."""
+
     size: int | None
     """Tokens that a windowed layer sees; None: no layer has a window."""
     windowed_layers: int
@@ -40,11 +44,12 @@ class AttentionWindows:
 
     @property
     def everywhere(self) -> bool:
+        """Tell whether no layer sees everything."""
         return self.size is not None and self.windowed_layers == self.layers
 
 
 def rope_parameter_sets(text: PretrainedConfig) -> dict[str, dict[str, Any]]:
-    """The model's rope parameters by layer type; one set named `ALL_LAYERS` if it has only one.
+    """Return the model's rope parameters by layer type; under `ALL_LAYERS` if they are alike.
 
     Layer types without positions (None in the configuration) are left out.
     """
@@ -57,12 +62,14 @@ def rope_parameter_sets(text: PretrainedConfig) -> dict[str, dict[str, Any]]:
 
 
 def is_local(layer_type: str) -> bool:
-    """Layers with a window never see distances that would need another rope."""
+    """Tell whether layers of this type have a window, and so never need another rope."""
     return any(word in layer_type for word in ("sliding", "chunked", "local"))
 
 
 def read_context(text: PretrainedConfig, *, original: int | None = None) -> ModelContext:
-    """The model's own context. `original` (model.original_context_length) overrides what it says.
+    """Read the model's own context from its text configuration.
+
+    `original` (model.original_context_length) overrides what it says.
 
     Conventions of the methods: with linear and dynamic scaling `max_position_embeddings` is the
     context BEFORE scaling, and the effective one is that times the factor; with llama3 and longrope
@@ -107,13 +114,15 @@ def read_context(text: PretrainedConfig, *, original: int | None = None) -> Mode
 
 
 def states_effective_length(text: PretrainedConfig) -> bool:
-    """Gemma 3's max_position_embeddings includes the factor of its linear scaling; the serving
-    engines know it by its name, and so must we."""
+    """Tell whether max_position_embeddings includes the factor of linear scaling: Gemma 3's does.
+
+    The serving engines know the family by its name, and so must we.
+    """
     return "gemma3" in text.model_type
 
 
 def attention_windows(text: PretrainedConfig) -> AttentionWindows:
-    """How many layers see only a window, and of what size."""
+    """Count the layers that see only a window, and read its size."""
     layers = int(getattr(text, "num_hidden_layers", 0) or 0)
     window = getattr(text, "sliding_window", None)
     layer_types = [str(t) for t in getattr(text, "layer_types", None) or []]

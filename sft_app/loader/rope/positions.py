@@ -24,6 +24,8 @@ _NOT_TEXT = ("vision", "visual", "audio", "image", "speech")
 
 
 class PositionKind(StrEnum):
+    """The ways in which a model can know where a token stands."""
+
     rotary = "rotary"
     rotary_table = "rotary table"
     """A table of sines and cosines of fixed size (GPT-J, CodeGen)."""
@@ -37,6 +39,8 @@ class PositionKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Positions:
+    """A model's kind of positions, and where in its architecture they are."""
+
     kind: PositionKind
     rotary_dims: dict[str, int] = field(default_factory=dict)
     """Rotated dimensions of each head, for each layer type (`ALL_LAYERS` if they are alike)."""
@@ -69,7 +73,7 @@ def detect_positions(config: PretrainedConfig) -> Positions:
 
 
 def build_skeleton(config: PretrainedConfig) -> nn.Module:
-    """The causal LM of `config` on the meta device: shapes, no memory, no weights."""
+    """Build the causal LM of `config` on the meta device: shapes, no memory, no weights."""
     # A class that a checkpoint brought along is loaded only after the user allowed it.
     is_remote = type(config).__module__.startswith("transformers_modules")
     arguments: dict[str, Any] = {"trust_remote_code": True} if is_remote else {}
@@ -91,7 +95,7 @@ def build_skeleton(config: PretrainedConfig) -> nn.Module:
 def rotary_modules(
     model: nn.Module, text: PretrainedConfig
 ) -> Iterator[tuple[str, nn.Module, dict[str, str]]]:
-    """(name, module, {layer type: buffer name}) of every module that holds the text's frequencies.
+    """Yield (name, module, {layer type: buffer name}) wherever the text's frequencies are held.
 
     Vision and audio towers have rotary modules too; theirs carry another configuration.
     """
@@ -134,8 +138,10 @@ def _rotary_positions(model: nn.Module, text: PretrainedConfig) -> Positions | N
 
 
 def _refuse_encoder(model: nn.Module, text: PretrainedConfig) -> None:
-    """BERT and its kin count as causal LMs, and attend in both directions unless told otherwise:
-    they would see the token that they are to predict. Decoders say so once they are built."""
+    """Refuse BERT and its kin, which count as causal LMs and attend in both directions by default.
+
+    They would see the token that they are to predict. Decoders say so once they are built.
+    """
     built: Any = model.config
     if getattr(built, "is_decoder", None) is False and not built.is_encoder_decoder:
         raise ConfigError(

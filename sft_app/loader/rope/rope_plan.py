@@ -10,13 +10,13 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.schema.rope import RopeConfig
 from sft_app.loader.rope.decide_rotary import decide_rotary
 from sft_app.loader.rope.decide_table import decide_table, decide_unlimited
-from sft_app.loader.rope.decision import PositionPlan
 from sft_app.loader.rope.model_context import (
     AttentionWindows,
     ModelContext,
     attention_windows,
     read_context,
 )
+from sft_app.loader.rope.position_plan import PositionPlan
 from sft_app.loader.rope.positions import PositionKind, detect_positions
 from sft_app.loader.rope.verify_rope import check_honoured
 
@@ -55,14 +55,17 @@ class RopePlan:
     warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON can hold it."""
         return {**asdict(self), "positions": str(self.positions), "warnings": list(self.warnings)}
 
     @property
     def serving_length(self) -> int:
-        """Tokens that the saved model should be served with."""
+        """Return the tokens that the saved model should be served with."""
         return self.effective_context_length or self.context_length
 
     def __str__(self) -> str:
+        """Return the lines that sft-plan and the log show."""
+
         def tokens(number: int | None) -> str:
             return "no limit" if number is None else f"{number:,} tokens"
 
@@ -113,16 +116,16 @@ def plan_rope(
     windows = attention_windows(text)
     context = read_context(text, original=original_context_length)
     if positions.kind == PositionKind.rotary:
-        decision = decide_rotary(
+        position_plan = decide_rotary(
             text, context, windows, positions.rotary_dims, context_length, rope
         )
         original, source = context.original, context.original_source
         effective = context.effective
     elif positions.kind in (PositionKind.alibi, PositionKind.none):
-        decision = decide_unlimited(text, positions, context_length, rope)
+        position_plan = decide_unlimited(text, positions, context_length, rope)
         original, source, effective = None, "not applicable", None
     else:
-        decision = decide_table(text, positions, context_length, rope)
+        position_plan = decide_table(text, positions, context_length, rope)
         original = effective = positions.table_length or context.original
         source = f"size of {positions.table}"
     plan = RopePlan(
@@ -132,21 +135,21 @@ def plan_rope(
         original_context_length=original,
         original_context_source=source,
         model_context_length=effective,
-        effective_context_length=decision.effective,
-        method=decision.method,
-        factor=decision.factor,
-        changed=decision.changed,
-        reason=decision.reason,
-        rope_parameters=decision.rope_parameters,
-        max_position_embeddings=decision.max_position_embeddings,
-        other_updates={**_other_lengths(text, decision), **decision.other_updates},
+        effective_context_length=position_plan.effective,
+        method=position_plan.method,
+        factor=position_plan.factor,
+        changed=position_plan.changed,
+        reason=position_plan.reason,
+        rope_parameters=position_plan.rope_parameters,
+        max_position_embeddings=position_plan.max_position_embeddings,
+        other_updates={**_other_lengths(text, position_plan), **position_plan.other_updates},
         rotary_dims=positions.rotary_dims,
         table=positions.table,
         table_offset=positions.table_offset,
         warnings=(
-            decision.warnings
+            position_plan.warnings
             + _window_warnings(windows, context_length)
-            + _longrope_warnings(decision, context, context_length)
+            + _longrope_warnings(position_plan, context, context_length)
         ),
     )
     apply_rope_plan(config, plan)
@@ -165,12 +168,14 @@ def apply_rope_plan(config: PretrainedConfig, plan: RopePlan) -> None:
         setattr(text, name, value)
 
 
-def _other_lengths(text: PretrainedConfig, decision: PositionPlan) -> dict[str, Any]:
-    """Notes of the length under other names (Vicuna-16k has max_sequence_length) agree, too: vLLM
-    takes the smallest, SGLang the first, and both multiply it. Only names that the architecture
-    itself does not know are touched."""
-    length = decision.max_position_embeddings
-    if decision.rope_parameters is None or length is None:
+def _other_lengths(text: PretrainedConfig, position_plan: PositionPlan) -> dict[str, Any]:
+    """Make notes of the length under other names (Vicuna-16k: max_sequence_length) agree, too.
+
+    vLLM takes the smallest, SGLang the first, and both multiply it. Only names that the
+    architecture itself does not know are touched.
+    """
+    length = position_plan.max_position_embeddings
+    if position_plan.rope_parameters is None or length is None:
         return {}
     names = ("max_sequence_length", "max_seq_len", "model_max_length", "seq_length")
     return {
@@ -196,9 +201,9 @@ def _window_warnings(windows: AttentionWindows, length: int) -> tuple[str, ...]:
 
 
 def _longrope_warnings(
-    decision: PositionPlan, context: ModelContext, length: int
+    position_plan: PositionPlan, context: ModelContext, length: int
 ) -> tuple[str, ...]:
-    if decision.method != "longrope" or context.original is None or length <= context.original:
+    if position_plan.method != "longrope" or context.original is None or length <= context.original:
         return ()
     return (
         f"longrope takes its short divisors for a batch within {context.original:,} positions and "
@@ -207,7 +212,7 @@ def _longrope_warnings(
 
 
 def _shortened(parameters: dict[str, Any]) -> str:
-    """One line, in which longrope's lists do not fill the screen."""
+    """Return one line, in which longrope's lists do not fill the screen."""
 
     def short(value: Any) -> str:
         if isinstance(value, dict):

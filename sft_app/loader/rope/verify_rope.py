@@ -50,8 +50,8 @@ def check_honoured(
 
 
 def _turn_twice(module: nn.Module, text: PretrainedConfig, rotary_dims: dict[str, int]) -> None:
-    """longrope chooses its divisors in each forward; with parameters by layer type, transformers
-    before 5.23 fails at the second long batch."""
+    """Run the module twice: longrope chooses its divisors in each forward, and with parameters by
+    layer type, transformers before 5.23 fails at the second long batch."""
     last = torch.tensor([[text.max_position_embeddings - 1]])
     for layer_type in rotary_dims:
         for _ in range(2):
@@ -74,7 +74,7 @@ def check_built(model: nn.Module, rotary_dims: dict[str, int]) -> None:
 def _module_difference(
     module: nn.Module, text: PretrainedConfig, rotary_dims: dict[str, int]
 ) -> str | None:
-    """What differs, in words; None if nothing does, or if no closed form is known."""
+    """Say what differs, in words; None if nothing does, or if no closed form is known."""
     sets = rope_parameter_sets(text)
     for layer_type, dim in rotary_dims.items():
         parameters = sets.get(layer_type)

@@ -1,0 +1,1 @@
+"""Loading a tokenizer: its segmentation, special tokens and chat template."""

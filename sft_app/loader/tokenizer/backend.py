@@ -27,27 +27,31 @@ _SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.mo
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
+    """A tokenizer, and which rules it segments by."""
+
     tokenizer: PreTrainedTokenizerBase
     description: str
     warnings: tuple[str, ...] = ()
 
 
-def load_backend(tokenizer: TokenizerConfig, model: ModelConfig, checkpoint: Checkpoint) -> Backend:
+def load_backend(
+    tokenizer_config: TokenizerConfig, model_config: ModelConfig, checkpoint: Checkpoint
+) -> Backend:
     """Load a tokenizer from the file that knows best. Raises ConfigError when there is none."""
     sentencepiece = next((p for n in _SENTENCEPIECE_FILES if (p := _file(checkpoint, n))), None)
     whole = _file(checkpoint, "tokenizer.json")
-    wants_library = not tokenizer.use_fast or tokenizer.legacy is not None
+    wants_library = not tokenizer_config.use_fast or tokenizer_config.legacy is not None
     if sentencepiece is not None and (whole is None or wants_library):
-        return _rebuilt(tokenizer, checkpoint, sentencepiece)
-    loaded = _auto(model, checkpoint)
+        return _rebuilt(tokenizer_config, checkpoint, sentencepiece)
+    loaded = _auto(model_config, checkpoint)
     warnings = []
     description = f"{type(loaded).__name__} of transformers"
     if whole is not None:
         loaded = _as_written(loaded, whole)
         description = "tokenizers library, from tokenizer.json"
-    if tokenizer.legacy is not None:
+    if tokenizer_config.legacy is not None:
         warnings.append("tokenizer.legacy has no meaning here: there is no sentencepiece model.")
-    if not tokenizer.use_fast:
+    if not tokenizer_config.use_fast:
         description += " (use_fast=false changes nothing: there is no sentencepiece model)"
     if sentencepiece is not None:
         different = differences(loaded, sentencepiece)
@@ -61,11 +65,11 @@ def load_backend(tokenizer: TokenizerConfig, model: ModelConfig, checkpoint: Che
     return Backend(tokenizer=loaded, description=description, warnings=tuple(warnings))
 
 
-def _rebuilt(tokenizer: TokenizerConfig, checkpoint: Checkpoint, file: Path) -> Backend:
+def _rebuilt(tokenizer_config: TokenizerConfig, checkpoint: Checkpoint, file: Path) -> Backend:
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
         _file(checkpoint, name)  # so that a hub's files lie beside the model file
     settings = read_settings(file.parent)
-    legacy = tokenizer.legacy
+    legacy = tokenizer_config.legacy
     if legacy is None:
         stated = settings.get("legacy")
         legacy = True if stated is None else bool(stated)
@@ -85,13 +89,13 @@ def _rebuilt(tokenizer: TokenizerConfig, checkpoint: Checkpoint, file: Path) -> 
     return Backend(tokenizer=rebuilt, description=description, warnings=tuple(warnings))
 
 
-def _auto(model: ModelConfig, checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+def _auto(model_config: ModelConfig, checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     refusal = f"tokenizer.name_or_path: no tokenizer can be read from {checkpoint.location!r}"
     ways = "; give a directory or hub id that has one with tokenizer.name_or_path=..."
     try:
         loaded = AutoTokenizer.from_pretrained(
             checkpoint.location,
-            trust_remote_code=model.trust_remote_code,
+            trust_remote_code=model_config.trust_remote_code,
             **checkpoint.arguments(),
         )
     except Exception as error:
@@ -104,7 +108,7 @@ def _auto(model: ModelConfig, checkpoint: Checkpoint) -> PreTrainedTokenizerBase
 
 
 def _as_written(loaded: PreTrainedTokenizerBase, whole: Path) -> PreTrainedTokenizerBase:
-    """Some classes of transformers replace parts of a tokenizer.json; the file is right."""
+    """Undo what some classes of transformers replace in a tokenizer.json; the file is right."""
     written = Tokenizer.from_file(str(whole))
     texts = [text for text in PROBES if text]
     same = all(
@@ -118,7 +122,7 @@ def _as_written(loaded: PreTrainedTokenizerBase, whole: Path) -> PreTrainedToken
 
 
 def _file(checkpoint: Checkpoint, name: str) -> Path | None:
-    """A file of the checkpoint on this machine; fetched from the hub if need be."""
+    """Find a file of the checkpoint on this machine; fetched from the hub if need be."""
     if checkpoint.is_local:
         path = Path(checkpoint.location) / name
         return path if path.is_file() else None

@@ -21,6 +21,8 @@ _PROBE = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"
 
 @dataclass(frozen=True, kw_only=True)
 class ChatTemplatePlan:
+    """Where the template came from, and what it ends answers with."""
+
     source: str
     stop_token_ids: tuple[int, ...]
     """Ids that end an answer: the end token, and the template's own end of a turn."""
@@ -28,6 +30,7 @@ class ChatTemplatePlan:
 
 
 def template_names() -> list[str]:
+    """Return the names that `tokenizer.chat_template` takes."""
     return sorted(path.stem for path in _DIRECTORY.glob("*.jinja"))
 
 

@@ -16,36 +16,36 @@ logger = logging.getLogger(__name__)
 
 
 def load_tokenizer(
-    tokenizer: TokenizerConfig, model: ModelConfig, config: PretrainedConfig
+    tokenizer_config: TokenizerConfig, model_config: ModelConfig, hf_config: PretrainedConfig
 ) -> tuple[PreTrainedTokenizerBase, TokenizerPlan]:
     """Load the tokenizer of `tokenizer.name_or_path`, or the model's own.
 
     Raises ConfigError when there is none, or when a setting does not suit it.
     """
-    checkpoint = find_checkpoint(model, name_or_path=tokenizer.name_or_path)
-    check_remote_code(model, checkpoint)
-    backend = load_backend(tokenizer, model, checkpoint)
+    checkpoint = find_checkpoint(model_config, name_or_path=tokenizer_config.name_or_path)
+    check_remote_code(model_config, checkpoint)
+    backend = load_backend(tokenizer_config, model_config, checkpoint)
     loaded = backend.tokenizer
     own_max_length = min(int(loaded.model_max_length), 2**40)
     before = set(loaded.get_vocab())
-    loaded.padding_side = tokenizer.padding_side.value
-    loaded.model_max_length = tokenizer.model_max_length
-    loaded.add_tokens([token for token in tokenizer.add_tokens if token not in before])
-    pad = choose_pad_token(loaded, tokenizer.pad_token)
+    loaded.padding_side = tokenizer_config.padding_side.value
+    loaded.model_max_length = tokenizer_config.model_max_length
+    loaded.add_tokens([token for token in tokenizer_config.add_tokens if token not in before])
+    pad = choose_pad_token(loaded, tokenizer_config.pad_token)
     if pad.token in loaded.get_vocab():
         loaded.pad_token = pad.token
     else:  # naming a token as pad does not add it: its id would be the unknown token's
         loaded.add_special_tokens({"pad_token": pad.token})
 
     adds_bos = _adds_bos(loaded)
-    template = set_chat_template(loaded, tokenizer.chat_template, adds_bos=adds_bos)
+    template = set_chat_template(loaded, tokenizer_config.chat_template, adds_bos=adds_bos)
     vocabulary = loaded.get_vocab()
     added = sorted(set(vocabulary) - before, key=vocabulary.__getitem__)
     plan = TokenizerPlan(
         name_or_path=checkpoint.location,
         backend=backend.description,
         vocab_size=max(vocabulary.values()) + 1,
-        model_vocab_size=getattr(config.get_text_config(decoder=True), "vocab_size", None),
+        model_vocab_size=getattr(hf_config.get_text_config(decoder=True), "vocab_size", None),
         model_max_length=loaded.model_max_length,
         own_max_length=own_max_length,
         padding_side=loaded.padding_side,

@@ -14,6 +14,8 @@ _RESERVED = re.compile(r"(reserved|unused|extra|fim_pad|finetune_right_pad)", re
 
 @dataclass(frozen=True)
 class PadTokenPlan:
+    """The token that pads, and why it was chosen."""
+
     token: str
     reason: str
     warnings: tuple[str, ...] = ()
@@ -53,7 +55,7 @@ def choose_pad_token(tokenizer: PreTrainedTokenizerBase, wanted: str) -> PadToke
 
 
 def _checked(tokenizer: PreTrainedTokenizerBase, token: str, reason: str) -> PadTokenPlan:
-    """Labels are made from spans and not from ids, so that EOS is learned even if it is the pad."""
+    """Warn of EOS as padding: it is learned here, where labels are made from spans and not ids."""
     if token == tokenizer.eos_token:
         return PadTokenPlan(
             token,
@@ -85,7 +87,7 @@ def _auto(tokenizer: PreTrainedTokenizerBase) -> PadTokenPlan:
 
 
 def _reserved(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """A special token that its makers left unused; one made for padding first."""
+    """Return a special token that its makers left unused; one made for padding first."""
     special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     taken = {tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token}
     unused = [token for token in special if _RESERVED.search(token) and token not in taken]

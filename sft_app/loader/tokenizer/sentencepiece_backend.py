@@ -95,7 +95,7 @@ def rebuild_tokenizer(
 def differences(
     tokenizer: PreTrainedTokenizerBase, model_file: Path, texts: Iterable[str] = PROBES
 ) -> list[str]:
-    """Those of `texts` that `tokenizer` segments differently from the sentencepiece library."""
+    """Return the texts that `tokenizer` segments differently from the sentencepiece library."""
     library = SentencePieceProcessor(model_file=str(model_file))
     return [
         text
@@ -105,15 +105,15 @@ def differences(
 
 
 def ranked_merges(scores: dict[str, float]) -> list[tuple[str, str]]:
-    """The merges of a BPE vocabulary, best first.
+    """Return the merges of a BPE vocabulary, best first.
 
     The library joins the neighbours whose joint piece has the highest score; of one piece's ways
     to be split, the longer left part comes first.
     """
     merges = []
     for piece, score in scores.items():
-        for cut in range(1, len(piece)):
-            left, right = piece[:cut], piece[cut:]
+        for middle in range(1, len(piece)):
+            left, right = piece[:middle], piece[middle:]
             if left in scores and right in scores:
                 merges.append((-score, -len(left), left, right))
     merges.sort(key=lambda merge: merge[:2])
@@ -121,7 +121,7 @@ def ranked_merges(scores: dict[str, float]) -> list[tuple[str, str]]:
 
 
 def read_settings(directory: Path) -> dict[str, Any]:
-    """tokenizer_config.json, completed by the older files beside it and by chat_template.jinja."""
+    """Read tokenizer_config.json, the older files beside it, and chat_template.jinja."""
     settings: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (directory / name).is_file():
@@ -162,7 +162,7 @@ def _segmentation(model: Any) -> models.Model:
 
 
 def _set_spaces(tokenizer: Tokenizer, spec: Any, *, legacy: bool) -> None:
-    """Spaces become ▁; a ▁ in front of the text stands for the space before a first word."""
+    """Make spaces ▁; a ▁ in front of the text stands for the space before a first word."""
     steps: list[normalizers.Normalizer] = []
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
@@ -186,7 +186,7 @@ def _set_spaces(tokenizer: Tokenizer, spec: Any, *, legacy: bool) -> None:
 
 
 def _special_tokens(model: Any, settings: dict[str, Any]) -> dict[str, str]:
-    """unk, bos, eos and pad by name; what the settings say comes before the model file's word."""
+    """Find unk, bos, eos and pad by name; the settings come before the model file's word."""
     found = {}
     trainer = model.trainer_spec
     for name in ("unk", "bos", "eos", "pad"):
@@ -203,7 +203,7 @@ def _special_tokens(model: Any, settings: dict[str, Any]) -> dict[str, str]:
 
 
 def _add_marked_pieces(tokenizer: Tokenizer, model: Any, known: set[str]) -> None:
-    """Pieces that the model file marks as symbols are never split, and keep their ids."""
+    """Add the pieces that the model file marks as symbols: never split, under their own ids."""
     for piece in model.pieces:
         if piece.type in (_CONTROL, _USER_DEFINED) and piece.piece not in known:
             special = piece.type == _CONTROL
@@ -212,7 +212,7 @@ def _add_marked_pieces(tokenizer: Tokenizer, model: Any, known: set[str]) -> Non
 
 
 def _added_tokens(settings: dict[str, Any]) -> list[AddedToken]:
-    """Tokens that were added after the sentencepiece model was trained, in the order of ids."""
+    """Return the tokens added after the sentencepiece model was trained, in the order of ids."""
     decoder: dict[str, Any] = settings.get("added_tokens_decoder") or {}
     flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
     return [

@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerPlan:
-    """Print it, or put `as_dict()` into plan.json."""
+    """What a tokenizer will be like. Print it, or put `as_dict()` into plan.json."""
 
     name_or_path: str
     backend: str
@@ -37,6 +37,7 @@ class TokenizerPlan:
     warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON can hold it."""
         return {
             **asdict(self),
             "added_tokens": list(self.added_tokens),
@@ -46,6 +47,7 @@ class TokenizerPlan:
         }
 
     def __str__(self) -> str:
+        """Return the lines that sft-plan and the log show."""
         lines = [
             ("tokenizer", f"{self.name_or_path}: {self.backend}"),
             (

@@ -12,7 +12,7 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.schema.model import Dtype, ModelConfig
 from sft_app.config.schema.rope import RopeConfig
 from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
-from sft_app.loader.model.dtype import choose_attention, choose_dtype
+from sft_app.loader.model.dtype import choose_dtype
 from sft_app.loader.model.load_model import load_model
 from sft_app.loader.rope.rope_plan import plan_rope
 
@@ -146,28 +146,14 @@ def test_dtype_follows_the_setting_else_the_hardware() -> None:
     assert choose_dtype(asked, cpu, frozen=True).value == torch.bfloat16
 
 
-def test_a_model_with_capped_logits_gets_a_kernel_that_caps_them(
-    make_checkpoint: MakeCheckpoint,
-) -> None:
-    """SDPA has no soft cap; transformers would leave it out in silence."""
-    checkpoint = make_checkpoint("gemma2")
-    config = load_pretrained_config(checkpoint)
-    assert config.attn_logit_softcapping == 50.0
-    choice = choose_attention(checkpoint, config, torch.float32, torch.device("cpu"))
-    assert choice.value == "eager"
-    model = load_model(checkpoint, config, plan_rope(config, 64, RopeConfig()))
-    assert model.config._attn_implementation == "eager"
-
-
 def test_an_attention_kernel_that_is_not_there_is_refused_with_one_that_is(
     make_checkpoint: MakeCheckpoint,
 ) -> None:
-    checkpoint = ModelConfig(
-        name_or_path=make_checkpoint("llama").name_or_path, attn_implementation="no_such_kernel"
-    )
+    checkpoint = make_checkpoint("llama")
     config = load_pretrained_config(checkpoint)
+    plan = plan_rope(config, 64, RopeConfig())
     with pytest.raises(ConfigError, match=r"model\.attn_implementation=eager"):
-        load_model(checkpoint, config, plan_rope(config, 64, RopeConfig()))
+        load_model(checkpoint, config, plan, attention="no_such_kernel")
 
 
 def test_a_generation_config_that_could_not_be_saved_is_mended(

@@ -1,4 +1,4 @@
-"""What was decided about a model's positions, whatever their kind."""
+"""What is planned for a model's positions, whatever their kind."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class PositionPlan:
+    """The outcome of `decide_rotary`, `decide_table` or `decide_unlimited`, before weights."""
+
     method: str
     """The method in force afterwards: `none` for a model that is not scaled."""
     changed: bool
