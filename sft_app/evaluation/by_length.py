@@ -18,7 +18,7 @@ def measure_by_length(
     device: torch.device | str,
     together: bool = False,
 ) -> dict[str, LossMeasurement]:
-    """Length -> mean loss over all predictions inside the first `length` tokens of each document.
+    """Return, by length, the mean loss over the predictions inside each document's first tokens.
 
     One forward per length, for the frequencies of some methods follow the length. The model's loss
     is asked for, not its logits, so a head that works in chunks is used as in training. Ranks share

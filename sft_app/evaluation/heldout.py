@@ -16,16 +16,20 @@ from sft_app.records.result import Evaluation
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
+    """Holds what a model is measured on: the same before and after training."""
+
     examples: list[dict[str, Tensor]]
     """Conversations, fitted to the context length: the loss on what the assistant says."""
     long: LongDocuments
     """Perplexity by context length: all tokens of the same documents, whatever was trained."""
 
     def __bool__(self) -> bool:
+        """Tell whether there is anything to measure."""
         return bool(self.examples or self.long.documents)
 
 
 def held_out(config: AppConfig, data: PreparedData, tokenizer: PreTrainedTokenizerBase) -> HeldOut:
+    """Choose the held-out conversations and the long documents that a run is measured on."""
     examples: list[dict[str, Tensor]] = []
     if data.eval is not None:
         count = len(data.eval.lengths)
@@ -43,6 +47,7 @@ def evaluate(
     tokenizer: PreTrainedTokenizerBase,
     device: torch.device,
 ) -> Evaluation:
+    """Measure `model`; a collective: every rank calls it, and all get the same answer."""
     together = config.trainer.tensor_parallel_size > 1
     heldout = None
     if on.examples:
@@ -59,7 +64,7 @@ def evaluate(
 
 
 def describe(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """(what, how much) for people."""
+    """Return (what, how much), in words for people."""
     lines = []
     if (m := evaluation.heldout) is not None:
         text = f"{m.loss:.4f} (perplexity {m.perplexity:.3f}, {m.tokens:,} tokens)"

@@ -23,6 +23,8 @@ NEVER_SPLIT = 2**40
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LongDocuments:
+    """Holds the beginnings of long documents, and the lengths to read them at."""
+
     lengths: tuple[int, ...]
     """Ascending; empty: nothing is measured."""
     documents: tuple[Tensor, ...]
@@ -30,7 +32,7 @@ class LongDocuments:
 
 
 def long_documents(config: AppConfig, tokenizer: PreTrainedTokenizerBase) -> LongDocuments:
-    """The first `evaluation.max_documents` that have as many tokens as the largest length.
+    """Choose the first `evaluation.max_documents` that have as many tokens as the largest length.
 
     One set for all lengths, or perplexity would fall with the length for the documents' sake alone.
     Where no document is that long, the largest length is given up, and the log says so.
@@ -66,7 +68,7 @@ def _all_documents(config: AppConfig, tokenizer: PreTrainedTokenizerBase) -> Seq
 
 
 def text_files(setting: Any) -> list[Path]:
-    """The files that `evaluation.documents` means; raises ConfigError when there are none."""
+    """List the files that `evaluation.documents` means; raises ConfigError when there are none."""
     sources = resolve_sources(setting, "evaluation.documents")
     return [file for source in sources for file in source.files]
 

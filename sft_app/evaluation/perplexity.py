@@ -1,7 +1,7 @@
 """Perplexity on held-out examples, each supervised token weighted equally."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -22,10 +22,9 @@ def measure_loss(
     pad_token_id: int,
     batch_size: int = 1,
     device: torch.device | str = "cpu",
-    progress: Callable[[int], None] = lambda done: None,
     together: bool = False,
 ) -> LossMeasurement:
-    """Mean cross-entropy over the supervised tokens of `examples`, whatever the batch size.
+    """Return the mean cross-entropy over the supervised tokens, whatever the batch size.
 
     `examples` hold `input_ids` and `labels`, LongTensors [T] with IGNORE_INDEX where nothing is
     supervised, unshifted. Ranks share the examples out, and all get the same answer; with
@@ -46,7 +45,6 @@ def measure_loss(
             nats = _sum_of_losses(model, list(measured), pad_token_id, torch.device(device))
             if batch:
                 sums += nats
-                progress(len(batch))
     finally:
         model.train(was_training)
     if world_size > 1:
@@ -61,7 +59,7 @@ def measure_loss(
 
 
 def limit_tokens(examples: Sequence[Batch], max_tokens: int | None) -> list[Batch]:
-    """The first examples with `max_tokens` positions in all; at least one, if there is any."""
+    """Return the first examples with `max_tokens` positions in all; at least one of any."""
     chosen: list[Batch] = []
     total = 0
     for example in examples:
@@ -95,11 +93,15 @@ def _sum_of_losses(
 
 
 def rank_and_world_size(together: bool = False) -> tuple[int, int]:
-    """Of those that share the examples out; `together`, all ranks are one."""
+    """Return this rank's number among those that share the examples out, and how many they are.
+
+    `together`: the ranks hold one model between them, and count as one.
+    """
     return (0, 1) if together else (ranks.rank(), ranks.world_size())
 
 
 def perplexity(loss: float) -> float:
+    """Return exp(loss), infinity where it is beyond a float."""
     try:
         return math.exp(loss)
     except OverflowError:

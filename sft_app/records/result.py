@@ -11,6 +11,8 @@ from sft_app.records.run_files import RESULT, write_atomically
 
 
 class Status(StrEnum):
+    """Says how far a run has come, or how it ended."""
+
     pending = "pending"
     """A job of a sweep that has not begun."""
     running = "running"
@@ -64,6 +66,8 @@ class TokenCounts:
 
 @dataclass(kw_only=True)
 class RunResult:
+    """Holds what result.json says of one run."""
+
     status: Status
     started_at: str
     """ISO 8601 with time zone."""
@@ -105,6 +109,7 @@ class RunResult:
     error: RunError | None = None
 
     def write(self, run_dir: Path) -> None:
+        """Write result.json in `run_dir`, in one step."""
         text = json.dumps(dataclasses.asdict(self), indent=2, allow_nan=True)
         write_atomically(run_dir / RESULT, text + "\n")
 

@@ -6,6 +6,8 @@ from typing import Any
 
 @dataclass(kw_only=True)
 class EvaluationConfig:
+    """Says what is measured on the model as loaded, and on what training made of it."""
+
     before: bool = True
     """Evaluate the model as loaded, too: the report then says what training changed."""
     after: bool = True
