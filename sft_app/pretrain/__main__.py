@@ -23,6 +23,7 @@ from sft_app.records.run_files import write_atomically
 
 
 def main() -> None:
+    """Make the model and its conversations in FOLDER, unless they are there already."""
     parser = argparse.ArgumentParser(prog="python -m sft_app.pretrain", description=__doc__)
     parser.add_argument("folder", type=Path, help="where the model and the conversations go")
     parser.add_argument("settings", type=Path, nargs="?", default=DEFAULT)
@@ -36,7 +37,7 @@ def main() -> None:
 
 
 def make(folder: Path, settings: PretrainSettings) -> None:
-    """Writes the model, train.json and eval.json; MADE_FROM comes last, and vouches for them."""
+    """Write the model, train.json and eval.json; MADE_FROM comes last, and vouches for them."""
     started = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MADE_FROM).unlink(missing_ok=True)
@@ -65,18 +66,20 @@ def make(folder: Path, settings: PretrainSettings) -> None:
 
 
 def chat_text(chat: Chat) -> str:
-    """What the tokenizer's template makes of it, so that the model knows the format."""
+    """Return what the tokenizer's template makes of it, so that the model knows the format."""
     messages = chat.conversation.messages
     return "".join(f"{START}{m.role}\n{m.content}{END}\n" for m in messages)
 
 
 def token_stream(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+    """Tokenize the texts into one LongTensor [T], an end token after each."""
     encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     end = tokenizer.eos_token_id
     return torch.tensor([token for ids in encoded for token in (*ids, end)])
 
 
 def write_records(path: Path, chats: list[Chat]) -> None:
+    """Write the records as one JSON list, each as its file has it."""
     text = json.dumps([chat.record for chat in chats], ensure_ascii=False)
     path.write_text(text, encoding="utf-8")
 

@@ -13,7 +13,7 @@ MADE_FROM = "pretrain.json"
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSettings:
-    """tiny_llama.yaml explains each."""
+    """The fields of tiny_llama.yaml, which explains each."""
 
     seed: int
     context_length: int
@@ -31,10 +31,12 @@ class PretrainSettings:
     eval_conversations: int
 
     def digest(self) -> str:
+        """Return the SHA-256 of the settings: equal settings make the same model."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
 
 
 def load_settings(path: Path) -> PretrainSettings:
+    """Read the settings; OmegaConf raises for a key or a type that the schema does not have."""
     schema = OmegaConf.structured(PretrainSettings)
     settings = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.load(path)))
     assert isinstance(settings, PretrainSettings)
@@ -42,6 +44,7 @@ def load_settings(path: Path) -> PretrainSettings:
 
 
 def is_made(folder: Path, settings: PretrainSettings) -> bool:
+    """Tell whether `folder` holds a whole model that was made from `settings`."""
     try:
         record = json.loads((folder / MADE_FROM).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -14,6 +14,7 @@ LOG_STEPS = 25
 
 
 def build_model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """Build a Llama with random weights, positions up to the settings' short context."""
     set_seed(settings.seed)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -32,7 +33,7 @@ def build_model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerFast) 
 
 
 def pretrain(model: LlamaForCausalLM, stream: Tensor, settings: PretrainSettings) -> float:
-    """Train on random windows of `stream` (LongTensor [T]); returns the last steps' mean loss."""
+    """Train on random windows of `stream` (LongTensor [T]); return the last steps' mean loss."""
     generator = torch.Generator().manual_seed(settings.seed)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.1
@@ -63,7 +64,7 @@ def pretrain(model: LlamaForCausalLM, stream: Tensor, settings: PretrainSettings
 
 
 def _rate(step: int, num_steps: int) -> float:
-    """Linear warmup, then a cosine down to a tenth."""
+    """Return the share of the learning rate: linear warmup, then a cosine down to a tenth."""
     if step < WARMUP_STEPS:
         return (step + 1) / WARMUP_STEPS
     progress = (step - WARMUP_STEPS) / max(1, num_steps - WARMUP_STEPS)

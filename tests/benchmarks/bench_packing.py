@@ -1,6 +1,7 @@
 """(1) Packed rows against padded ones, on the lengths of real ShareGPT conversations."""
 
 import random
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def main() -> None:
         model, rows = variants[name]
         losses[name] = total_loss(model, rows)
 
-    timings = take_turns({name: lambda n=name: step(n) for name in variants}, rounds=2)
+    timings = take_turns({name: partial(step, name) for name in variants}, rounds=2)
     assert max(losses.values()) - min(losses.values()) < 1e-4 * losses["packed"], losses
     packed = timings["packed"].cpu_seconds
     table = []

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -30,7 +31,7 @@ def main() -> None:
             "sft-train, one step of a tiny model, saved": [*inputs, *ONE_STEP],
         }
         timings = take_turns(
-            {name: lambda a=arguments: run(a, work) for name, arguments in commands.items()},
+            {name: partial(run, arguments, work) for name, arguments in commands.items()},
             rounds=2,
         )
     rows = [

@@ -12,8 +12,9 @@ from sft_app.training.attention import packed_attention
 from sft_app.training.attention.choose_attention import AttentionChoice
 from sft_app.training.loss.patched_forward import install_chunked_loss
 from sft_app.training.metrics.flops import flops_of_batch, shape_of
+from sft_app.training.metrics.token_counts import Batch
 from sft_app.training.prepare_model import PreparedModel
-from sft_app.training.sft_trainer import Batch, SFTTrainer
+from sft_app.training.sft_trainer import SFTTrainer
 from tests.benchmarks.measuring import Timing, take_turns, write_table
 from tests.benchmarks.small_llama import packed_row, small_llama
 

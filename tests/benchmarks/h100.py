@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +147,10 @@ def speed(
     length = 256 if bench.smoke else length
     model = bench.model(shape, lora=lora, checkpointing=False)
     if compiled:
-        CompileLayers(model).on_train_begin()  # type: ignore[arg-type]
+        CompileLayers(model).on_train_begin()
     step = training_step(model, bench.row(length, length))
     seconds = bench.seconds(step, rounds=2 if bench.smoke else 8)
-    flops = flops_of_batch(shape_of(model), [length], length - 1)  # type: ignore[arg-type]
+    flops = flops_of_batch(shape_of(model), [length], length - 1)
     share = utilisation(
         flops,
         seconds,
@@ -301,10 +302,8 @@ def parts(bench: Bench, deadline: float) -> dict[tuple[str, str], Callable[[], R
         ("documents of 1024 against a dense mask", "3"): lambda: varlen_against_mask(bench),
     }
     for name, head in heads.items():
-        work[f"loss head {name}", ""] = lambda head=head: loss_head(bench, head)
-        work[f"loss head {name}, frozen", ""] = lambda head=head: loss_head(
-            bench, head, frozen=True
-        )
+        work[f"loss head {name}", ""] = partial(loss_head, bench, head)
+        work[f"loss head {name}, frozen", ""] = partial(loss_head, bench, head, frozen=True)
     searches_end = deadline - SECONDS_TO_COMPILE
     work[f"longest context, {full}", "524288"] = lambda: longest_context(
         bench, ONE_BILLION, lora=False, until=(time.monotonic() + searches_end) / 2

@@ -1,5 +1,8 @@
 """Small chat files, and prepare_data with the settings that most tests want."""
 
+from pathlib import Path
+from typing import Any
+
 from sft_app.config.schema.data import DataConfig
 from sft_app.data.prepare_data import prepare_data
 
@@ -15,8 +18,12 @@ def sharegpt(number, turns=2):
     return {"id": str(number), "conversations": exchange * turns}
 
 
-def settings(path, tmp_path, **changes):
-    values = {"train": str(path), "eval_examples": 5, "cache_dir": str(tmp_path / "cache")}
+def settings(path: Path, tmp_path: Path, **changes: Any) -> DataConfig:
+    values: dict[str, Any] = {
+        "train": str(path),
+        "eval_examples": 5,
+        "cache_dir": str(tmp_path / "cache"),
+    }
     return DataConfig(**(values | changes))
 
 

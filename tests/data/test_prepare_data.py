@@ -211,7 +211,7 @@ def test_text_and_prompt_completion_train_too(tmp_path, tokenizer):
     text, table = tmp_path / "book.txt", tmp_path / "pairs.csv"
     text.write_text("The capital of France is Paris. " * 40)
     table.write_text("prompt,completion\nThe capital is, Paris\n")
-    config = settings([str(text), str(table)], tmp_path, eval_examples=0, packing=Packing.none)
+    config = settings(text, tmp_path, eval_examples=0, packing=Packing.none)
     config.train = [str(text), str(table)]
     *chunks, pair = prepare(config, tokenizer).train
     assert sum(len(chunk["input_ids"]) for chunk in chunks) > LENGTH

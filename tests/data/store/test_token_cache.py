@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -103,11 +104,9 @@ def _rank(config, barrier, results):
     torch.set_num_threads(1)
     tokenizer = byte_level()
     barrier.wait()
-    calls = []
-    original = build.tokenised_batches
-    prepare.tokenised_batches = lambda *a: calls.append(1) or original(*a)
-    data = prepared(config, tokenizer)
-    results.put((len(calls), hash(json.dumps(batches(data)))))
+    with mock.patch.object(prepare, "tokenised_batches", wraps=build.tokenised_batches) as calls:
+        data = prepared(config, tokenizer)
+    results.put((calls.call_count, hash(json.dumps(batches(data)))))
 
 
 def test_eight_processes_that_start_at_once_tokenise_once_and_agree(chats, tmp_path):

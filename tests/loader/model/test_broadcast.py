@@ -6,6 +6,7 @@ import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -64,16 +65,16 @@ def test_one_rank_reads_and_the_other_receives(
         process.start()
         ends.append(ours)
         processes.append(process)
-    answers = [end.recv() if end.poll(120) else "no answer" for end in ends]
+    answers: list[Any] = [end.recv() if end.poll(120) else "no answer" for end in ends]
     for process in processes:
         process.join(30)
     for answer in answers:
         assert not isinstance(answer, str), answer
     reader, receiver = answers
     assert (reader[0], receiver[0]) == (1, 0)  # checkpoints read
-    for ours, theirs in ((reader[1], receiver[1]), (reader[2], receiver[2])):
-        assert ours.keys() == theirs.keys()
-        assert all((ours[name] == theirs[name]).all() for name in ours)
+    for read, received in ((reader[1], receiver[1]), (reader[2], receiver[2])):
+        assert read.keys() == received.keys()
+        assert all((read[name] == received[name]).all() for name in read)
     assert reader[3] is receiver[3] is tied
     assert reader[4] == receiver[4]
     assert (reader[5] == receiver[5]).all()

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,7 +119,8 @@ def test_everything_that_users_control_is_escaped(tmp_path: Path) -> None:
     name = ATTACK.replace("/", "_")
     error = RunError(type=ATTACK, message=ATTACK, traceback=ATTACK)
     write_failed_cell(tmp_path / name, status=Status.failed, error=error, method=ATTACK)
-    write_cell(tmp_path / "javascript:alert(1)", method=ATTACK, **{ATTACK: ATTACK})
+    setting: dict[str, Any] = {ATTACK: ATTACK}
+    write_cell(tmp_path / "javascript:alert(1)", method=ATTACK, **setting)
     (tmp_path / "javascript:alert(1)" / "report.html").write_text("")
     write_run(tmp_path / "c", overrides=[f"{ATTACK}={ATTACK}"], config={ATTACK: {ATTACK: ATTACK}})
     seen = TagCounter(write_sweep_report(tmp_path).read_text())

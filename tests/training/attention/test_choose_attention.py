@@ -66,6 +66,17 @@ def test_kernels_without_a_backward_on_cpu_are_refused(requested):
         choose_attention(AutoConfig.for_model("llama"), "cpu", packing=False, requested=requested)
 
 
+def test_soft_capped_models_get_a_kernel_that_caps(random_model):
+    """SDPA has no soft cap; transformers would leave it out in silence."""
+    tokens = torch.arange(2, 26)[None]
+    eager = random_model("gemma2", attention="eager", attn_logit_softcapping=1.0)
+    choice = choose_attention(eager.config, "cpu", packing=True, requested="auto")
+    chosen = random_model("gemma2", attention=choice.name, attn_logit_softcapping=1.0)
+    torch.testing.assert_close(chosen(tokens).logits, eager(tokens).logits)
+    uncapped = random_model("gemma2", attention="eager", attn_logit_softcapping=None)
+    assert not torch.allclose(uncapped(tokens).logits, eager(tokens).logits)
+
+
 def test_soft_capped_models_use_flex_attention_on_cuda_without_flash_attn():
     choice = choose_attention(AutoConfig.for_model("gemma2"), "cuda", True, "auto")
     assert choice.name == "flex_attention"

@@ -1,5 +1,7 @@
 """Packed rows: each document is attended to as if it stood alone, at no cost for the others."""
 
+from unittest import mock
+
 import pytest
 import torch
 from transformers import masking_utils
@@ -8,6 +10,7 @@ from sft_app.training.attention import packed_attention
 from sft_app.training.attention.document_bounds import (
     Documents,
     documents_of_lengths,
+    documents_of_mask,
     lengths_from_positions,
 )
 from sft_app.training.attention.kernels import AttentionSettings, one_call_per_document
@@ -116,14 +119,11 @@ def test_recomputed_activations_give_the_same_gradients(random_model):
 
 
 def test_documents_are_found_once_per_forward_not_once_per_layer(random_model, monkeypatch):
-    calls = []
-    original = packed_attention.documents_of_mask
-    monkeypatch.setattr(
-        packed_attention, "documents_of_mask", lambda *a: calls.append(a) or original(*a)
-    )
+    calls = mock.Mock(wraps=documents_of_mask)
+    monkeypatch.setattr(packed_attention, "documents_of_mask", calls)
     model = random_model("llama", attention=packed_attention.NAME)
     model(some_tokens(1, 12), position_ids=positions_of([4, 8]))
-    assert len(calls) == 1
+    assert calls.call_count == 1
 
 
 def test_padding_between_tokens_falls_back_to_the_dense_mask():

@@ -19,7 +19,7 @@ Compose = Callable[..., AppConfig]
 
 
 def estimate(config: AppConfig, model: LlamaConfig = SMALL, **options: Any) -> MemoryEstimate:
-    settings = {
+    settings: dict[str, Any] = {
         "context_length": 64,
         "dtype": torch.float32,
         "compute_dtype": torch.float32,

@@ -58,8 +58,8 @@ def check_no_positions() -> None:
     loss = liger_cross_entropy(hidden[:0], weight, targets[:0], bias)
     loss.backward()
     assert loss.item() == 0.0
-    assert not hidden.grad.any()
-    assert not weight.grad.any()
+    assert hidden.grad is not None and not hidden.grad.any()
+    assert weight.grad is not None and not weight.grad.any()
     print("no positions, no loss")
 
 

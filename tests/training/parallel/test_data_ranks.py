@@ -1,8 +1,10 @@
 """Each group of processes reads batches of its own, in one order, also after a resume."""
 
+from typing import Any
+
 import pytest
 from accelerate import Accelerator
-from accelerate.data_loader import prepare_data_loader, skip_first_batches
+from accelerate.data_loader import DataLoaderShard, prepare_data_loader, skip_first_batches
 from torch.utils.data import DataLoader
 
 from sft_app.data.batches.length_grouped_sampler import LengthGroupedSampler
@@ -12,13 +14,14 @@ LENGTHS = [1 + 7 * i % 43 for i in range(43)]
 Batches = list[list[int]]
 
 
-def loader_of(rank: int, world_size: int, group_size: int) -> DataLoader:
+def loader_of(rank: int, world_size: int, group_size: int) -> DataLoaderShard:
     """As accelerate prepares it for a process, batches of 2, and then shared."""
     Accelerator(cpu=True)  # its state, which the loader asks for
     share = data_parallel_rank(world_size, rank, group_size)
+    examples: Any = range(len(LENGTHS))
     sampler = LengthGroupedSampler(LENGTHS, 2 * share.count, seed=1)
     loader = prepare_data_loader(
-        DataLoader(range(len(LENGTHS)), batch_size=2, sampler=sampler),
+        DataLoader(examples, batch_size=2, sampler=sampler),
         num_processes=world_size,
         process_index=rank,
     )
@@ -26,7 +29,7 @@ def loader_of(rank: int, world_size: int, group_size: int) -> DataLoader:
     return loader
 
 
-def epoch_of(loader: DataLoader, epoch: int) -> Batches:
+def epoch_of(loader: DataLoaderShard, epoch: int) -> Batches:
     loader.set_epoch(epoch)
     return [batch.tolist() for batch in loader]
 

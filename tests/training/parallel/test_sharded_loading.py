@@ -40,11 +40,12 @@ def prepared(config: AppConfig) -> PreparedModel:
 
 def weights_and_gradients(config: AppConfig) -> Answer:
     sharded = prepared(config)
-    layers = [sharded.model.get_input_embeddings(), sharded.model.get_output_embeddings()]
+    model: Any = sharded.model
+    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
     tokens = torch.arange(24).reshape(2, 12)
-    loss = sharded.model(input_ids=tokens, labels=tokens, num_items_in_batch=22).loss
+    loss = model(input_ids=tokens, labels=tokens, num_items_in_batch=22).loss
     loss.backward()
-    gradients = {n: p.grad for n, p in sharded.model.named_parameters() if p.requires_grad}
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
     weights = gather_weights(sharded.model)
     return {
         "weights": {n: w.numpy() for n, w in merge_gathered(sharded.model, weights).items()}
@@ -60,8 +61,9 @@ def weights_and_gradients(config: AppConfig) -> Answer:
 def memory(config: AppConfig) -> Answer:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         sharded = prepared(config)
-    sharded.model.reshard()  # embedding and head, which the proofs left gathered
-    parameters = list(sharded.model.parameters())
+    model: Any = sharded.model
+    model.reshard()  # embedding and head, which the proofs left gathered
+    parameters = list(model.parameters())
     assert all(isinstance(p, DTensor) for p in parameters)
     return {
         "whole": sum(p.numel() * p.element_size() for p in parameters),
@@ -71,7 +73,7 @@ def memory(config: AppConfig) -> Answer:
     }
 
 
-def peak_of_tensors(profiled: profile) -> int:
+def peak_of_tensors(profiled: Any) -> int:
     """Bytes: the most that torch's allocator had given out at a time. What is mapped from a file
     is not in it."""
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -104,7 +106,7 @@ def on_two_ranks(what: Callable[[AppConfig], Answer], config: AppConfig) -> list
         process.start()
         ends.append(ours)
         processes.append(process)
-    answers = [end.recv() if end.poll(120) else "no answer" for end in ends]
+    answers: list[Any] = [end.recv() if end.poll(120) else "no answer" for end in ends]
     for process in processes:
         process.join(30)
     for answer in answers:

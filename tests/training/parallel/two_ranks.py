@@ -3,6 +3,7 @@
 import sys
 import weakref
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -53,7 +54,7 @@ def check_ddp(directory: Path) -> None:
 def check_fsdp(*, shard_head: bool) -> None:
     """With the head in a group of its own its weight is a shard, and the model's own loss runs."""
     expected, gradients = single_process_reference()
-    model = prepared(build_random_model("llama")).model.train()
+    model: Any = prepared(build_random_model("llama")).model.train()
     mesh = init_device_mesh("cpu", (2,))
     for layer in model.model.layers:
         fully_shard(layer, mesh=mesh)

@@ -1,5 +1,7 @@
 """Frozen weights in 4 bits: what they become, what they take, and that an adapter learns."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -66,7 +68,7 @@ def test_a_weight_becomes_the_nearest_of_16_levels_of_its_block(random_model) ->
 def test_the_memory_estimate_knows_weights_in_4_bits(random_model, double: bool) -> None:
     model = random_model("llama", **WIDE)
     adapter = qlora(double_quantization=double)
-    options = {"context_length": 64, "chunk_bytes": 2**14}
+    options: dict[str, Any] = {"context_length": 64, "chunk_bytes": 2**14}
     options |= {"dtype": torch.float32, "compute_dtype": torch.float32}
     expected = estimate_memory(model.config, TrainerConfig(), adapter, **options)
     quantise(model, adapter, CPU)
@@ -88,7 +90,8 @@ def test_the_memory_estimate_knows_weights_in_4_bits(random_model, double: bool)
 def test_an_adapter_learns_beside_weights_in_4_bits(
     random_model, quantization: Quantization
 ) -> None:
-    whole = shape_of(add_adapter(random_model("llama", **WIDE), qlora(), seed=0).get_base_model())
+    unquantised: Any = add_adapter(random_model("llama", **WIDE), qlora(), seed=0)
+    whole = shape_of(unquantised.get_base_model())
     model = random_model("llama", **WIDE)
     quantise(model, qlora(quantization=quantization), CPU)
     trained = add_adapter(model, qlora(), seed=0)
