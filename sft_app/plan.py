@@ -5,6 +5,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
+from sft_app.common.imports import lean_imports
 from sft_app.config.command_line import prepare_arguments
 from sft_app.config.hydra_callback import exit_with_message
 from sft_app.config.schema.app import register_schema, to_typed
@@ -23,7 +24,8 @@ def main() -> None:
 @hydra.main(version_base="1.3", config_path="pkg://sft_app.conf", config_name="config")
 def plan(config: DictConfig) -> None:
     # Composing is over, and went well: only now are seconds spent on importing torch.
-    from sft_app.training.plan_report import print_plan
+    with lean_imports("datasets", "peft"):
+        from sft_app.training.plan_report import print_plan
 
     try:
         print_plan(to_typed(config))

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 from sft_app.common.errors import ConfigError
+from sft_app.common.imports import lean_imports
 from sft_app.common.processes import die_with_parent
+from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import load_config
 from sft_app.records.failure import record_failure
 
@@ -20,9 +22,13 @@ def main(config_path: Path) -> None:
     run_dir = config_path.parent
     rank = int(os.environ.get("RANK", "0"))
     try:
-        from sft_app.training.run import run_training
+        config = load_config(config_path)
+        # `datasets` reads hub data sets later, if there are any; the Trainer has no use for it.
+        no_adapter = config.adapter.method is AdapterMethod.none
+        with lean_imports("datasets", *(["peft"] if no_adapter else [])):
+            from sft_app.training.run import run_training
 
-        run_training(load_config(config_path), run_dir)
+        run_training(config, run_dir)
     except Exception as error:
         record_failure(run_dir, error, rank=rank, out_of_memory=is_out_of_memory(error))
         if not isinstance(error, ConfigError):
