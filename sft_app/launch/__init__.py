@@ -1,0 +1,1 @@
+"""Worker processes for one job, and the jobs of a sweep. Never imports torch."""

@@ -15,6 +15,8 @@ FAILURES = ".failures"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Failure:
+    """Why one rank failed, and when."""
+
     status: Status
     error: RunError
     time: float
@@ -43,12 +45,13 @@ def record_failure(
 
 
 def first_failure(run_dir: Path) -> Failure | None:
-    """The failure that came first; the others are mostly its echo (a lost peer, a broken pipe)."""
+    """Return the failure that came first; the others are mostly its echo, such as a lost peer."""
     failures = [_read(path) for path in (run_dir / FAILURES).glob("rank-*.json")]
     return min(failures, key=lambda failure: failure.time, default=None)
 
 
 def clear_failures(run_dir: Path) -> None:
+    """Forget the failures of an earlier start."""
     folder = run_dir / FAILURES
     for path in folder.glob("rank-*.json"):
         path.unlink()

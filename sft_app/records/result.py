@@ -11,7 +11,7 @@ from sft_app.records.run_files import RESULT, write_atomically
 
 
 class Status(StrEnum):
-    """Says how far a run has come, or how it ended."""
+    """How far a run has come, or how it ended."""
 
     pending = "pending"
     """A job of a sweep that has not begun."""
@@ -57,16 +57,23 @@ class Evaluation:
 
 @dataclass(kw_only=True)
 class TokenCounts:
-    """Positions that went through the model in training; `total` includes the padding."""
+    """Positions that went through the model in training, of all ranks together."""
 
     total: int = 0
+    """With the padding."""
     supervised: int = 0
+    """Those whose loss counts."""
     padding: int = 0
+
+    @property
+    def non_padding(self) -> int:
+        """Positions that hold data; stands in result.json as well."""
+        return self.total - self.padding
 
 
 @dataclass(kw_only=True)
 class RunResult:
-    """Holds what result.json says of one run."""
+    """Everything that result.json says; None is what has not been found out, or never will be."""
 
     status: Status
     started_at: str
@@ -87,10 +94,11 @@ class RunResult:
     num_parameters: int | None = None
     num_trainable_parameters: int | None = None
     steps: int = 0
+    """Optimizer steps so far: written as training goes."""
     epochs: float = 0.0
     tokens: TokenCounts = field(default_factory=TokenCounts)
     tokens_per_second: float | None = None
-    """All tokens of all ranks, padding left out, per wall second of training."""
+    """Of all ranks, padding left out, per wall second of training."""
     model_flops_utilisation: float | None = None
     """Of the GPU's datasheet (dense bfloat16), 0 to 1; null for hardware without one."""
     measured_matmul_utilisation: float | None = None
@@ -109,9 +117,10 @@ class RunResult:
     error: RunError | None = None
 
     def write(self, run_dir: Path) -> None:
-        """Write result.json in `run_dir`, in one step."""
-        text = json.dumps(dataclasses.asdict(self), indent=2, allow_nan=True)
-        write_atomically(run_dir / RESULT, text + "\n")
+        """Write result.json of `run_dir`, in one step."""
+        values = dataclasses.asdict(self)
+        values["tokens"]["non_padding"] = self.tokens.non_padding
+        write_atomically(run_dir / RESULT, json.dumps(values, indent=2, allow_nan=True) + "\n")
 
 
 def read_result(run_dir: Path) -> RunResult:
@@ -127,7 +136,8 @@ def read_result(run_dir: Path) -> RunResult:
 def _from_dict(raw: dict[str, Any]) -> RunResult:
     nested = dict(raw)
     nested["status"] = Status(raw["status"])
-    nested["tokens"] = TokenCounts(**raw["tokens"])
+    counts = {key: n for key, n in raw["tokens"].items() if key != "non_padding"}  # derived
+    nested["tokens"] = TokenCounts(**counts)
     nested["error"] = RunError(**raw["error"]) if raw.get("error") else None
     for key in ("evaluation_before", "evaluation_after"):
         nested[key] = _evaluation_from_dict(raw[key]) if raw.get(key) else None

@@ -42,13 +42,13 @@ def remove(checkpoint: Path) -> None:
 
 
 def numbered(checkpoints: Path) -> list[Path]:
-    """checkpoint-N folders, by step."""
+    """List the checkpoint-N folders, by step."""
     found = [p for p in checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _step(p) is not None]
     return sorted(found, key=lambda path: _step(path) or 0)
 
 
 def find_resume_point(setting: str | None, run_dir: Path) -> Path | None:
-    """The checkpoint that `trainer.resume_from_checkpoint` means, or None to start afresh.
+    """Return the checkpoint that `trainer.resume_from_checkpoint` means, or None to start afresh.
 
     A damaged newest checkpoint is passed over for the one before it, and the log says so. Raises
     ValueError when a checkpoint was named and none can be read.
@@ -73,7 +73,7 @@ def find_resume_point(setting: str | None, run_dir: Path) -> Path | None:
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """What makes a checkpoint unusable, or None: its state must be there, its weights whole."""
+    """Say what makes a checkpoint unusable, or None: its state must be there, its weights whole."""
     for needed in ("trainer_state.json", "scheduler.pt"):
         if not (checkpoint / needed).is_file():
             return f"{needed} is missing"

@@ -25,6 +25,7 @@ from sft_app.training.callbacks.compile_layers import CompileLayers, check_compi
 from sft_app.training.callbacks.metrics_file import MetricsFile
 from sft_app.training.callbacks.profiler import ProfileSteps
 from sft_app.training.callbacks.progress import Progress
+from sft_app.training.callbacks.result_file import ResultFile
 from sft_app.training.checkpoints import find_resume_point
 from sft_app.training.log_setup import set_up_logging
 from sft_app.training.model_plan import ModelPlans, plan_as_dict, plan_data, plan_model
@@ -100,6 +101,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
             )
 
     trainer = make_trainer(prepared, config, args, plans, data, run_dir)
+    trainer.add_callback(ResultFile(record))
     with record.phase("train"):
         announce(trainer, data)
         train(trainer, config, run_dir, record)
@@ -116,7 +118,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
 
 
 def load(config: AppConfig, plans: ModelPlans, device: torch.device) -> PreTrainedModel:
-    """The model of the plans, with as many embeddings as the tokenizer needs."""
+    """Load the model of the plans, with as many embeddings as the tokenizer needs."""
     model = load_model(
         config.model,
         plans.pretrained,
@@ -139,6 +141,7 @@ def make_trainer(
     data: PreparedData,
     run_dir: Path,
 ) -> SFTTrainer:
+    """Make the trainer, with the callbacks that write the run's files."""
     model = plain_model(prepared.model)
     trainer = SFTTrainer(
         prepared=prepared,
@@ -164,18 +167,15 @@ def train(trainer: SFTTrainer, config: AppConfig, run_dir: Path, record: RunReco
     resume_point = find_resume_point(config.trainer.resume_from_checkpoint, run_dir)
     if resume_point is not None:
         log.info("Resuming from %s", resume_point)
+    record.result.resumed_from = str(resume_point) if resume_point else None
+    record.write()
     trainer.train(resume_from_checkpoint=str(resume_point) if resume_point else None)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     result = record.result
-    result.resumed_from = str(resume_point) if resume_point else None
     result.steps = trainer.state.global_step
     result.epochs = round(trainer.state.epoch or 0.0, 4)
-    count = trainer.count
-    result.tokens = count.tokens
-    if count.seconds:
-        real = count.tokens.total - count.tokens.padding
-        result.tokens_per_second = round(real / count.seconds, 2)
-        share = count.overall(trainer.args.world_size)
+    if trainer.count.seconds:
+        share = trainer.count.overall(trainer.args.world_size)
         result.model_flops_utilisation = share.of_datasheet
         result.measured_matmul_utilisation = share.of_measured
     if losses:
@@ -201,4 +201,5 @@ def measure(
 
 
 def device_name(device: torch.device) -> str:
+    """Return the GPU's name, or cpu."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

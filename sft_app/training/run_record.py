@@ -15,6 +15,7 @@ import torch.distributed as dist
 import sft_app
 from sft_app.common import ranks
 from sft_app.records.result import RunResult, Status, read_result
+from sft_app.records.step_log import StepLine, note_step
 from sft_app.training.metrics.peak_memory import peak_memory_bytes
 
 RECORDED_PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "peft", "hydra-core")
@@ -24,6 +25,7 @@ class RunRecord:
     """Holds the RunResult that the parent began, times the phases, writes on rank 0 only."""
 
     def __init__(self, run_dir: Path, *, is_main: bool) -> None:
+        """Go on with the result.json that the parent has begun in `run_dir`."""
         self.run_dir = run_dir
         self.is_main = is_main
         self.result: RunResult = read_result(run_dir)
@@ -40,7 +42,12 @@ class RunRecord:
         self.result.seconds[name] = round(time.perf_counter() - started, 3)
         self.write()
 
+    def note_step(self, line: StepLine) -> None:
+        """Note how far training has come; written by whoever calls `write` next."""
+        note_step(self.result, line)
+
     def complete(self) -> None:
+        """Write that the run has come to its end, and when."""
         started = datetime.fromisoformat(self.result.started_at).timestamp()
         self.result.status = Status.completed
         self.result.finished_at = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -48,7 +55,7 @@ class RunRecord:
         self.write()
 
     def note_peak_memory(self, device: torch.device) -> None:
-        """The largest rank's peaks; a collective: every rank calls it."""
+        """Note the largest rank's peaks; a collective: every rank calls it."""
         peaks = torch.tensor(peak_memory_bytes(), device=device)
         if ranks.is_distributed():
             dist.all_reduce(peaks, op=dist.ReduceOp.MAX)
@@ -58,12 +65,13 @@ class RunRecord:
             self.result.peak_memory_bytes["device"] = allocated
 
     def write(self) -> None:
+        """Bring result.json up to date, on rank 0."""
         if self.is_main:
             self.result.write(self.run_dir)
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a run's numbers."""
+    """Return the versions of what decides a run's numbers."""
     found = {"python": platform.python_version(), "sft_app": sft_app.__version__}
     for package in RECORDED_PACKAGES:
         try:
@@ -74,7 +82,7 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """The application's own commit when it runs from a checkout, with a + when it was changed."""
+    """Return the application's own commit where it runs from a checkout, + where it was changed."""
     source = Path(__file__).parent
     command = ["git", "-C", str(source), "describe", "--always", "--dirty=+", "--abbrev=12"]
     try:

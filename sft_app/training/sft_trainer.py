@@ -43,16 +43,17 @@ DOCUMENTS = "documents"
 
 
 class TrainingDiverged(ValueError):
-    """The loss is no number any more: every weight would be NaN after the next step."""
+    """Says that the loss is no number any more: every weight would be NaN after the next step."""
 
 
-class LogWithCheckpoint(TrainerCallback):
-    """The log that a checkpoint carries ends with its own step: a resumed run counts on from it."""
+class LogWhatCounts(TrainerCallback):
+    """Logs each step that is saved, for a resumed run to count on from, and the last one."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        control.should_log |= control.should_save
+        """Log where a checkpoint follows, or nothing."""
+        control.should_log |= control.should_save or control.should_training_stop
 
     on_epoch_end = on_step_end
 
@@ -74,12 +75,13 @@ class SFTTrainer(Trainer):
         data_collator: Collate,
         **kwargs: Any,
     ) -> None:
+        """Train `prepared.model`; `kwargs` are transformers.Trainer's own."""
         collate = CountingCollate(data_collator)
         super().__init__(model=prepared.model, args=args, data_collator=collate, **kwargs)
         self.prepared = prepared
         self.context = prepared.context
         self.share = data_parallel_rank(args.world_size, args.process_index, prepared.group_size)
-        self.add_callback(LogWithCheckpoint())
+        self.add_callback(LogWhatCounts())
         self.count = WorkCount(prepared.shape, args.device, matmul_dtype(prepared.model, args))
         # Not before: the Trainer refuses to save checkpoints of sharded models, which we do below.
         self.is_distributed_loading_by_transformers = prepared.sharded
@@ -135,6 +137,7 @@ class SFTTrainer(Trainer):
     def compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
+        """Compute the loss of a micro-batch; of a shard of its rows, with the whole documents."""
         documents = inputs.pop(DOCUMENTS, None)
         if documents is None:
             return super().compute_loss(model, inputs, *args, **kwargs)
@@ -152,7 +155,7 @@ class SFTTrainer(Trainer):
                     "trainer.learning_rate, lengthen trainer.warmup_steps, or look for broken "
                     "records; no later checkpoint was written."
                 )
-            logs.update(self.count.since_last_log(self.accelerator, self.state))
+            logs.update(self.count.since_last_log(self.accelerator, self.state).measured())
         super().log(logs, start_time)
 
     def release_training_state(self) -> None:
@@ -204,7 +207,8 @@ class SFTTrainer(Trainer):
         return nullcontext()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        if not self.prepared.sharded:  # else they are written with the optimizer's state
+        """Write the weights; those of sharded models are written with the optimizer's state."""
+        if not self.prepared.sharded:
             super().save_model(output_dir, _internal_call)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -231,7 +235,7 @@ class SFTTrainer(Trainer):
 
 
 def matmul_dtype(model: torch.nn.Module, args: TrainingArguments) -> torch.dtype:
-    """In which the model's matrices are multiplied."""
+    """Return the dtype in which the model's matrices are multiplied."""
     if args.bf16:
         return torch.bfloat16
     return torch.float16 if args.fp16 else next(model.parameters()).dtype

@@ -19,6 +19,7 @@ EXIT_FAILED = 1
 
 
 def main(config_path: Path) -> None:
+    """Train as `config_path` says; what fails is recorded for the parent, and ends with 1."""
     run_dir = config_path.parent
     rank = int(os.environ.get("RANK", "0"))
     try:

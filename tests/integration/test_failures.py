@@ -77,6 +77,7 @@ def test_a_signal_ends_everything(
     result = read_result(tmp_path / "run")
     assert result.status is Status.interrupted
     assert result.error is not None and signum.name in result.error.message
+    assert result.steps >= 1 and result.tokens.total > 0, "written as training goes"
     assert_all_ended(below)
 
 

@@ -76,7 +76,7 @@ def metrics_of(steps: int = 60, start: float = 2.8, end: float = 1.9) -> list[di
                 "learning_rate": 2e-5 * min(1.0, 20 * part) * (1 + math.cos(math.pi * part)) / 2,
                 "grad_norm": 1.1 + wobble,
                 "tokens_per_second": 2_400 + 200 * wobble,
-                "tokens": step * 8192,
+                "total_tokens": step * 8192,
                 "seconds": step * 3.4,
                 "peak_memory_bytes": int(3.1e9),
             }

@@ -13,6 +13,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 
 def main() -> None:
+    """Run this node's workers; exit as the first that failed did."""
     arguments = parse_arguments()
     # The parent reports the root cause from the workers' own records; elastic's log of each
     # signal and its failure table would bury it.
@@ -39,6 +40,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
+    """Read the command line, which run_job.py writes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="the resolved config.yaml of the run")
     parser.add_argument("--nproc-per-node", type=int, required=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def count_visible_gpus(devices: Path = Path("/dev")) -> int:
-    """The entries of CUDA_VISIBLE_DEVICES, or the NVIDIA devices that the machine shows."""
+    """Count the entries of CUDA_VISIBLE_DEVICES, or the NVIDIA devices that the machine shows."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([entry for entry in visible.split(",") if entry.strip() not in ("", "-1")])

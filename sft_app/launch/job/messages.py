@@ -9,7 +9,7 @@ from sft_app.records.run_files import METRICS, MODEL, REPORT, TENSORBOARD
 
 
 def opening(config: AppConfig, run_dir: Path, num_processes: int) -> str:
-    """Say what is about to be trained, on what, and where it will stand."""
+    """Say what is about to be done, and where it goes."""
     processes = "1 process" if num_processes == 1 else f"{num_processes} processes"
     return (
         f"Fine-tuning {config.model.name_or_path}\n"
@@ -21,7 +21,7 @@ def opening(config: AppConfig, run_dir: Path, num_processes: int) -> str:
 
 
 def sweep_job_closing(result: RunResult, run_dir: Path) -> str:
-    """Say in one line how a job of a sweep ended."""
+    """Say in one line how a job of a sweep went."""
     if result.status is not Status.completed:
         return f"{run_dir.name}: {result.status}"
     line = f"{run_dir.name}: completed in {timedelta(seconds=round(result.seconds['total']))}"
@@ -49,7 +49,7 @@ def closing(result: RunResult, run_dir: Path) -> str:
         )
     if result.tokens_per_second is not None:
         lines.append(
-            f"  {result.tokens.total - result.tokens.padding:,} tokens in {result.steps} steps at "
+            f"  {result.tokens.non_padding:,} tokens (padding left out) in {result.steps} steps at "
             f"{result.tokens_per_second:,.0f} tokens/s"
         )
     lines += [
@@ -66,5 +66,5 @@ def closing(result: RunResult, run_dir: Path) -> str:
 
 
 def _from_here(path: Path) -> Path:
-    """Shorter to read and to copy, where the path lies below the current folder."""
+    """Make a path shorter to read and to copy, where the path lies below the current folder."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -8,6 +8,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+from sft_app.common.processes import available_cores
 from sft_app.config.config_hash import config_hash
 from sft_app.config.schema.app import AppConfig, save_config
 from sft_app.config.schema.launch import Device, LaunchConfig
@@ -17,16 +18,19 @@ from sft_app.launch.job.supervise import Ended, run_supervised
 from sft_app.records.failure import Failure, clear_failures, first_failure
 from sft_app.records.result import RunError, RunResult, Status, read_result
 from sft_app.records.run_files import CONFIG, LOG, RESULT
+from sft_app.records.step_log import last_line, note_step
 
 
 class JobFailed(Exception):
     """The job ended without completing; one string, so that any launcher can pickle it."""
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
+        """Hold one sentence, and the exit code that the command shall end with."""
         super().__init__(message, exit_code)
         self.exit_code = exit_code
 
     def __str__(self) -> str:
+        """Return the sentence alone."""
         return str(self.args[0])
 
 
@@ -34,6 +38,7 @@ class JobInterrupted(KeyboardInterrupt):
     """SIGINT or SIGTERM ended the job. No Exception, which a sweep would note and pass over."""
 
     def __init__(self, signum: signal.Signals) -> None:
+        """Hold the exit code by which shells tell of a signal: 128 and its number."""
         super().__init__(signum.name)
         self.exit_code = 128 + signum
 
@@ -62,7 +67,7 @@ def run_job(config: AppConfig, run_dir: Path) -> RunResult:
 
 
 def worker_command(launch: LaunchConfig, config_path: Path) -> list[str]:
-    """The command of this node's workers: the worker itself for one process, else the agent."""
+    """Return the command of this node's workers: the worker itself for one, the agent for more."""
     nproc = num_local_processes(launch)
     if nproc == 1 and launch.nnodes == 1:
         return [sys.executable, "-m", "sft_app.training.worker", str(config_path)]
@@ -79,7 +84,7 @@ def worker_command(launch: LaunchConfig, config_path: Path) -> list[str]:
 
 
 def num_local_processes(launch: LaunchConfig) -> int:
-    """launch.nproc_per_node, with auto = the visible GPUs, or one process without any."""
+    """Return launch.nproc_per_node, with auto = the visible GPUs, or one process without any."""
     if isinstance(launch.nproc_per_node, int):
         return launch.nproc_per_node
     gpus = 0 if launch.device is Device.cpu else count_visible_gpus()
@@ -87,12 +92,9 @@ def num_local_processes(launch: LaunchConfig) -> int:
 
 
 def worker_environment(launch: LaunchConfig) -> dict[str, str]:
-    """The parent's environment, with the cores shared out and what would slow workers down off."""
+    """Return the parent's environment, with the cores shared out among the workers."""
     environment = dict(os.environ)
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    threads = launch.cpu_threads or max(1, cores // num_local_processes(launch))
+    threads = launch.cpu_threads or max(1, available_cores() // num_local_processes(launch))
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     # Fork-safety warnings of the tokenizers library; its own threads stay on.
     environment.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -110,6 +112,9 @@ def conclude(run_dir: Path, ended: Ended) -> RunResult:
     if ended.exit_code == 0 and result.status is Status.completed:
         clear_failures(run_dir)
         return result
+    newest = last_line(run_dir)  # result.json lags behind it by a moment
+    if newest is not None:
+        note_step(result, newest)
     result.finished_at = datetime.now().astimezone().isoformat(timespec="seconds")
     started = datetime.fromisoformat(result.started_at).timestamp()
     result.seconds.setdefault("total", round(time.time() - started, 3))
@@ -130,7 +135,7 @@ def conclude(run_dir: Path, ended: Ended) -> RunResult:
 
 
 def _silent_death(ended: Ended) -> tuple[Status, RunError]:
-    """A worker that could not write why: killed from outside, or crashed below Python."""
+    """Describe a worker that could not write why: killed from outside, or crashed below Python."""
     if ended.exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL):
         message = (
             "a worker was killed with SIGKILL, which is what the system does when memory runs out: "
@@ -161,7 +166,7 @@ def _explain(result: RunResult, failure: Failure | None, run_dir: Path) -> None:
 
 
 def initial_result(config: AppConfig, status: Status) -> RunResult:
-    """The record of a job that has not done anything yet."""
+    """Make the record of a job that has not done anything yet."""
     return RunResult(
         status=status,
         started_at=datetime.now().astimezone().isoformat(timespec="seconds"),

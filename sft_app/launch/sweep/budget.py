@@ -12,7 +12,7 @@ from sft_app.launch.job.run_job import num_local_processes
 
 
 def tokens_per_step(config: AppConfig) -> int:
-    """What one optimizer step takes with the job's own settings, in packed rows."""
+    """Count what one optimizer step takes with the job's own settings, in packed rows."""
     trainer = config.trainer
     return config.context_length * trainer.per_device_train_batch_size * (
         trainer.gradient_accumulation_steps * num_groups(config)
@@ -20,7 +20,7 @@ def tokens_per_step(config: AppConfig) -> int:
 
 
 def num_groups(config: AppConfig) -> int:
-    """Processes that read rows of their own, or groups of processes that share their rows.
+    """Count the processes, or groups of processes sharing their rows, that read rows of their own.
 
     Raises ConfigError where the processes cannot be grouped as the trainer is asked to.
     """
@@ -31,7 +31,7 @@ def num_groups(config: AppConfig) -> int:
 
 
 def shared_tokens_per_step(configs: Sequence[AppConfig]) -> int:
-    """What the longest jobs take in one step: the shorter ones get more rows to match.
+    """Return what the longest jobs take in one step: the shorter ones get more rows to match.
 
     Raises ConfigError when the longest ones disagree.
     """
@@ -47,7 +47,7 @@ def shared_tokens_per_step(configs: Sequence[AppConfig]) -> int:
 
 
 def apply_budget(config: AppConfig) -> AppConfig:
-    """The configuration with its batch, and its number of steps, as `sweep.budget` wants them.
+    """Return the configuration with the batch and the number of steps that `sweep.budget` wants.
 
     Raises ConfigError when this length cannot have the shared number of tokens per step.
     """
@@ -79,8 +79,8 @@ def apply_budget(config: AppConfig) -> AppConfig:
 
 
 def _accumulation(rows: int, wanted: int) -> int:
-    """The smallest divisor of `rows` from `wanted` on: no pass takes more tokens than the longest
-    job's."""
+    """Return the smallest divisor of `rows` from `wanted` on: no pass takes more tokens than the
+    longest job's."""
     return next((n for n in range(wanted, rows) if rows % n == 0), rows)
 
 
@@ -116,7 +116,7 @@ def _max_steps(config: AppConfig, per_step: int) -> int:
 
 
 def describe_budget(configs: Sequence[AppConfig]) -> str:
-    """One line for all jobs; `configs` have their budget applied."""
+    """Say in one line what every job trains on; `configs` have their budget applied."""
     first = configs[0]
     per_step = tokens_per_step(first)
     total = (

@@ -21,12 +21,15 @@ SET_BY_THE_SWEEP = ("sweep.lengths", "sweep.tokens_per_step", "launch.nproc_per_
 
 @dataclass(frozen=True, kw_only=True)
 class SweepJob:
+    """One job of a sweep, as it is going to run."""
+
     overrides: tuple[str, ...]
     config: AppConfig
     run_dir: Path
 
     @property
     def name(self) -> str:
+        """Return the name of the job's folder."""
         return self.run_dir.name
 
 
@@ -52,12 +55,12 @@ def compose_jobs(master: DictConfig, *, on_slurm: bool) -> list[SweepJob]:
 
 
 def add_hydra_override(master: DictConfig, override: str) -> None:
-    """One more `hydra.*` setting for every job: jobs are composed from these lists of overrides."""
+    """Add a `hydra.*` setting for every job: jobs are composed from these lists of overrides."""
     _append(master, "hydra", override)
 
 
 def add_task_override(master: DictConfig, override: str) -> None:
-    """One more setting of ours for every job."""
+    """Add a setting of ours for every job."""
     _append(master, "task", override)
 
 
@@ -67,8 +70,7 @@ def _append(master: DictConfig, which: str, override: str) -> None:
 
 
 def _parameters(master: DictConfig) -> list[str]:
-    """What varies: hydra.sweeper.params of an experiment, then the command line, as Hydra reads
-    them."""
+    """List what varies: an experiment's hydra.sweeper.params, then the command line."""
     params = OmegaConf.select(master, "hydra.sweeper.params") or {}
     command_line = OmegaConf.to_container(master.hydra.overrides.task)
     assert isinstance(command_line, list)

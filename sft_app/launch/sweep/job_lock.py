@@ -25,6 +25,7 @@ def only_one(run_dir: Path) -> Iterator[None]:
 
 
 def is_being_run(run_dir: Path) -> bool:
+    """Tell whether another process holds the folder's lock."""
     if not (run_dir / LOCK).exists():
         return False
     try:

@@ -13,6 +13,8 @@ REPLACED = ".replaced"
 
 
 class JobState(StrEnum):
+    """What stands in a job's folder, compared with what the job is to be."""
+
     new = "new"
     """Nothing worth keeping stands there."""
     done = "done"
@@ -24,7 +26,7 @@ class JobState(StrEnum):
 
 
 def job_state(run_dir: Path, config: AppConfig) -> JobState:
-    """`config` as the job will have it, the budget applied."""
+    """Look at a job's folder; `config` is as the job will have it, the budget applied."""
     has_checkpoints = (run_dir / CHECKPOINTS).is_dir()
     try:
         result = read_result(run_dir)
@@ -38,7 +40,7 @@ def job_state(run_dir: Path, config: AppConfig) -> JobState:
 
 
 def set_aside(run_dir: Path) -> Path:
-    """Move a changed job's run out of the way, where nothing overwrites it; returns the place."""
+    """Move a changed job's run out of the way, where nothing overwrites it; return the place."""
     folder = run_dir.parent / REPLACED
     folder.mkdir(exist_ok=True)
     number = 1

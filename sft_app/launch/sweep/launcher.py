@@ -13,6 +13,8 @@ from sft_app.launch.sweep.compose_jobs import SweepJob, add_task_override
 
 
 class Launcher(StrEnum):
+    """The classes of Hydra's launchers that keep jobs apart on GPUs."""
+
     serial = "BasicLauncher"
     ray = "RayLauncher"
     slurm = "SlurmLauncher"
@@ -23,8 +25,11 @@ EXTRAS = {Launcher.ray: "hydra_ray_launcher", Launcher.slurm: "hydra_submitit_la
 
 
 def which_launcher(master: DictConfig) -> Launcher:
-    """Raises ConfigError for a launcher that cannot keep two jobs off the same GPU, or whose extra
-    is not installed."""
+    """Return the launcher that was asked for.
+
+    Raises ConfigError for one that cannot keep two jobs off the same GPU, or whose extra is not
+    installed.
+    """
     name = str(master.hydra.launcher._target_).rpartition(".")[2]
     try:
         launcher = Launcher(name)
@@ -45,7 +50,7 @@ def which_launcher(master: DictConfig) -> Launcher:
 def settle_processes(
     master: DictConfig, launcher: Launcher, jobs: Sequence[SweepJob]
 ) -> tuple[list[SweepJob], LaunchConfig]:
-    """Say in the launcher's settings what each job takes; returns the jobs, and that.
+    """Say in the launcher's settings what each job takes; return the jobs, and that.
 
     A scheduler is asked for the same share for every job. Raises ConfigError when they differ, or
     when the number of processes is not known here.
@@ -73,11 +78,12 @@ def settle_processes(
 
 
 def gpus_of_one_node(launch: LaunchConfig) -> int:
+    """Count the GPUs that a job takes on each of its nodes."""
     return 0 if launch.device is Device.cpu else int(launch.nproc_per_node)
 
 
 def set_if_null(settings: DictConfig, key: str, value: int) -> None:
-    """What the user wrote stays."""
+    """Set a key that the user has left open."""
     if settings[key] is None:
         with read_write(settings), open_dict(settings):
             settings[key] = value

@@ -10,8 +10,7 @@ from sft_app.records.result import RunError, Status, read_result
 
 
 def leave(sweep: Sweep, *, interrupted: bool) -> None:
-    """Jobs on a Ray pool end with this process; those on Slurm go on, and it is said how to end
-    them."""
+    """End the jobs on a Ray pool, and say how to end those on Slurm, which go on."""
     if sweep.launcher is Launcher.ray:
         stop_pool()
     if sweep.launcher is Launcher.slurm and interrupted:
@@ -25,7 +24,7 @@ def leave(sweep: Sweep, *, interrupted: bool) -> None:
 
 
 def _mark_interrupted(sweep: Sweep) -> None:
-    """What was killed with its worker could not say so itself."""
+    """Say of what was killed with its worker what it could not say itself."""
     for job in sweep.jobs:
         try:
             result = read_result(job.run_dir)

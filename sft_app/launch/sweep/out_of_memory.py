@@ -14,7 +14,7 @@ OVERRIDES = ".hydra/overrides.yaml"
 def shorter_out_of_memory(
     run_dir: Path, config: AppConfig, overrides: Sequence[str]
 ) -> RunResult | None:
-    """The result of such a job beside `run_dir`; None when there is none, or the sweep wants all.
+    """Return the result of such a job beside `run_dir`; None without one, or for a sweep of all.
 
     "The same settings" are all overrides but context_length: what follows from the length, such as
     the batch, may differ.

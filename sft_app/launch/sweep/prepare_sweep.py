@@ -33,6 +33,8 @@ from sft_app.records.run_files import CONFIG
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
+    """A sweep that is ready to run."""
+
     directory: Path
     jobs: tuple[SweepJob, ...]
     launcher: Launcher
@@ -48,6 +50,7 @@ class PrepareSweep(Callback):
     """The sweep that this process started: entry points conclude it."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Prepare the sweep, or end the command where something is wrong or nothing is left."""
         try:
             sweep = prepare_sweep(config)
         except ConfigError as error:
@@ -129,7 +132,7 @@ def _check_sweep(master: DictConfig) -> None:
 
 
 def _settle(master: DictConfig, jobs: list[SweepJob]) -> list[SweepJob]:
-    """What the jobs share is decided here once, and becomes a setting of each of them."""
+    """Decide once what the jobs share, and make it a setting of each of them."""
     sweep = jobs[0].config.sweep
     lengths, per_step = sweep.lengths, sweep.tokens_per_step
     if not lengths:

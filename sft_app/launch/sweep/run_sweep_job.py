@@ -49,7 +49,7 @@ def run_sweep_job(config: AppConfig, run_dir: Path, overrides: Sequence[str]) ->
 def settle_without_running(
     config: AppConfig, run_dir: Path, overrides: Sequence[str]
 ) -> RunResult | None:
-    """The job's result when it is done already, or spared; None when it is to be run."""
+    """Return the job's result when it is done already, or spared; None when it is to be run."""
     if job_state(run_dir, config) is JobState.done:
         return read_result(run_dir)
     shorter = shorter_out_of_memory(run_dir, config, overrides)
@@ -79,6 +79,7 @@ def resuming(config: AppConfig) -> AppConfig:
 
 
 def skip(config: AppConfig, run_dir: Path, shorter: RunResult) -> RunResult:
+    """Write that the job was not begun, because `shorter` ran out of memory already."""
     result = initial_result(config, Status.skipped)
     result.error = RunError(
         type="Skipped",

@@ -36,24 +36,27 @@ def slurm_rendezvous(launch: LaunchConfig) -> LaunchConfig:
 
 
 def publish_decision(run_dir: Path, *, runs: bool) -> None:
-    """Node 0's word to the others, for this start of the job only: a requeued job starts again."""
-    for old in run_dir.glob(".turn-*"):
+    """Tell the other nodes whether there is anything to run.
+
+    Holds for this start of the job only: a requeued job starts again.
+    """
+    for old in run_dir.glob(".decision-*"):
         old.unlink()
-    partial = run_dir / ".turn.partial"
+    partial = run_dir / ".decision.partial"
     partial.write_text("run" if runs else "nothing")
-    partial.replace(_turn(run_dir))
+    partial.replace(_decision_file(run_dir))
 
 
 def wait_for_decision(run_dir: Path, timeout: float) -> bool:
-    """Node 0's word; raises JobFailed when it does not come."""
+    """Wait for node 0's word, and return it; raises JobFailed when it does not come."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        if _turn(run_dir).exists():
-            return _turn(run_dir).read_text() == "run"
+        if _decision_file(run_dir).exists():
+            return _decision_file(run_dir).read_text() == "run"
         time.sleep(POLL_SECONDS)
     raise JobFailed(f"node 0 of this job has not begun within {timeout:g} seconds")
 
 
-def _turn(run_dir: Path) -> Path:
+def _decision_file(run_dir: Path) -> Path:
     job, restart = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT", "0")
-    return run_dir / f".turn-{job}-{restart}"
+    return run_dir / f".decision-{job}-{restart}"

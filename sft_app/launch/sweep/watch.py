@@ -14,12 +14,14 @@ class Watch:
     """Reads the jobs' result.json from a thread of its own, and prints what has changed."""
 
     def __init__(self, jobs: Sequence[SweepJob]) -> None:
+        """Watch these jobs from `start` on."""
         self.jobs = {job.name: job for job in jobs}
         self.told: dict[str, Status | None] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
+        """Take what stands there now as known, and begin."""
         self.told = {name: _status(job) for name, job in self.jobs.items()}
         self._thread.start()
 
@@ -30,6 +32,7 @@ class Watch:
         self.look()
 
     def look(self) -> None:
+        """Print a line for each job whose status has changed."""
         for name, job in self.jobs.items():
             status = _status(job)
             if status is self.told[name] or status is None:

@@ -4,12 +4,12 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from sft_app.reporting.run.read_metrics import StepMetrics
+from sft_app.records.step_log import StepLine
 
 Points = tuple[list[float], list[float]]
 
 
-def series(metrics: Sequence[StepMetrics], key: str) -> Points:
+def series(metrics: Sequence[StepLine], key: str) -> Points:
     """Return steps and values of one key, where it was measured and is finite."""
     pairs = [(row.step, getattr(row, key)) for row in metrics]
     known = [(float(x), float(y)) for x, y in pairs if y is not None and math.isfinite(y)]

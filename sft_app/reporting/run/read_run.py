@@ -13,9 +13,10 @@ import yaml
 
 from sft_app.records.result import RunResult, read_result
 from sft_app.records.run_files import CONFIG, LOG, METRICS, PLAN, RESULT
+from sft_app.records.step_log import StepLine
 from sft_app.reporting.run.check_types import check_types
 from sft_app.reporting.run.hide_secrets import shown, without_secrets
-from sft_app.reporting.run.read_metrics import StepMetrics, read_metrics
+from sft_app.reporting.run.read_metrics import read_metrics
 
 HYDRA_CONFIG = ".hydra/config.yaml"
 HYDRA_OVERRIDES = ".hydra/overrides.yaml"
@@ -36,7 +37,7 @@ class RunFolder:
     """Nested; empty when there is none."""
     overrides: list[str] = field(default_factory=list)
     plan: dict[str, Any] = field(default_factory=dict)
-    metrics: list[StepMetrics] = field(default_factory=list)
+    metrics: list[StepLine] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -83,7 +84,7 @@ def _is_composed_by_hydra(config: Path) -> bool:
     return any(line.startswith("defaults:") for line in lines)
 
 
-def _status(run_dir: Path, result: RunResult | None, metrics: list[StepMetrics]) -> str:
+def _status(run_dir: Path, result: RunResult | None, metrics: list[StepLine]) -> str:
     if result is not None:
         return result.status.value
     if (run_dir / RESULT).exists():

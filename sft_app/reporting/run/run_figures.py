@@ -3,9 +3,9 @@
 import math
 
 from sft_app.records.result import Evaluation, RunResult
+from sft_app.records.step_log import StepLine
 from sft_app.reporting.page.svg_chart import Chart, Figure, LegendEntry, Line, draw
 from sft_app.reporting.run.curves import series, shorten, smooth
-from sft_app.reporting.run.read_metrics import StepMetrics
 from sft_app.reporting.run.read_run import RunFolder
 
 MOST_POINTS = 500
@@ -41,7 +41,7 @@ def evaluation_figures(result: RunResult) -> list[Figure]:
     return [figure for chart in charts if chart is not None and (figure := draw(chart))]
 
 
-def _loss(metrics: list[StepMetrics]) -> Chart:
+def _loss(metrics: list[StepLine]) -> Chart:
     steps, losses = series(metrics, "loss")
     few = len(steps) < 25
     x, y = shorten((steps, losses), MOST_POINTS)
@@ -61,7 +61,7 @@ def _loss(metrics: list[StepMetrics]) -> Chart:
     )  # fmt: skip
 
 
-def _of_key(metrics: list[StepMetrics], key: str, title: str, unit: str) -> Chart:
+def _of_key(metrics: list[StepLine], key: str, title: str, unit: str) -> Chart:
     x, y = shorten(series(metrics, key), MOST_POINTS)
     return Chart(
         name=key, title=title, unit=unit, x_label="optimizer step",
@@ -69,7 +69,7 @@ def _of_key(metrics: list[StepMetrics], key: str, title: str, unit: str) -> Char
     )  # fmt: skip
 
 
-def _memory(metrics: list[StepMetrics]) -> Chart:
+def _memory(metrics: list[StepLine]) -> Chart:
     steps, sizes = series(metrics, "peak_memory_bytes")
     x, y = shorten((steps, [size / 2**30 for size in sizes]), MOST_POINTS)
     return Chart(

@@ -1,24 +1,30 @@
-"""metrics.jsonl: one JSON object per logging step."""
+"""metrics.jsonl: one line for each logging step, as records/step_log.py types it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from sft_app.records.run_files import write_atomically
+from sft_app.records.step_log import parse_line, step_line
 
 
 class MetricsFile(TrainerCallback):
     """Appends what the Trainer logs; a resumed run first drops the steps that it repeats."""
 
     def __init__(self, path: Path) -> None:
+        """Write to `path`, on rank 0 only."""
         self.path = path
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Keep the whole lines up to the step from which training goes on."""
         if state.is_world_process_zero and self.path.exists():
-            kept = [line for line in _whole_lines(self.path) if line["step"] <= state.global_step]
-            self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+            texts = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = [line for text in texts if (line := parse_line(text)) is not None]
+            kept = [line.as_json() + "\n" for line in lines if line.step <= state.global_step]
+            write_atomically(self.path, "".join(kept))
 
     def on_log(
         self,
@@ -28,18 +34,7 @@ class MetricsFile(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
+        """Add a line; what is logged without a loss is no step."""
         if state.is_world_process_zero and logs is not None and "loss" in logs:
-            line = {"step": state.global_step, **logs}
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-
-
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The readable lines; a crash can leave the last one half-written."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
+                file.write(step_line(state.global_step, logs).as_json() + "\n")

@@ -11,6 +11,7 @@ from transformers import TrainerState
 
 from sft_app.data.labels import count_supervised
 from sft_app.records.result import TokenCounts
+from sft_app.records.step_log import StepLine, step_line
 from sft_app.training.attention.document_bounds import lengths_of_batch
 from sft_app.training.metrics.flops import ModelShape, flops_of_batch
 from sft_app.training.metrics.peak_memory import peak_memory_bytes
@@ -34,12 +35,13 @@ class CountingCollate:
     collate: Collate
 
     def __call__(self, examples: list[Batch]) -> Batch:
+        """Collate, and count what was given before it is padded."""
         real = sum(len(example["input_ids"]) for example in examples)
         return {**self.collate(examples), REAL_TOKENS: torch.tensor(real)}
 
 
 def counts_of_batch(batch: Batch, shape: ModelShape) -> tuple[int, int, int, int]:
-    """Positions, supervised tokens, tokens of data, and FLOPs of a batch [B, T] as collated."""
+    """Count positions, supervised tokens, tokens of data, and FLOPs of a collated batch [B, T]."""
     supervised = count_supervised(batch["labels"])
     return (
         batch["input_ids"].numel(),
@@ -50,9 +52,11 @@ def counts_of_batch(batch: Batch, shape: ModelShape) -> tuple[int, int, int, int
 
 
 class WorkCount:
-    """Of all ranks together, since training began; a resumed run goes on from its checkpoint."""
+    """Counts of all ranks together, since training began; a resumed run goes on from its
+    checkpoint's."""
 
     def __init__(self, shape: ModelShape, device: torch.device, dtype: torch.dtype) -> None:
+        """Count for a model of `shape` that multiplies in `dtype`; measures the device's rate."""
         self.shape = shape
         self.device = device
         self.datasheet_rate = None
@@ -69,26 +73,26 @@ class WorkCount:
         self._seconds_before = 0.0
 
     def start(self, state: TrainerState) -> None:
-        """Before the first batch is read; later calls do nothing."""
+        """Begin, before the first batch is read; later calls do nothing."""
         if self._log_time is not None:
             return
         self._log_time = time.perf_counter()
         self._first_step = state.global_step
         for logged in reversed(state.log_history):
-            if "tokens" in logged:
-                self.tokens.total = logged["tokens"]
-                self.tokens.supervised = logged["supervised_tokens"]
-                self.tokens.padding = logged["padding_tokens"]
-                self.flops = logged["flops"]
-                self.seconds = self._seconds_before = logged["seconds"]
+            line = step_line(state.global_step, logged)
+            if line.tokens is not None:
+                self.tokens = line.tokens
+                self.flops = line.flops or 0.0
+                self.seconds = self._seconds_before = line.seconds or 0.0
                 return
 
     def add(self, batch: Batch) -> None:
+        """Count a micro-batch that this rank has read."""
         counts = counts_of_batch(batch, self.shape)
         self._unreduced = [a + b for a, b in zip(self._unreduced, counts, strict=True)]
 
-    def since_last_log(self, accelerator: Accelerator, state: TrainerState) -> dict[str, float]:
-        """What is logged of a step; a collective: every rank calls it."""
+    def since_last_log(self, accelerator: Accelerator, state: TrainerState) -> StepLine:
+        """Return what is logged of a step; a collective: every rank calls it."""
         now = time.perf_counter()
         assert self._log_time is not None, "a step was taken before its loss is logged"
         seconds = now - self._log_time
@@ -103,26 +107,26 @@ class WorkCount:
         self.seconds += seconds
         self._unreduced = [0, 0, 0, 0]
         self._log_time = now
-        logs = {
-            "tokens": self.tokens.total,
-            "supervised_tokens": self.tokens.supervised,
-            "padding_tokens": self.tokens.padding,
-            "tokens_per_second": real / seconds,
-            "supervised_tokens_per_second": supervised / seconds,
-            "padding_tokens_per_second": (total - real) / seconds,
-            "flops": self.flops,
-            "seconds": self.seconds,
-            "seconds_left": self._seconds_left(state),
-            "peak_memory_bytes": peak_memory_bytes()[self.device.type != "cpu"],
-        }
         share = self._share_of_rates(flops, seconds, accelerator.num_processes)
-        if share.of_datasheet is not None:
-            logs["mfu"] = share.of_datasheet
-        if share.of_measured is not None:
-            logs["mfu_of_measured_matmul"] = share.of_measured
-        return logs
+        return StepLine(
+            step=state.global_step,
+            total_tokens=self.tokens.total,
+            non_padding_tokens=self.tokens.non_padding,
+            supervised_tokens=self.tokens.supervised,
+            padding_tokens=self.tokens.padding,
+            tokens_per_second=real / seconds,
+            supervised_tokens_per_second=supervised / seconds,
+            padding_tokens_per_second=(total - real) / seconds,
+            flops=self.flops,
+            seconds=self.seconds,
+            seconds_left=self._seconds_left(state),
+            peak_memory_bytes=peak_memory_bytes()[self.device.type != "cpu"],
+            mfu=share.of_datasheet,
+            mfu_of_measured_matmul=share.of_measured,
+        )
 
     def overall(self, num_processes: int) -> Utilisation:
+        """Return the utilisation of the whole run so far, of each of `num_processes` devices."""
         return self._share_of_rates(self.flops, self.seconds, num_processes)
 
     def _share_of_rates(self, flops: float, seconds: float, num_processes: int) -> Utilisation:

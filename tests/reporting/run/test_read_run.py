@@ -90,7 +90,7 @@ def test_values_that_are_no_numbers_count_as_not_measured(tmp_path: Path) -> Non
     row = {"step": 1, "loss": "low", "grad_norm": True, "tokens": 10**400, "mfu": None}
     write_run(tmp_path, metrics=[{**row, "peak_memory_bytes": {"host": 5, "device": 7}}])
     (read,), _ = read_metrics(tmp_path)
-    assert (read.loss, read.grad_norm, read.tokens, read.mfu) == (None, None, None, None)
+    assert (read.loss, read.grad_norm, read.total_tokens, read.mfu) == (None, None, None, None)
     assert read.peak_memory_bytes == 7
 
 
