@@ -5,6 +5,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
+from sft_app.common.console import guard_console
 from sft_app.common.imports import lean_imports
 from sft_app.config.command_line import prepare_arguments
 from sft_app.config.hydra_callback import exit_with_message
@@ -15,6 +16,7 @@ WRITES_NOTHING = ["hydra.run.dir=.", "hydra.output_subdir=null", "~hydra.callbac
 
 def main() -> None:
     """Console entry point: exit code 0, or 1 or 2 when it cannot be done as asked."""
+    guard_console()
     prepare_arguments(sys.argv)
     sys.argv += WRITES_NOTHING
     register_schema()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from sft_app.common.console import guard_console
 from sft_app.reporting.run.find_runs import Found, find
 from sft_app.reporting.run.read_run import read_run
 from sft_app.reporting.sweep.cells import collect_sweep
@@ -19,6 +20,7 @@ WIDTH_IN_A_FILE = 1000
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 1 (nothing could be written) or 2 (bad input)."""
+    guard_console()
     options = _parser().parse_args(arguments)
     directory: Path = options.directory
     if not directory.is_dir():

@@ -10,6 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
+from sft_app.common.console import guard_console
 from sft_app.common.errors import ConfigError
 from sft_app.config.command_line import prepare_arguments
 from sft_app.config.hydra_callback import exit_with_message
@@ -32,6 +33,7 @@ WIDTH_IN_A_FILE = 200
 
 def main() -> None:
     """Console entry point: exit code 0, 1 (a job failed), 2 (bad input), 130 or 143 (a signal)."""
+    guard_console()
     try:
         refuse_outer_launcher()
     except ConfigError as error:

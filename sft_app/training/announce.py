@@ -7,9 +7,13 @@ from transformers import TrainingArguments
 
 from sft_app.data.prepare_data import PreparedData
 from sft_app.training.estimates.time_estimate import estimate_time
+from sft_app.training.lr_schedule import learning_rate_sum
 from sft_app.training.sft_trainer import SFTTrainer
 
 log = logging.getLogger(__name__)
+
+FEW_STEPS = 10
+ONE_STEP_AT_THE_PEAK = 0.999
 
 
 def announce(trainer: SFTTrainer, data: PreparedData) -> None:
@@ -26,6 +30,8 @@ def announce(trainer: SFTTrainer, data: PreparedData) -> None:
         num_rows=steps * rows * groups / args.world_size,
     )
     trainer.count.measured_rate = estimate.matmul_rate
+    for warning in little_training(args, steps, rows * groups):
+        log.warning("%s", warning)
     log.info(
         "training        %d steps of %d rows (%d per device x %d accumulated x %s), %s",
         steps,
@@ -35,6 +41,34 @@ def announce(trainer: SFTTrainer, data: PreparedData) -> None:
         trainer.share,
         estimate,
     )
+
+
+def little_training(args: TrainingArguments, steps: int, rows_per_step: int) -> list[str]:
+    """Return a sentence, with the overrides that give more, where a run can hardly learn anything.
+
+    Args:
+        steps: optimizer steps of the whole run.
+        rows_per_step: rows of all ranks and accumulated passes in each of them.
+    """
+    warnings = []
+    total = learning_rate_sum(args, steps)
+    if args.learning_rate == 0 or (total is not None and total < ONE_STEP_AT_THE_PEAK):
+        warnings.append(
+            f"the learning rates of all {steps:,} steps together are less than one step at "
+            f"trainer.learning_rate={args.learning_rate:g}: the model will hardly change. Shorten "
+            "trainer.warmup_steps, or raise trainer.learning_rate or trainer.max_steps."
+        )
+    if steps < FEW_STEPS:
+        remedy = f"trainer.num_train_epochs={math.ceil(args.num_train_epochs * FEW_STEPS / steps)}"
+        if args.max_steps > 0:
+            remedy = f"trainer.max_steps={10 * FEW_STEPS}"
+        if rows_per_step > 1:
+            remedy += ", or fewer rows a step: trainer.gradient_accumulation_steps=1"
+            if args.per_device_train_batch_size > 1:
+                remedy += " trainer.per_device_train_batch_size=1"
+        count = "1 optimizer step" if steps == 1 else f"{steps} optimizer steps"
+        warnings.append(f"only {count}: hardly anything is learned in so few. More: {remedy}.")
+    return warnings
 
 
 def num_steps(args: TrainingArguments, data: PreparedData, groups: int) -> int:

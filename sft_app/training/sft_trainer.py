@@ -23,6 +23,7 @@ from sft_app.common.errors import ConfigError
 from sft_app.data.batches.datasets import ExampleDataset
 from sft_app.data.batches.length_grouped_sampler import LengthGroupedSampler
 from sft_app.training.checkpoints import STAGING, publish, rotate
+from sft_app.training.lr_schedule import without_idle_step
 from sft_app.training.metrics.token_counts import (
     REAL_TOKENS,
     Batch,
@@ -108,6 +109,19 @@ class SFTTrainer(Trainer):
             rows = self._train_batch_size * self.share.count
             return LengthGroupedSampler(dataset.lengths, rows, self.args.seed)
         return super()._get_train_sampler(train_dataset)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Build the learning-rate schedule, whose first step counts (lr_schedule.py)."""
+        is_new = self.lr_scheduler is None
+        super().create_scheduler(num_training_steps, optimizer)
+        if is_new:
+            warmup = self.args.get_warmup_steps(num_training_steps)
+            self.lr_scheduler = without_idle_step(
+                self.lr_scheduler, optimizer or self.optimizer, warmup
+            )
+        return self.lr_scheduler
 
     # -- counting ------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from sft_app.common.console import guard_console
 from sft_app.common.errors import ConfigError
 from sft_app.common.imports import lean_imports
 from sft_app.common.processes import die_with_parent
@@ -55,4 +56,5 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m sft_app.training.worker RUN_DIR/config.yaml")
     die_with_parent()
+    guard_console()
     main(Path(sys.argv[1]))

@@ -1,0 +1,66 @@
+"""A console that may go away: `| head`, `| less` and q, a tee that dies, a closed terminal.
+
+What is printed is a courtesy; the files of a run are the record. A closed output must not end a
+process that trains.
+"""
+
+import errno
+import io
+import logging
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+GONE = (errno.EPIPE, errno.EIO)
+"""Nobody reads the pipe any more; the terminal has hung up."""
+
+
+class GuardedStream:
+    """Writes to a stream until its reader has gone, and from then on to nowhere."""
+
+    def __init__(self, stream: io.TextIOBase) -> None:
+        """Guard `stream`, which may be any text file with a descriptor."""
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write `text`, or lose it when nobody reads any more."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._let_go(error)
+            return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write every line, as `write` does."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Hand on what was written, or lose it when nobody reads any more."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._let_go(error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _let_go(self, error: OSError) -> None:
+        """Point the descriptor itself at nowhere: child processes and C libraries share it."""
+        if error.errno not in GONE:
+            raise error
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+        log.warning("Nobody reads the output any more: the run goes on, and into its log.")
+
+
+def guard_console() -> None:
+    """Guard this process's stdout and stderr, once."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, GuardedStream):
+            setattr(sys, name, GuardedStream(stream))

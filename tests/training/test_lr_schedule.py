@@ -1,0 +1,81 @@
+"""Every step of a run counts, its first one too."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from sft_app.training.announce import little_training
+from sft_app.training.lr_schedule import learning_rate_sum, without_idle_step
+from tests.training.random_models import build_random_model
+from tests.training.training_steps import packed_rows, prepared, trainer_of
+
+PEAK = 1e-2
+
+
+def rates(tmp_path: Path, steps: int, **args: object) -> list[float]:
+    """The learning rate of each step, as a real run logs it."""
+    trainer = trainer_of(
+        prepared(build_random_model("llama")),
+        tmp_path,
+        packed_rows(2),
+        max_steps=steps,
+        learning_rate=PEAK,
+        **args,
+    )
+    trainer.train()
+    return [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_a_warm_up_begins_at_the_peak_over_its_steps(tmp_path: Path) -> None:
+    logged = rates(tmp_path, 6, warmup_steps=4, lr_scheduler_type="linear")
+    # After the warm-up: linear from the peak at step 4 to 0 at step 6.
+    assert logged == pytest.approx([PEAK / 4, PEAK / 2, PEAK * 3 / 4, PEAK, PEAK, PEAK / 2])
+
+
+def test_a_run_of_one_step_changes_the_weights(tmp_path: Path) -> None:
+    model = build_random_model("llama")
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    trainer = trainer_of(prepared(model), tmp_path, packed_rows(1), warmup_steps=0.03)
+    trainer.train()
+    assert trainer.state.log_history[0]["learning_rate"] == PEAK
+    assert any(not torch.equal(before[name], w) for name, w in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "name", ["linear", "cosine", "constant_with_warmup", "polynomial", "inverse_sqrt"]
+)
+def test_no_schedule_that_warms_up_has_an_idle_step(name: str, tmp_path: Path) -> None:
+    args = TrainingArguments(str(tmp_path), lr_scheduler_type=name, warmup_steps=3, use_cpu=True)
+    first_idle = learning_rate_sum(args, 3)
+    assert first_idle == pytest.approx(1 / 3 + 2 / 3 + 1)
+
+
+def test_what_does_not_warm_up_from_zero_stays_as_it_is() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5)
+    (factor,) = without_idle_step(constant, optimizer, 3).lr_lambdas
+    assert [factor(step) for step in range(4)] == [0.5] * 4
+    other = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    assert without_idle_step(other, optimizer, 3) is other
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "rows", "words"),
+    [
+        ({"num_train_epochs": 2}, 4, 1, ["only 4 optimizer steps", "trainer.num_train_epochs=5"]),
+        ({}, 1, 16, ["only 1 optimizer step:", "trainer.gradient_accumulation_steps=1"]),
+        ({"max_steps": 5}, 5, 1, ["trainer.max_steps=100"]),
+        ({"warmup_steps": 900}, 20, 1, ["the model will hardly change", "trainer.warmup_steps"]),
+        ({"learning_rate": 0.0}, 200, 1, ["the model will hardly change"]),
+        ({}, 10, 4, []),
+    ],
+)
+def test_a_run_that_can_hardly_learn_is_announced_with_the_way_out(
+    tmp_path: Path, settings: dict[str, object], steps: int, rows: int, words: list[str]
+) -> None:
+    args = TrainingArguments(str(tmp_path), use_cpu=True, **settings)  # type: ignore[arg-type]
+    said = " ".join(little_training(args, steps, rows))
+    assert bool(said) == bool(words)
+    assert all(word in said for word in words)
