@@ -1,6 +1,7 @@
 """Every step of a run counts, its first one too."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from tests.training.training_steps import packed_rows, prepared, trainer_of
 PEAK = 1e-2
 
 
-def rates(tmp_path: Path, steps: int, **args: object) -> list[float]:
+def rates(tmp_path: Path, steps: int, **args: Any) -> list[float]:
     """The learning rate of each step, as a real run logs it."""
     trainer = trainer_of(
         prepared(build_random_model("llama")),
@@ -55,7 +56,9 @@ def test_no_schedule_that_warms_up_has_an_idle_step(name: str, tmp_path: Path) -
 def test_what_does_not_warm_up_from_zero_stays_as_it_is() -> None:
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5)
-    (factor,) = without_idle_step(constant, optimizer, 3).lr_lambdas
+    same = without_idle_step(constant, optimizer, 3)
+    assert isinstance(same, torch.optim.lr_scheduler.LambdaLR)
+    (factor,) = same.lr_lambdas
     assert [factor(step) for step in range(4)] == [0.5] * 4
     other = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
     assert without_idle_step(other, optimizer, 3) is other
@@ -73,9 +76,9 @@ def test_what_does_not_warm_up_from_zero_stays_as_it_is() -> None:
     ],
 )
 def test_a_run_that_can_hardly_learn_is_announced_with_the_way_out(
-    tmp_path: Path, settings: dict[str, object], steps: int, rows: int, words: list[str]
+    tmp_path: Path, settings: dict[str, Any], steps: int, rows: int, words: list[str]
 ) -> None:
-    args = TrainingArguments(str(tmp_path), use_cpu=True, **settings)  # type: ignore[arg-type]
+    args = TrainingArguments(str(tmp_path), use_cpu=True, **settings)
     said = " ".join(little_training(args, steps, rows))
     assert bool(said) == bool(words)
     assert all(word in said for word in words)
