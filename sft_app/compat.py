@@ -7,6 +7,7 @@ imported inside the functions: the process that composes the configuration impor
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -114,7 +115,10 @@ PRIVATE_NAMES = (
 
 
 def find_private_name(name: PrivateName) -> Any:
-    """Import and return what `name` stands for; raise AttributeError or ImportError without it."""
+    """Import and return what `name` stands for; None where it is an attribute of instances.
+
+    Raises AttributeError or ImportError when it is gone.
+    """
     import importlib
 
     module_name, *attributes = name.path.split(".")
@@ -122,6 +126,8 @@ def find_private_name(name: PrivateName) -> Any:
     for attribute in attributes:
         module_name = f"{module_name}.{attribute}"
         if not hasattr(found, attribute):
+            if _sets_on_instances(found, attribute):
+                return None
             try:
                 found = importlib.import_module(module_name)
                 continue
@@ -129,6 +135,10 @@ def find_private_name(name: PrivateName) -> Any:
                 raise AttributeError(f"{name.path} has no {attribute}") from None
         found = getattr(found, attribute)
     return found
+
+
+def _sets_on_instances(found: Any, attribute: str) -> bool:
+    return inspect.isclass(found) and f"self.{attribute}" in inspect.getsource(found)
 
 
 # -- Hydra ----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ WRITES_NOTHING = ["hydra.run.dir=.", "hydra.output_subdir=null", "~hydra.callbac
 
 
 def main() -> None:
-    """Console entry point: exit code 0, or 1 or 2 when it cannot be done as asked."""
+    """Run the command; exits with 0, or with 1 or 2 when it cannot be done as asked."""
     guard_console()
     prepare_arguments(sys.argv)
     sys.argv += WRITES_NOTHING
@@ -25,6 +25,7 @@ def main() -> None:
 
 @hydra.main(version_base="1.3", config_path="pkg://sft_app.conf", config_name="config")
 def plan(config: DictConfig) -> None:
+    """Print the plan of a composed configuration."""
     # Composing is over, and went well: only now are seconds spent on importing torch.
     with lean_imports("datasets", "peft"):
         from sft_app.training.plan_report import print_plan

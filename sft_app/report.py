@@ -19,7 +19,7 @@ WIDTH_IN_A_FILE = 1000
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 1 (nothing could be written) or 2 (bad input)."""
+    """Run the command and return its exit code: 0, 1 (cannot be written) or 2 (bad input)."""
     guard_console()
     options = _parser().parse_args(arguments)
     directory: Path = options.directory

@@ -32,7 +32,7 @@ WIDTH_IN_A_FILE = 200
 
 
 def main() -> None:
-    """Console entry point: exit code 0, 1 (a job failed), 2 (bad input), 130 or 143 (a signal)."""
+    """Run the command; exits with 0, 1 (a job failed), 2 (bad input), 130 or 143 (a signal)."""
     guard_console()
     try:
         refuse_outer_launcher()
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _train_and_conclude() -> int | str | None:
-    """Hydra ends a sweep by returning, or by SystemExit when a job raised: conclude it here."""
+    """Conclude a sweep here: Hydra ends it by returning, or by SystemExit when a job raised."""
     exit_code: int | str | None = 0
     try:
         train()
@@ -62,7 +62,7 @@ def _train_and_conclude() -> int | str | None:
 
 @hydra.main(version_base="1.3", config_path="pkg://sft_app.conf", config_name="config")
 def train(config: DictConfig) -> None:
-    """One job, in the directory that Hydra made for it."""
+    """Run one job, in the directory that Hydra made for it."""
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
     if hydra_config.mode is RunMode.MULTIRUN:
@@ -79,7 +79,7 @@ def train(config: DictConfig) -> None:
 
 
 def train_sweep_job(config: DictConfig, run_dir: Path) -> None:
-    """One job of a sweep. A failure is told, stands in its result.json, and lets the others run."""
+    """Run one job of a sweep; a failure is told, recorded, and lets the others run."""
     overrides = [str(override) for override in HydraConfig.get().overrides.task]
     try:
         result = run_sweep_job(to_typed(config), run_dir, overrides)

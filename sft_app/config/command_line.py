@@ -32,7 +32,7 @@ def prepare_arguments(argv: list[str]) -> None:
 
 
 def print_help(arguments: list[str]) -> NoReturn:
-    """Exits with 0, or with 1 and Hydra's message when the overrides do not compose."""
+    """Exit with 0, or with 1 and Hydra's message when the overrides do not compose."""
     try:
         print(help_text([word for word in arguments if not word.startswith("-")]))
     except HydraException as error:

@@ -19,25 +19,82 @@ CANNOT_CHANGE_THE_OUTCOME = {
 }  # fmt: skip
 """Group -> keys left out of the hash; None: the whole group."""
 
+ALWAYS_COUNTED = {
+    "model": ("name_or_path", "revision", "trust_remote_code", "dtype", "attn_implementation",
+              "gguf_file", "original_context_length", "allow_pickle"),
+    "tokenizer": ("name_or_path", "padding_side", "use_fast", "legacy", "pad_token",
+                  "model_max_length", "chat_template", "add_tokens"),
+    "rope": ("method", "factor", "factor_rounding", "force", "theta", "attention_factor",
+             "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate", "low_freq_factor",
+             "high_freq_factor", "short_factor", "long_factor"),
+    "data": ("train", "eval", "eval_examples", "format", "overlong", "on_bad_record", "packing",
+             "train_on", "max_examples", "split_seed"),
+    "trainer": ("num_train_epochs", "max_steps", "per_device_train_batch_size",
+                "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type",
+                "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2",
+                "adam_epsilon", "max_grad_norm", "optim", "bf16", "fp16", "tf32",
+                "gradient_checkpointing", "gradient_checkpointing_kwargs", "logging_steps",
+                "save_strategy", "save_steps", "parallelism", "context_parallel_size",
+                "tensor_parallel_size", "loss_head", "torch_compile", "extra"),
+    "adapter": ("method", "rank", "alpha", "dropout", "target_modules", "rank_stabilised",
+                "quantization", "double_quantization"),
+    "launch": ("nproc_per_node", "nnodes", "device"),
+    "evaluation": ("before", "after", "max_examples", "max_tokens", "batch_size", "lengths",
+                   "documents", "max_documents"),
+}  # fmt: skip
+"""The settings of version 0.1.0, whatever their value: hashes of its runs stay valid. A later one
+counts only where it differs from its default, so that adding it changes no hash either."""
+
+SAME_OUTCOME: dict[str, dict[str, Any]] = {
+    "data.packing": {"auto": "best_fit"},
+    "evaluation.lengths": {"auto": []},
+}
+"""Key -> newer value -> the older one that it stands for. A run that completed with best_fit packed
+documents that do not see each other, which is where auto packs, too."""
+
 
 def can_change_the_outcome(key: str) -> bool:
-    """Of a dotted key."""
+    """Tell whether the setting of a dotted key counts."""
     group, _, name = key.partition(".")
     left_out = CANNOT_CHANGE_THE_OUTCOME.get(group, ())
     return left_out is not None and name not in left_out
 
 
 def config_hash(config: AppConfig) -> str:
-    """SHA-256 (hex) of the resolved settings that can change what the run produces."""
-    settings: dict[str, Any] = dataclasses.asdict(config)
-    for group, keys in CANNOT_CHANGE_THE_OUTCOME.items():
-        if keys is None:
-            settings.pop(group)
-        else:
-            for key in keys:
-                settings[group].pop(key)
-    text = json.dumps(settings, sort_keys=True, default=_plain)
+    """Return a SHA-256, in hexadecimal, over the resolved settings that can change the outcome."""
+    text = json.dumps(_counted(config), sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _counted(config: AppConfig) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for group in dataclasses.fields(config):
+        value = getattr(config, group.name)
+        if not dataclasses.is_dataclass(value):
+            settings[group.name] = value
+        elif CANNOT_CHANGE_THE_OUTCOME.get(group.name, ()) is not None:
+            settings[group.name] = _counted_of_group(group.name, value)
+    return {name: value for name, value in settings.items() if value != {}}
+
+
+def _counted_of_group(group: str, settings: Any) -> dict[str, Any]:
+    counted = {}
+    for field in dataclasses.fields(settings):
+        key, value = f"{group}.{field.name}", getattr(settings, field.name)
+        always = field.name in ALWAYS_COUNTED.get(group, ())
+        if can_change_the_outcome(key) and (always or value != _default(field)):
+            plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+            counted[field.name] = _same_outcome(key, plain)
+    return counted
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    made = field.default_factory is not dataclasses.MISSING
+    return field.default_factory() if made else field.default
+
+
+def _same_outcome(key: str, value: Any) -> Any:
+    return SAME_OUTCOME.get(key, {}).get(value, value) if isinstance(value, str) else value
 
 
 def _plain(value: object) -> object:

@@ -30,7 +30,10 @@ sft-train fine-tunes a causal language model on chat data, at a context length o
 
 
 def help_text(overrides: Sequence[str]) -> str:
-    """The settings are shown as these overrides make them. Raises Hydra's own exceptions."""
+    """Return the help, with the settings as these overrides make them.
+
+    Raises Hydra's own exceptions when they do not compose.
+    """
     register_schema()
     with hydra.initialize_config_module("sft_app.conf", version_base="1.3"):
         config = hydra.compose("config", overrides=list(overrides))

@@ -21,9 +21,10 @@ EXIT_BAD_CONFIG = 2
 
 
 class ValidateBeforeStart(Callback):
-    """Named in conf/config.yaml below hydra.callbacks."""
+    """Refuse what cannot work; named in conf/config.yaml below hydra.callbacks."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Validate the composed configuration; exits with 2 and one message."""
         try:
             validate(typed_without_hydra(config))
         except ConfigError as error:
@@ -31,7 +32,10 @@ class ValidateBeforeStart(Callback):
 
 
 def typed_without_hydra(config: DictConfig) -> AppConfig:
-    """The application's part of a composed configuration; ConfigError when a value is missing."""
+    """Return the application's part of a composed configuration, resolved.
+
+    Raises ConfigError when a value is missing.
+    """
     own = config.copy()
     with open_dict(own):
         own.pop("hydra", None)

@@ -16,12 +16,12 @@ _UNSAFE = re.compile(r"[^\w.+=-]+")
 
 
 def sweep_dir(name: str | None, now: str) -> str:
-    """`now` tells unnamed sweeps apart."""
+    """Return the folder of a sweep; `now` tells unnamed ones apart."""
     return f"outputs/sweeps/{name}" if name else f"outputs/multirun/{now}"
 
 
 def folder_name(settings: str) -> str:
-    """`settings` as ONE folder's name: nothing that a shell, a path or Hydra reads specially.
+    """Return `settings` as ONE folder's name, which no shell, path or Hydra reads specially.
 
     What had to be replaced or cut is made up for by a digest, so different settings never meet.
     """
@@ -35,7 +35,7 @@ def folder_name(settings: str) -> str:
 
 
 def keys_left_out(fixed: Sequence[str], groups: Sequence[str]) -> list[str]:
-    """Of the keys that have one value in the whole sweep, those that do not name its folders.
+    """Return the keys that name no folder, of those with one value in the whole sweep.
 
     A group's choice does, such as rope=yarn; a path or a number that is the same for all does not.
     """
@@ -44,6 +44,9 @@ def keys_left_out(fixed: Sequence[str], groups: Sequence[str]) -> list[str]:
 
 
 def register_resolvers() -> None:
-    """For conf/config.yaml. Called where every process that composes or unpickles one passes."""
+    """Register what conf/config.yaml interpolates.
+
+    Called where every process passes that composes a configuration or unpickles one.
+    """
     OmegaConf.register_new_resolver("sweep_dir", sweep_dir, replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)

@@ -2,16 +2,46 @@
 
 import importlib.util
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from sft_app.common.errors import ConfigError
 
 PACKAGE_PREFIX = "pkg://"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+_NAME = r"[A-Za-z0-9][\w.-]*"
+_MODEL = re.compile(rf"(?:{_NAME}/)?{_NAME}")
+_DATASET = re.compile(
+    rf"(?P<repository>{_NAME}/{_NAME})(?:/(?P<config>{_NAME}))?(?::(?P<split>\w[\w.+-]*(?:\[[\d%:]*\])?))?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HubDataset:
+    """A dataset of the hub: `org/name`, `org/name:split` or `org/name/config:split`."""
+
+    repository: str
+    config: str | None
+    """Which of the dataset's configurations; None: its only or default one."""
+    split: str
+    """Part of it, in the words of `datasets`: train, test, train[:10%], ..."""
+
+
+def is_model_id(reference: str) -> bool:
+    """Tell whether `reference` can name a model of the hub: `org/name`, or a bare `name`."""
+    return _MODEL.fullmatch(reference) is not None
+
+
+def hub_dataset(reference: str) -> HubDataset | None:
+    """Return the dataset of the hub that `reference` can name; None when it can name none."""
+    match = _DATASET.fullmatch(reference)
+    if match is None:
+        return None
+    return HubDataset(match["repository"], match["config"], match["split"] or "train")
 
 
 def package_file(reference: str) -> Path:
-    """The path behind `pkg://package/inner/path`, in an installed Python package.
+    """Return the path behind `pkg://package/inner/path`, in an installed Python package.
 
     The package itself is not imported: its code may need dependencies that its data do not.
     """
@@ -33,22 +63,34 @@ def package_file(reference: str) -> Path:
     return path
 
 
-def looks_local(reference: str) -> bool:
-    """Whether a reference can only mean a path on this machine, existing or not."""
-    return reference.startswith(("/", "./", "../", "~")) or _HUB_ID.fullmatch(reference) is None
+def check_model_source(key: str, reference: str) -> None:
+    """Raise ConfigError when `reference` names a model that is not there.
+
+    A well-formed hub id passes: whether the hub has it is found out when it is asked.
+    """
+    _check_source(key, reference, may_be_on_hub=is_model_id(reference), suffixes=(".gguf",))
 
 
-def check_source(key: str, reference: str, *, suffixes: tuple[str, ...] = ()) -> None:
-    """Raise ConfigError when `reference` names a file or package that is not there.
+def check_data_source(key: str, reference: str, suffixes: tuple[str, ...]) -> None:
+    """Raise ConfigError when `reference` names data that is not there.
 
     A well-formed hub id passes: whether the hub has it is found out when it is asked. `suffixes`
     are file endings that tell a missing file from a hub id such as `org/chat.json`.
     """
+    _check_source(key, reference, hub_dataset(reference) is not None, suffixes)
+
+
+def check_file(key: str, reference: str) -> None:
+    """Raise ConfigError when `reference` is no path that exists."""
+    _check_source(key, reference, may_be_on_hub=False, suffixes=())
+
+
+def _check_source(key: str, reference: str, may_be_on_hub: bool, suffixes: tuple[str, ...]) -> None:
     if reference.startswith(PACKAGE_PREFIX):
         package_file(reference)
         return
     path = Path(reference).expanduser()
-    if path.exists():
+    if path.exists() or (may_be_on_hub and not reference.endswith(suffixes)):
         return
     if any(c in reference for c in "*?["):
         anchor = Path(path.anchor) if path.is_absolute() else Path()
@@ -56,8 +98,7 @@ def check_source(key: str, reference: str, *, suffixes: tuple[str, ...] = ()) ->
         if not any(anchor.glob(pattern)):
             raise ConfigError(f"{key}={reference}: no file matches this pattern.")
         return
-    if looks_local(reference) or reference.endswith(suffixes):
-        raise ConfigError(
-            f"{key}={reference}: there is no such file or folder (from {Path.cwd().name}/). "
-            f"Correct the path: {key}=/path/to/it"
-        )
+    raise ConfigError(
+        f"{key}={reference}: there is no such file or folder (from {Path.cwd().name}/). "
+        f"Correct the path: {key}=/path/to/it"
+    )

@@ -23,7 +23,7 @@ CONF_DIR = Path(__file__).parents[2] / "conf"
 
 
 def conf_dir() -> Path:
-    """The folder of the YAML groups, in a checkout as well as in an installed wheel."""
+    """Return the folder of the YAML groups, in a checkout as well as in an installed wheel."""
     installed = Path(__file__).parents[1] / "conf"
     return installed if installed.is_dir() else CONF_DIR
 
@@ -76,7 +76,7 @@ def _check_option(group: str, override: Override, options: list[str]) -> None:
 
 
 def _plain_values(override: Override) -> list[str]:
-    """The option names in `group=a` or `group=a,b`; empty for glob() and other functions."""
+    """Return the option names in `group=a` or `group=a,b`; empty for glob() and other functions."""
     if override.is_sweep_override():
         if not override.is_discrete_sweep() or "glob(" in (override.input_line or ""):
             return []
@@ -86,7 +86,7 @@ def _plain_values(override: Override) -> list[str]:
 
 
 def group_options(group: str) -> list[str]:
-    """Names of the YAML files of a group, sorted; empty when there is no such group."""
+    """List the YAML files of a group without their suffix; empty when there is no such group."""
     folder = conf_dir() / group
     return sorted(f.stem for f in folder.glob("*.yaml")) if group and folder.is_dir() else []
 
@@ -105,7 +105,7 @@ def _is_open(annotation: typing.Any) -> bool:
 
 
 def _settings(schema: type, prefix: str, *, with_groups: bool) -> Iterator[tuple[str, typing.Any]]:
-    """Dotted names and annotations of every setting below a dataclass."""
+    """Yield dotted names and annotations of every setting below a dataclass."""
     annotations = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
         annotation = annotations[field.name]

@@ -10,17 +10,17 @@ from pathlib import Path
 
 
 def training_argument_names() -> list[str]:
-    """The fields of transformers.TrainingArguments."""
+    """List the fields of transformers.TrainingArguments."""
     return _annotated_names("training_args.py", "TrainingArguments")
 
 
 def optimizer_names() -> list[str]:
-    """The values that TrainingArguments.optim accepts."""
+    """List the values that TrainingArguments.optim accepts."""
     return _enum_values("training_args.py", "OptimizerNames")
 
 
 def scheduler_names() -> list[str]:
-    """The values that TrainingArguments.lr_scheduler_type accepts."""
+    """List the values that TrainingArguments.lr_scheduler_type accepts."""
     return _enum_values("trainer_utils.py", "SchedulerType")
 
 

@@ -19,22 +19,33 @@ from sft_app.config.schema.trainer import TrainerConfig
 
 @dataclass(kw_only=True)
 class AppConfig:
-    """Groups are MISSING rather than default-constructed, because OmegaConf would run a nested
-    `__post_init__` before the values are resolved."""
+    """Hold every setting of a run: two knobs, and the groups."""
 
+    # Groups are MISSING rather than default-constructed, because OmegaConf would run a nested
+    # `__post_init__` before the values are resolved.
     context_length: int = MISSING
     """Tokens. The ONE knob: tokenizer.model_max_length, the RoPE target, the packing capacity and
     the evaluation lengths follow from it."""
     seed: int = MISSING
+    """All randomness of training: initial values, order of the data, dropout."""
     model: ModelConfig = MISSING
+    """The checkpoint that training starts from."""
     tokenizer: TokenizerConfig = MISSING
+    """How text becomes tokens, and conversations become text."""
     rope: RopeConfig = MISSING
+    """How positions are extended when `context_length` exceeds the model's own context."""
     data: DataConfig = MISSING
+    """Which conversations are trained on, and how they become batches."""
     trainer: TrainerConfig = MISSING
+    """Training itself, in the words of transformers.TrainingArguments."""
     adapter: AdapterConfig = MISSING
+    """All parameters, or a few beside them (LoRA, QLoRA)."""
     launch: LaunchConfig = MISSING
+    """Processes and devices of one job."""
     evaluation: EvaluationConfig = MISSING
+    """What is measured before and after training."""
     sweep: SweepConfig = MISSING
+    """What the jobs of `sft-train --multirun` share."""
 
 
 # On import, because the job of a Ray worker unpickles a configuration and composes none.

@@ -8,21 +8,28 @@ from omegaconf import MISSING
 
 
 class DataFormat(StrEnum):
+    """How a record says who said what."""
+
     auto = "auto"
+    """What the first readable record of each file looks like."""
     sharegpt = "sharegpt"
+    """`conversations`: a list of {from, value}."""
     messages = "messages"
+    """`messages`: a list of {role, content}, as in the OpenAI interface."""
     alpaca = "alpaca"
+    """`instruction`, `input`, `output`."""
     prompt_completion = "prompt_completion"
+    """`prompt`, `completion`."""
     text = "text"
+    """`text`: plain text, all of it learned."""
 
 
 class Overlong(Enum):
-    """What happens to an example longer than `context_length`.
+    """What happens to an example longer than `context_length`."""
 
-    Not a StrEnum: a member `split` would hide the method of str.
-    """
-
+    # Not a StrEnum: a member `split` would hide the method of str.
     drop = "drop"
+    """Leave the whole conversation out."""
     truncate = "truncate"
     """Keep the beginning, up to the last answer (or its part) that fits."""
     split = "split"
@@ -31,24 +38,36 @@ class Overlong(Enum):
 
 
 class OnBadRecord(StrEnum):
+    """What happens at a record that cannot be used as it is."""
+
     error = "error"
+    """End with its file, its line and what is wrong."""
     skip = "skip"
+    """Leave it out, and count it by reason."""
 
 
 class Packing(StrEnum):
+    """Whether several examples share a row of `context_length` tokens."""
+
     none = "none"
+    """One example a row, in batches of similar length."""
     best_fit = "best_fit"
+    """As many as fit a row (best-fit decreasing); none of them sees another."""
 
 
 class TrainOn(StrEnum):
     """Which assistant turns carry labels."""
 
     all_turns = "all_turns"
+    """Every answer of a conversation."""
     last_turn = "last_turn"
+    """The last answer only."""
 
 
 @dataclass(kw_only=True)
 class DataConfig:
+    """Choose conversations, and how they become batches."""
+
     train: Any = MISSING
     """A file, folder, glob, hub dataset id (`org/name`, `org/name:split`), `pkg://package/file`, or
     a list of `{path: ..., weight: ...}`: each conversation is used `weight` times an epoch (2 =
@@ -61,11 +80,16 @@ class DataConfig:
     """Held-out conversations when `eval` is null, but no more than a tenth of all; 0: no held-out
     set."""
     format: DataFormat = DataFormat.auto
-    """auto: what the first readable record of each file looks like."""
+    """How a record says who said what; auto: what the first readable record of each file looks
+    like."""
     overlong: Overlong = Overlong.split
+    """What happens to an example longer than `context_length`; always counted."""
     on_bad_record: OnBadRecord = OnBadRecord.error
+    """What happens at a record that cannot be used as it is."""
     packing: Packing = Packing.best_fit
+    """Whether several examples share a row of `context_length` tokens."""
     train_on: TrainOn = TrainOn.all_turns
+    """Which assistant turns carry labels."""
     max_examples: int | None = None
     """Use at most this many training conversations (chosen by `split_seed`)."""
     split_seed: int = 42

@@ -6,24 +6,33 @@ from typing import Any
 
 
 class Device(StrEnum):
+    """What workers compute on."""
+
     auto = "auto"
+    """CUDA where it works, else the CPU."""
     cpu = "cpu"
+    """The CPU, whatever GPUs there are."""
     cuda = "cuda"
+    """CUDA; an error where there is none."""
 
 
 @dataclass(kw_only=True)
 class LaunchConfig:
+    """Say how many processes one job has, and on what they compute."""
+
     # OmegaConf 2.3 cannot merge a union into a MISSING group: Any, checked in validate.py.
     nproc_per_node: Any = "auto"
     """Worker processes on each node: a number, or auto (one per visible GPU, or 1)."""
     nnodes: int = 1
+    """Machines that train this job together."""
     node_rank: int | None = None
     """This node's rank when nodes are started by hand; null: from Slurm, or 0."""
     rdzv_endpoint: str | None = None
     """host:port of node 0, the same on every node; null: from Slurm, or a free local port."""
     rdzv_timeout_seconds: int = 900
+    """How long the nodes wait for each other before the job ends."""
     device: Device = Device.auto
-    """auto: CUDA where it works."""
+    """What workers compute on; auto: CUDA where it works."""
     cpu_threads: int | None = None
     """Threads of each CPU worker; null: the cores shared out among the workers."""
     shutdown_grace_seconds: int = 10

@@ -5,34 +5,50 @@ from enum import StrEnum
 
 
 class RopeMethod(StrEnum):
-    """Context-extension methods; `conf/rope/<name>.yaml` says when to use each, and its paper."""
+    """Context-extension methods; `conf/rope/<name>.yaml` says when to use each."""
 
     auto = "auto"
+    """Nothing when the length fits the model, else linear."""
     none = "none"
+    """Leave the positions alone: extrapolation beyond the model's context."""
     linear = "linear"
+    """Position interpolation: every frequency divided by the factor (arXiv:2306.15595)."""
     dynamic = "dynamic"
+    """NTK whose base grows with each input: for inference only (arXiv:2309.00071, appendix B)."""
     ntk = "ntk"
+    """NTK-aware scaling: a larger base, from the factor (arXiv:2309.00071, section 3.1)."""
     abf = "abf"
+    """Adjusted base frequency: a base of your choice (arXiv:2309.16039)."""
     yarn = "yarn"
+    """Slow frequencies interpolated, fast ones kept, attention sharpened (arXiv:2309.00071)."""
     llama3 = "llama3"
+    """Llama 3.1's rule by wavelengths (arXiv:2407.21783)."""
     longrope = "longrope"
+    """A searched divisor for each frequency (arXiv:2402.13753)."""
     extend_positions = "extend_positions"
+    """For learned position tables (OPT, GPT-2): the table is interpolated."""
 
 
 class FactorRounding(StrEnum):
-    """How the factor L / L0 is rounded: up to a whole number (FastChat's rule), or not at all."""
+    """How the factor L / L0 is rounded."""
 
     ceil = "ceil"
+    """Up to a whole number: FastChat's rule."""
     exact = "exact"
+    """Not at all."""
 
 
 @dataclass(kw_only=True)
 class RopeConfig:
+    """Say how positions are extended when `context_length` exceeds the model's own context."""
+
     method: RopeMethod = RopeMethod.auto
-    """auto: nothing when the length fits, else linear with factor ceil(L / L0)."""
+    """How positions are extended; auto: not at all when the length fits, else linear with factor
+    ceil(L / L0)."""
     factor: float | None = None
-    """Null: derived from `context_length` and the model's original context."""
+    """How many times the original context; null: derived from `context_length` and the model."""
     factor_rounding: FactorRounding = FactorRounding.ceil
+    """How a derived factor is rounded."""
     force: bool = False
     """Allow what is refused by default: another method over a model that is scaled already, or
     training with `dynamic`."""

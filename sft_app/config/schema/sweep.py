@@ -19,15 +19,17 @@ class Budget(StrEnum):
 
 @dataclass(kw_only=True)
 class SweepConfig:
+    """Say what the jobs of `sft-train --multirun` share."""
+
     name: str | None = None
     """A named sweep lives in outputs/sweeps/<name>/<job>/, and the same command continues it."""
     budget: Budget = Budget.own
-    """Other than own: tokens per optimizer step, and so in total, are equal at every context
-    length; each cell's batch follows from its length."""
+    """How much each cell is trained. Other than own: tokens per optimizer step, and so in total,
+    are equal at every context length; each cell's batch follows from its length."""
     tokens: int | None = None
-    """budget=tokens: training tokens of every cell."""
+    """Training tokens of every cell, with budget=tokens."""
     tokens_per_step: int | None = None
-    """Null: what the cell with the longest context takes in one step."""
+    """Tokens of an optimizer step in every cell; null: what the longest context takes."""
     skip_longer_after_oom: bool = True
     """A cell that ran out of memory spares the longer ones that differ in nothing else."""
     lengths: list[int] = field(default_factory=list)

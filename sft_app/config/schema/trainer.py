@@ -6,57 +6,94 @@ from typing import Any
 
 
 class SaveStrategy(StrEnum):
+    """When checkpoints are written."""
+
     no = "no"
+    """Never; the final model is always saved."""
     steps = "steps"
+    """Every `save_steps` optimizer steps."""
     epoch = "epoch"
+    """After each pass over the data."""
 
 
 class Parallelism(StrEnum):
+    """What several processes share."""
+
     ddp = "ddp"
+    """The data alone."""
     fsdp = "fsdp"
+    """Also the parameters, gradients and optimizer state, of which each process holds a shard."""
 
 
 class LossHead(StrEnum):
-    """auto: liger on a GPU where liger-kernel is installed, else chunked; model: the model's own
-    loss, which holds all logits."""
+    """How the loss is computed from the hidden states."""
 
     auto = "auto"
+    """liger on a GPU where liger-kernel is installed, else chunked."""
     chunked = "chunked"
+    """The logits of a few supervised tokens at a time."""
     liger = "liger"
+    """liger-kernel's fused linear cross-entropy; needs a GPU."""
     model = "model"
+    """The model's own loss, which holds all logits."""
 
 
 @dataclass(kw_only=True)
 class TrainerConfig:
+    """Say how it is trained, in the words of transformers.TrainingArguments."""
+
     num_train_epochs: float = 1.0
+    """Passes over the data; a part of one is allowed."""
     max_steps: int = -1
     """Optimizer steps; -1: as many as `num_train_epochs` takes."""
     per_device_train_batch_size: int = 1
-    """Rows of `context_length` tokens when packing, examples otherwise."""
+    """Rows a process takes at once: `context_length` tokens each when packing, one example each
+    otherwise."""
     gradient_accumulation_steps: int = 1
+    """Batches of each process in one optimizer step."""
     learning_rate: float = 2e-5
+    """The highest, after warm-up."""
     lr_scheduler_type: str = "cosine"
+    """How the learning rate falls: the names that transformers knows, such as linear, cosine,
+    constant_with_warmup."""
     lr_scheduler_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the schedule, such as {num_cycles: 2}."""
     warmup_steps: float = 0.03
-    """A whole number of steps, or a share of all steps when below 1."""
+    """Steps over which the learning rate rises: a whole number, or below 1 a share of all steps."""
     weight_decay: float = 0.0
+    """Share of a weight that is taken off, times the learning rate, in each step."""
     adam_beta1: float = 0.9
+    """How slowly Adam forgets gradients."""
     adam_beta2: float = 0.999
+    """How slowly Adam forgets squared gradients."""
     adam_epsilon: float = 1e-8
+    """What Adam adds to the root of the squared gradients."""
     max_grad_norm: float = 1.0
+    """Longer gradients are scaled down to this norm; 0: never."""
     optim: str = "adamw_torch_fused"
+    """The optimizer: the names that transformers knows, or muon."""
     bf16: bool | None = None
     """Mixed precision in bfloat16; null: on where the hardware is fast at it and the parameters
     are float32."""
     fp16: bool = False
+    """Mixed precision in float16 with loss scaling, for GPUs without bfloat16."""
     tf32: bool | None = None
+    """Let float32 matrix products use TF32 (Ampere and newer); null: torch's default."""
     gradient_checkpointing: bool = False
+    """Keep each layer's input only, and compute the rest again in backward: less memory, a third
+    more time."""
     gradient_checkpointing_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Its options, such as {every_n_layers: 2} or {offload: true}."""
     logging_steps: int = 1
+    """Optimizer steps between two lines of metrics.jsonl."""
     save_strategy: SaveStrategy = SaveStrategy.steps
+    """When checkpoints are written."""
     save_steps: float = 500
+    """Optimizer steps between two checkpoints, or a share of all steps when below 1."""
     save_total_limit: int | None = 2
+    """Older checkpoints beyond this number are deleted; null: all are kept."""
     dataloader_num_workers: int = 0
+    """Processes that prepare batches; 0: the training process itself."""
     parallelism: Parallelism = Parallelism.ddp
     """What several processes share: ddp, the data alone; fsdp, also the parameters, gradients and
     optimizer state, of which each holds a shard (the host of rank 0 must hold the whole model, no
@@ -73,9 +110,11 @@ class TrainerConfig:
     torch_compile: bool = False
     """Compile each decoder layer for itself while it trains; attention stays as it is."""
     report_to: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Where metrics go beside metrics.jsonl: tensorboard, wandb, mlflow, ..."""
     resume_from_checkpoint: str | None = None
-    """A checkpoint directory; a run's directory (its newest complete checkpoint); or `auto` (the
-    newest complete checkpoint of this very run directory, if it has one)."""
+    """What to continue from: a checkpoint directory; a run's directory (its newest complete
+    checkpoint); or `auto` (the newest complete checkpoint of this very run directory, if it has
+    one)."""
     profile: bool = False
     """Record a few steps with torch.profiler: the trace is in `profile/` of the run's directory."""
     extra: dict[str, Any] = field(default_factory=dict)

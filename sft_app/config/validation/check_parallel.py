@@ -97,7 +97,7 @@ def _check_extra(config: AppConfig, setting: str, excluded: dict[str, str]) -> N
 
 
 def _world_size(config: AppConfig) -> int | None:
-    """None where the workers will see: as many as there are GPUs."""
+    """Return the number of processes; None where it is that of the GPUs, which workers see."""
     nproc = config.launch.nproc_per_node
     return nproc * config.launch.nnodes if isinstance(nproc, int) else None
 

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from sft_app.common.errors import ConfigError
-from sft_app.config.locations import check_source
+from sft_app.config.locations import check_data_source, check_file, check_model_source
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.data import Packing
 from sft_app.config.schema.launch import Device
@@ -98,12 +98,12 @@ def _check_context(config: AppConfig) -> None:
 
 
 def _check_model(config: AppConfig) -> None:
-    check_source("model.name_or_path", config.model.name_or_path, suffixes=(".gguf",))
+    check_model_source("model.name_or_path", config.model.name_or_path)
     if config.tokenizer.name_or_path is not None:
-        check_source("tokenizer.name_or_path", config.tokenizer.name_or_path)
+        check_model_source("tokenizer.name_or_path", config.tokenizer.name_or_path)
     template = config.tokenizer.chat_template
     if template is not None and ("/" in template or template.endswith(".jinja")):
-        check_source("tokenizer.chat_template", template, suffixes=(".jinja",))
+        check_file("tokenizer.chat_template", template)
 
 
 def _check_rope(config: AppConfig) -> None:
@@ -135,7 +135,7 @@ def _check_data(config: AppConfig) -> None:
         if value is None and key == "data.eval":
             continue
         for reference in _references(key, value):
-            check_source(key, reference, suffixes=DATA_SUFFIXES)
+            check_data_source(key, reference, DATA_SUFFIXES)
     if data.max_examples is not None and data.max_examples < 1:
         raise ConfigError(f"data.max_examples={data.max_examples} leaves nothing to train on.")
     for name, count in (("eval_examples", data.eval_examples), ("preview", data.preview)):
@@ -151,7 +151,7 @@ def _check_data(config: AppConfig) -> None:
 
 
 def _references(key: str, value: object) -> list[str]:
-    """The paths or ids in a source setting: one string, or a list of {path, weight}."""
+    """Return the paths or ids in a source setting: one string, or a list of {path, weight}."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and value:
@@ -174,7 +174,7 @@ def _check_evaluation(config: AppConfig) -> None:
         raise ConfigError(f"evaluation.max_documents={evaluation.max_documents} must be 1 or more.")
     if evaluation.documents is not None:
         for reference in _references("evaluation.documents", evaluation.documents):
-            check_source("evaluation.documents", reference, suffixes=(*DATA_SUFFIXES, ".py", ".md"))
+            check_data_source("evaluation.documents", reference, (*DATA_SUFFIXES, ".py", ".md"))
     wants_heldout = evaluation.before or evaluation.after
     none_held_out = config.data.eval is None and config.data.eval_examples == 0
     if wants_heldout and none_held_out and evaluation.documents is None:

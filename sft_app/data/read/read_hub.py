@@ -5,11 +5,12 @@ from typing import Any
 
 from sft_app import compat
 from sft_app.common.errors import ConfigError
+from sft_app.config.locations import hub_dataset
 from sft_app.data.read.read_files import BadRecord, Record
 
 
 def read_hub(name: str) -> Iterator[Record | BadRecord]:
-    """The rows of `org/name` (its split train) or `org/name:split`."""
+    """Yield the rows of a dataset as `hub_dataset` reads its name."""
     for number, row in enumerate(_load(name), start=1):
         yield Record(row, f"{name} row {number}")
 
@@ -27,9 +28,10 @@ def _load(name: str) -> Any:
             f"{name} is not a file here, and hub datasets need the library datasets: "
             "pip install 'sft-app[hub]'"
         ) from error
-    identifier, _, split = name.partition(":")
+    dataset = hub_dataset(name)
+    assert dataset is not None, "resolve_sources lets no other name pass"
     try:
-        return datasets.load_dataset(identifier, split=split or "train")
+        return datasets.load_dataset(dataset.repository, dataset.config, split=dataset.split)
     except Exception as error:  # the library raises whatever its network stack does
         raise ConfigError(
             f"{name} is neither a file here nor a hub dataset that can be loaded: {error}"

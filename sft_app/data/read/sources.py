@@ -1,18 +1,16 @@
 """What `data.train` and `data.eval` may say, resolved to files and hub datasets."""
 
 import glob
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sft_app.common.errors import ConfigError
-from sft_app.config.locations import PACKAGE_PREFIX, package_file
+from sft_app.config.locations import PACKAGE_PREFIX, hub_dataset, package_file
 from sft_app.data.read.open_file import data_suffix
 
 READABLE = (".json", ".jsonl", ".ndjson", ".parquet", ".csv", ".tsv", ".txt")
 COMPRESSED = (".gz", ".zst")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +29,10 @@ def resolve_sources(value: Any, key: str) -> list[Source]:
     """Turn the value of the setting `key` into sources.
 
     Accepts a file, a folder (every readable file below it), a glob, `pkg://package/inner/path`, a
-    hub dataset id (`org/name` or `org/name:split`), or a list of these, each alone or as
-    `{path: ..., weight: ...}`. Raises ConfigError for anything that does not exist.
+    hub dataset id (`org/name`, `org/name:split` or `org/name/config:split`), or a list of these,
+    each alone or as `{path: ..., weight: ...}`.
+
+    Raises ConfigError for anything that does not exist.
     """
     entries = value if isinstance(value, list | tuple) else [value]
     if not entries:
@@ -68,10 +68,10 @@ def _files(text: str, key: str) -> tuple[Path, ...]:
         return (path,)
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.is_file() and is_readable(p))
+    elif hub_dataset(text) is not None and not is_readable(Path(text)):
+        return ()
     elif glob.has_magic(str(path)):
         found = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())  # noqa: PTH207
-    elif _HUB_ID.fullmatch(text) and not is_readable(Path(text)):
-        return ()
     else:
         raise ConfigError(f"{key}={text} does not exist: give a file, folder, glob or hub id.")
     if not found:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_app.common.errors import ConfigError
-from sft_app.config.locations import PACKAGE_PREFIX, package_file
+from sft_app.config.locations import PACKAGE_PREFIX, is_model_id, package_file
 from sft_app.config.schema.model import ModelConfig
 from sft_app.loader.checkpoint.convert_gguf import convert_gguf
 
@@ -44,7 +44,7 @@ def find_checkpoint(model_config: ModelConfig, *, name_or_path: str | None = Non
         return Checkpoint(location=str(convert_gguf(path, model_config.cache_dir)), is_local=True)
     if path.is_dir():
         return Checkpoint(location=str(path), is_local=True)
-    if name.startswith((PACKAGE_PREFIX, "/", "./", "../", "~")) or name.count("/") > 1:
+    if not is_model_id(name):
         raise ConfigError(
             f"{key}: {name!r} is not a directory; give a directory with a checkpoint, a hub id "
             "such as org/name, or a .gguf file."

@@ -9,6 +9,10 @@ from sft_app.config.schema.app import AppConfig
 from sft_app.config.validation.check_trainer import check_trainer_support
 
 Compose = Callable[..., AppConfig]
+ASKS_FOR_PACKAGES = (
+    "sft_app.config.validation.check_trainer",
+    "sft_app.config.validation.check_adapter",
+)
 
 
 @pytest.mark.parametrize(
@@ -48,10 +52,12 @@ def test_a_missing_package_is_named(
     compose: Compose, monkeypatch: pytest.MonkeyPatch, override: str, package: str
 ) -> None:
     config = compose(override)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for module in ASKS_FOR_PACKAGES:
+        monkeypatch.setattr(f"{module}.is_installed", lambda name: False)
     with pytest.raises(ConfigError, match=f"pip install {package}"):
         check_trainer_support(config)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    for module in ASKS_FOR_PACKAGES:
+        monkeypatch.setattr(f"{module}.is_installed", lambda name: True)
     check_trainer_support(config)
 
 
@@ -133,7 +139,8 @@ def test_a_missing_package_is_named(
 def test_settings_that_exclude_each_other(
     compose: Compose, monkeypatch: pytest.MonkeyPatch, overrides: list[str], message: str
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    for module in ASKS_FOR_PACKAGES:
+        monkeypatch.setattr(f"{module}.is_installed", lambda name: True)
     names = "sft_app.config.validation.check_trainer.training_argument_names"
     monkeypatch.setattr(names, lambda: ["activation_checkpointing_kwargs"])
     with pytest.raises(ConfigError, match=message):

@@ -77,14 +77,14 @@ def test_hub_rows_come_through_the_datasets_library(monkeypatch):
     datasets = pytest.importorskip("datasets")
     asked = []
 
-    def load_dataset(name, split):
-        asked.append((name, split))
+    def load_dataset(name, config, split):
+        asked.append((name, config, split))
         return datasets.Dataset.from_list([{"text": "a"}, {"text": "b"}])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     records = list(read_hub("org/name:test"))
     assert [r.value for r in records if isinstance(r, Record)] == [{"text": "a"}, {"text": "b"}]
-    assert asked == [("org/name", "test")]
+    assert asked == [("org/name", None, "test")]
 
 
 def test_a_hub_dataset_without_the_library_says_what_to_install(monkeypatch):

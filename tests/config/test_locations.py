@@ -1,0 +1,77 @@
+"""What can be the name of a model, or of a dataset, of the hub; and what can only be a path."""
+
+import pytest
+
+from sft_app.common.errors import ConfigError
+from sft_app.config.locations import (
+    HubDataset,
+    check_data_source,
+    check_file,
+    check_model_source,
+    hub_dataset,
+)
+from sft_app.config.schema.model import ModelConfig
+from sft_app.data.read.sources import resolve_sources
+from sft_app.loader.checkpoint.locate import find_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("reference", "repository", "config", "split"),
+    [
+        ("org/name", "org/name", None, "train"),
+        ("org/name:train_sft", "org/name", None, "train_sft"),
+        ("org/name:train[:10%]", "org/name", None, "train[:10%]"),
+        ("o-r.g/na_me.2/default:test", "o-r.g/na_me.2", "default", "test"),
+    ],
+)
+def test_a_dataset_of_the_hub_may_name_its_split(
+    reference: str, repository: str, config: str | None, split: str
+) -> None:
+    assert hub_dataset(reference) == HubDataset(repository, config, split)
+    check_data_source("data.train", reference, (".json",))
+    assert resolve_sources(reference, "data.train")[0].files == ()
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "name",
+        "/org/name",
+        "./org/name",
+        "../a/b",
+        "a/b/c/d",
+        "org/name:",
+        "a b/c",
+        "~/no/x",
+        "a//b",
+    ],
+)
+def test_what_is_no_dataset_of_the_hub_is_a_path(reference: str) -> None:
+    assert hub_dataset(reference) is None
+    with pytest.raises(ConfigError, match=r"data\.train"):
+        check_data_source("data.train", reference, (".json",))
+    with pytest.raises(ConfigError, match=r"data\.train"):
+        resolve_sources(reference, "data.train")
+
+
+def test_a_file_ending_makes_it_a_missing_file() -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        check_data_source("data.train", "org/chat.json", (".json",))
+
+
+@pytest.mark.parametrize("reference", ["org/name/more", "./model", "org/name:main", "a b"])
+def test_what_is_no_model_of_the_hub_is_a_path(reference: str) -> None:
+    with pytest.raises(ConfigError, match=r"model\.name_or_path"):
+        check_model_source("model.name_or_path", reference)
+    with pytest.raises(ConfigError, match=r"model\.name_or_path"):
+        find_checkpoint(ModelConfig(name_or_path=reference))
+
+
+def test_a_model_of_the_hub_passes() -> None:
+    check_model_source("model.name_or_path", "org/name")
+    assert not find_checkpoint(ModelConfig(name_or_path="org/name")).is_local
+
+
+def test_a_template_is_a_file() -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        check_file("tokenizer.chat_template", "org/name")
