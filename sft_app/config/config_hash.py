@@ -83,14 +83,14 @@ def _counted_of_group(group: str, settings: Any) -> dict[str, Any]:
         key, value = f"{group}.{field.name}", getattr(settings, field.name)
         always = field.name in ALWAYS_COUNTED.get(group, ())
         if can_change_the_outcome(key) and (always or value != _default(field)):
-            plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
-            counted[field.name] = _same_outcome(key, plain)
+            counted[field.name] = _same_outcome(key, value)
     return counted
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
-    made = field.default_factory is not dataclasses.MISSING
-    return field.default_factory() if made else field.default
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def _same_outcome(key: str, value: Any) -> Any:
