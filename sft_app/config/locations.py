@@ -9,6 +9,15 @@ from sft_app.common.errors import ConfigError
 
 PACKAGE_PREFIX = "pkg://"
 
+DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".csv", ".tsv", ".txt")
+"""Endings of files that records can be read from."""
+
+COMPRESSED_SUFFIXES = (".gz", ".zst")
+"""Endings that may follow those of DATA_SUFFIXES; what is read is the file inside."""
+
+DOCUMENT_SUFFIXES = (*DATA_SUFFIXES, ".md", ".py")
+"""Endings of files that are read as whole texts (`evaluation.documents`)."""
+
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _MODEL = re.compile(rf"(?:{_NAME}/)?{_NAME}")
 _DATASET = re.compile(
@@ -61,6 +70,14 @@ def package_file(reference: str) -> Path:
     if not path.exists():
         raise ConfigError(f"{reference}: the package '{package}' has no '{inner}'.")
     return path
+
+
+def data_suffix(path: Path) -> str:
+    """Return the ending that says what is in a file: `.jsonl` for chats.jsonl.gz."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSED_SUFFIXES:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
 
 
 def check_model_source(key: str, reference: str) -> None:

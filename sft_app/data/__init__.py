@@ -1,7 +1,9 @@
 """From files as people have them to packed batches: a chain of plain functions.
 
-    sources -> read -> formats -> odd -> select -> render -> tokenize -> store
-    store -> fit -> pack -> dataset -> collate
+    read: sources -> read_files -> conversation_reader (with chat: formats -> repair)
+    chat: render -> tokenize
+    store: tokenize_pool -> token_store, found again by token_cache
+    batches: train_eval_split -> fit_rows -> pack -> datasets -> collators
 
-`prepare.prepare_data` walks the chain; each module is one link and can be read on its own.
+`prepare_data.prepare_data` walks the chain; each module is one link and can be read on its own.
 """

@@ -43,6 +43,8 @@ CONVERSATIONS_PER_HELD_OUT = 10
 
 @dataclass
 class PreparedData:
+    """Hold the training set, the held-out set, and what is known about both."""
+
     train: PackedDataset | ExampleDataset
     """Packed with packing=best_fit."""
     eval: ExampleDataset | None
@@ -123,7 +125,7 @@ def prepare_data(
 
 
 def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Any id does where padding is neither attended to nor learned; the tokenizer's own if set."""
+    """Return the tokenizer's own, or any id: padding is neither attended to nor supervised."""
     for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token_id is not None:
             return int(token_id)

@@ -8,21 +8,21 @@ from transformers import PreTrainedTokenizerBase
 from sft_app.data.labels import IGNORE_INDEX
 from sft_app.data.prepare_data import PreparedData
 
-LEARNED = "bold green"
+SUPERVISED = "bold green"
 READ = "dim"
 
 
 def preview(prepared: PreparedData, tokenizer: PreTrainedTokenizerBase, count: int) -> Group:
-    """The first `count` documents of the training set, as a rich renderable.
+    """Return the first `count` documents of the training set, as a rich renderable.
 
-    Learned tokens are bold green, tokens that are only read are dim. Special tokens are shown, so
-    that an end of turn that is not learned can be seen.
+    Supervised tokens are bold green, tokens that are only read are dim. Special tokens are shown,
+    so that an end of turn that is not supervised can be seen.
     """
     documents = getattr(prepared.train, "examples", prepared.train)
     panels = [
         _panel(documents[number], tokenizer, number) for number in range(min(count, len(documents)))
     ]
-    legend = Text.assemble(("learned ", LEARNED), ("only read", READ))
+    legend = Text.assemble(("supervised ", SUPERVISED), ("only read", READ))
     return Group(legend, *panels)
 
 
@@ -30,9 +30,9 @@ def _panel(item: dict, tokenizer: PreTrainedTokenizerBase, number: int) -> Panel
     ids, labels = item["input_ids"].tolist(), item["labels"].tolist()
     text = Text()
     for is_supervised, run in _runs(ids, labels):
-        text.append(tokenizer.decode(run), LEARNED if is_supervised else READ)
-    learned = sum(label != IGNORE_INDEX for label in labels)
-    title = f"example {number + 1}: {len(ids):,} tokens, {learned:,} learned"
+        text.append(tokenizer.decode(run), SUPERVISED if is_supervised else READ)
+    supervised = sum(label != IGNORE_INDEX for label in labels)
+    title = f"example {number + 1}: {len(ids):,} tokens, {supervised:,} supervised"
     return Panel(text, title=title, title_align="left")
 
 

@@ -12,7 +12,7 @@ PERCENTILES = (1, 10, 25, 50, 75, 90, 95, 99, 100)
 
 @dataclass(kw_only=True)
 class ReadStatistics:
-    """What became of the records of `data.train` or `data.eval`."""
+    """Count what became of the records of `data.train` or `data.eval`."""
 
     records: int = 0
     """Records seen, broken ones included."""
@@ -20,8 +20,8 @@ class ReadStatistics:
     """Records that became conversations."""
     skipped: dict[str, int] = field(default_factory=dict)
     """Records that could not be read, by reason."""
-    odd: dict[str, int] = field(default_factory=dict)
-    """Conversations that a policy of `odd` changed or left out, by policy."""
+    repaired: dict[str, int] = field(default_factory=dict)
+    """Conversations that a policy of `repair` changed or left out, by policy."""
     formats: dict[str, int] = field(default_factory=dict)
     """Records by detected format."""
     examples_of_skipped: list[str] = field(default_factory=list)
@@ -30,7 +30,7 @@ class ReadStatistics:
 
 @dataclass(kw_only=True)
 class LengthStatistics:
-    """Lengths in tokens of whole examples, before they are fitted to the context."""
+    """Hold lengths in tokens of whole examples, before they are fitted to the context."""
 
     percentiles: dict[str, int] = field(default_factory=dict)
     histogram: dict[str, int] = field(default_factory=dict)
@@ -41,6 +41,8 @@ class LengthStatistics:
 
 @dataclass(kw_only=True)
 class FitStatistics:
+    """Count what became of examples when they were fitted to the context."""
+
     examples: int = 0
     """Whole examples before fitting."""
     tokens: int = 0
@@ -67,6 +69,8 @@ class FitStatistics:
 
 @dataclass(kw_only=True)
 class PackingStatistics:
+    """Say how well the rows are filled."""
+
     packed: bool
     rows: int = 0
     """Packed rows, or examples when packing is off."""
@@ -77,6 +81,8 @@ class PackingStatistics:
 
 @dataclass(kw_only=True)
 class DataStatistics:
+    """Hold everything that is known about the data before training."""
+
     context_length: int
     train_read: ReadStatistics
     eval_read: ReadStatistics | None
@@ -87,10 +93,11 @@ class DataStatistics:
     packing: PackingStatistics
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
+        """Return the lines that stand on the screen and in the log."""
         # Imported here: the other module describes the classes of this one.
         from sft_app.data.statistics_text import describe
 
@@ -98,12 +105,13 @@ class DataStatistics:
 
 
 def add_counts(counts: dict[str, int], more: Mapping[str, int]) -> None:
-    """Plain dicts rather than Counters, which `asdict` cannot copy."""
+    """Add counts by name to plain dicts: `asdict` cannot copy Counters."""
     for name, count in more.items():
         counts[name] = counts.get(name, 0) + count
 
 
 def length_statistics(lengths: np.ndarray) -> LengthStatistics:
+    """Summarise lengths in tokens, int64 [N]."""
     if not len(lengths):
         return LengthStatistics()
     values = np.percentile(lengths, PERCENTILES, method="nearest")

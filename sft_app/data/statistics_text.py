@@ -34,8 +34,8 @@ def _read(label: str, read: ReadStatistics) -> list[str]:
     lines = [f"{label:<16}{read.records:,} records, {read.conversations:,} used ({formats} format)"]
     if read.skipped:
         lines.append(f"{_INDENT}skipped: {_counts(read.skipped)}")
-    if read.odd:
-        lines.append(f"{_INDENT}odd conversations: {_counts(read.odd)}")
+    if read.repaired:
+        lines.append(f"{_INDENT}repaired: {_counts(read.repaired)}")
     return lines
 
 
@@ -43,7 +43,7 @@ def _fit(label: str, fit: FitStatistics, context_length: int) -> list[str]:
     share = fit.supervised_tokens / fit.used_tokens if fit.used_tokens else 0.0
     lines = [
         f"{label:<16}{fit.examples:,} examples, {fit.tokens:,} tokens; {fit.used_tokens:,} of them "
-        f"used, {fit.supervised_tokens:,} learned ({share:.1%}), in {fit.chunks:,} documents"
+        f"used, {fit.supervised_tokens:,} supervised ({share:.1%}), in {fit.chunks:,} documents"
     ]
     if fit.overlong or fit.lost_tokens:
         lost = sum(fit.lost_tokens.values())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from sft_app.config.locations import DOCUMENT_SUFFIXES
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.data import Packing
 from sft_app.data.prepare_data import prepare_data
@@ -69,7 +70,7 @@ def _all_documents(config: AppConfig, tokenizer: PreTrainedTokenizerBase) -> Seq
 
 def text_files(setting: Any) -> list[Path]:
     """List the files that `evaluation.documents` means; raises ConfigError when there are none."""
-    sources = resolve_sources(setting, "evaluation.documents")
+    sources = resolve_sources(setting, "evaluation.documents", suffixes=DOCUMENT_SUFFIXES)
     return [file for source in sources for file in source.files]
 
 

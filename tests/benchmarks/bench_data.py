@@ -101,7 +101,8 @@ def median(timings: list[Timing], field: str) -> float:
 
 def first_records(folder: Path, count: int) -> Path:
     from sft_app.config.locations import package_file
-    from sft_app.data.read.read_files import Record, read_file
+    from sft_app.data.read.read_files import read_file
+    from sft_app.data.read.record import Record
 
     whole = package_file(SHAREGPT)
     if count == 0:

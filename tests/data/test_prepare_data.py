@@ -124,7 +124,7 @@ def test_loss_weights_come_with_the_batch_only_where_messages_have_them(chats, t
     assert "loss_weights" not in prepare(settings(chats, tmp_path), tokenizer).train[0]
 
 
-def test_only_the_last_turn_is_learned_when_asked(chats, tmp_path, tokenizer):
+def test_only_the_last_turn_is_supervised_when_asked(chats, tmp_path, tokenizer):
     config = settings(
         chats,
         tmp_path,
@@ -155,7 +155,7 @@ def test_sources_with_weights_are_repeated(chats, tmp_path, tokenizer):
     assert prepared.statistics.train.examples == 60 + 3 * 7
 
 
-def test_a_split_conversation_keeps_its_system_prompt_in_every_piece(tmp_path, tokenizer):
+def test_a_split_conversation_keeps_its_system_prompt_in_every_chunk(tmp_path, tokenizer):
     record = sharegpt(1, turns=12)
     record["system"] = "Be kind."
     path = tmp_path / "one.json"
@@ -168,16 +168,16 @@ def test_a_split_conversation_keeps_its_system_prompt_in_every_piece(tmp_path, t
         assert tokenizer.decode(item["input_ids"]).startswith(head)
 
 
-def test_odd_conversations_are_counted_and_bad_ones_too(tmp_path, tokenizer):
+def test_repaired_conversations_are_counted_and_bad_ones_too(tmp_path, tokenizer):
     good = sharegpt(1)
-    odd = {"conversations": [{"from": "gpt", "value": "Hi"}, *sharegpt(2)["conversations"]]}
+    repaired = {"conversations": [{"from": "gpt", "value": "Hi"}, *sharegpt(2)["conversations"]]}
     path = tmp_path / "mixed.jsonl"
-    lines = [json.dumps(good), "{broken", json.dumps(odd), json.dumps({"title": "x"})]
+    lines = [json.dumps(good), "{broken", json.dumps(repaired), json.dumps({"title": "x"})]
     path.write_text("\n".join(lines) + "\n")
     config = settings(path, tmp_path, eval_examples=0, on_bad_record=OnBadRecord.skip)
     read = prepare(config, tokenizer).statistics.train_read
     assert read.skipped == {"broken_json": 1, "not_this_format": 1}
-    assert read.odd == {"leading_answer_removed": 1}
+    assert read.repaired == {"leading_answer_removed": 1}
     assert f"{path} line 2" in read.examples_of_skipped[0]
 
 
@@ -218,5 +218,5 @@ def test_text_and_prompt_completion_train_too(tmp_path, tokenizer):
     assert all((chunk["labels"][1:] != -100).all() for chunk in chunks)
     # Nothing comes before a document's first token, or in a packed row another document does.
     assert all(chunk["labels"][0] == -100 for chunk in chunks)
-    learned = tokenizer.decode(pair["labels"][pair["labels"] != -100])
-    assert learned == " Paris<|im_end|>"
+    supervised = tokenizer.decode(pair["labels"][pair["labels"] != -100])
+    assert supervised == " Paris<|im_end|>"

@@ -3,18 +3,20 @@
 from rich.console import Console
 
 from sft_app.config.schema.data import Overlong
-from sft_app.data.preview import LEARNED, preview
+from sft_app.data.preview import SUPERVISED, preview
 from tests.data.chat_files import prepare, settings
 
 
-def test_learned_text_is_green_and_the_rest_is_dim(chats, tmp_path, tokenizer):
+def test_supervised_text_is_green_and_the_rest_is_dim(chats, tmp_path, tokenizer):
     prepared = prepare(settings(chats, tmp_path, overlong=Overlong.drop), tokenizer)
     console = Console(force_terminal=True, width=100, color_system="standard")
     with console.capture() as captured:
         console.print(preview(prepared, tokenizer, 2))
     text = captured.get()
     assert "example 1" in text and "example 2" in text and "example 3" not in text
-    green = console.get_style(LEARNED).render("The answer is", color_system=console._color_system)
+    green = console.get_style(SUPERVISED).render(
+        "The answer is", color_system=console._color_system
+    )
     assert green.removesuffix("\x1b[0m") in text
 
 

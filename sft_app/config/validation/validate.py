@@ -6,7 +6,14 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from sft_app.common.errors import ConfigError
-from sft_app.config.locations import check_data_source, check_file, check_model_source
+from sft_app.config.locations import (
+    COMPRESSED_SUFFIXES,
+    DATA_SUFFIXES,
+    DOCUMENT_SUFFIXES,
+    check_data_source,
+    check_file,
+    check_model_source,
+)
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.data import Packing
 from sft_app.config.schema.launch import Device
@@ -17,18 +24,6 @@ from sft_app.config.transformers_names import (
     training_argument_names,
 )
 from sft_app.config.validation.check_trainer import check_trainer_support
-
-DATA_SUFFIXES = (
-    ".json",
-    ".jsonl",
-    ".ndjson",
-    ".parquet",
-    ".csv",
-    ".tsv",
-    ".gz",
-    ".zst",
-    ".txt",
-)
 
 METHOD_FIELDS: dict[str, tuple[RopeMethod, ...]] = {
     "theta": (RopeMethod.abf,),
@@ -135,7 +130,7 @@ def _check_data(config: AppConfig) -> None:
         if value is None and key == "data.eval":
             continue
         for reference in _references(key, value):
-            check_data_source(key, reference, DATA_SUFFIXES)
+            check_data_source(key, reference, (*DATA_SUFFIXES, *COMPRESSED_SUFFIXES))
     if data.max_examples is not None and data.max_examples < 1:
         raise ConfigError(f"data.max_examples={data.max_examples} leaves nothing to train on.")
     for name, count in (("eval_examples", data.eval_examples), ("preview", data.preview)):
@@ -174,7 +169,9 @@ def _check_evaluation(config: AppConfig) -> None:
         raise ConfigError(f"evaluation.max_documents={evaluation.max_documents} must be 1 or more.")
     if evaluation.documents is not None:
         for reference in _references("evaluation.documents", evaluation.documents):
-            check_data_source("evaluation.documents", reference, (*DATA_SUFFIXES, ".py", ".md"))
+            check_data_source(
+                "evaluation.documents", reference, (*DOCUMENT_SUFFIXES, *COMPRESSED_SUFFIXES)
+            )
     wants_heldout = evaluation.before or evaluation.after
     none_held_out = config.data.eval is None and config.data.eval_examples == 0
     if wants_heldout and none_held_out and evaluation.documents is None:

@@ -1,0 +1,1 @@
+"""From tokenised examples to batches: chosen, fitted to the context, packed, collated."""

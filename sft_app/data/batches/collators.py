@@ -10,7 +10,7 @@ from sft_app.data.batches.datasets import padding_documents
 
 @dataclass(frozen=True, slots=True)
 class CollateDocuments:
-    """For rows that rely on position_ids to keep documents apart (packing=best_fit).
+    """Make batches of rows that rely on position_ids to keep documents apart (packing=best_fit).
 
     The batch has no attention_mask: transformers isolates documents by their positions only when
     it is given none. Rows are filled up to `length` with documents of padding: one shape for
@@ -21,12 +21,13 @@ class CollateDocuments:
     length: int
 
     def __call__(self, items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return LongTensors [B, length] input_ids, labels, position_ids (and loss_weights)."""
         return _padded(items, self.length, self.pad_token_id)
 
 
 @dataclass(frozen=True, slots=True)
 class CollateExamples:
-    """For one document per item (packing=none): padded to the longest, with an attention_mask.
+    """Make batches of one document per item (packing=none): padded to the longest, and masked.
 
     The mask is made of lengths: a pad token that is also the end token stays visible where it is
     text.
@@ -35,6 +36,7 @@ class CollateExamples:
     pad_token_id: int
 
     def __call__(self, items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return tensors [B, longest], with an attention_mask."""
         lengths = torch.tensor([len(item["input_ids"]) for item in items])
         longest = int(lengths.max())
         batch = _padded(items, longest, self.pad_token_id)

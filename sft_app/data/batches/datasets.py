@@ -11,10 +11,13 @@ from sft_app.data.store.token_store import TokenStore
 
 
 class ExampleDataset(Dataset[dict[str, Tensor]]):
-    """One document per item: LongTensors [T] input_ids, labels (not shifted), position_ids; and
-    float loss_weights when `weighted`."""
+    """Give one document per item: LongTensors [T] input_ids, labels (not shifted), position_ids.
+
+    When `weighted`, float loss_weights [T] as well.
+    """
 
     def __init__(self, store: TokenStore, documents: list[Document], weighted: bool) -> None:
+        """Choose the documents of `store`, with loss_weights where `weighted`."""
         self.store = store
         self.documents = documents
         self.weighted = weighted
@@ -22,9 +25,11 @@ class ExampleDataset(Dataset[dict[str, Tensor]]):
         """Tokens of each item, for batches of similar length."""
 
     def __len__(self) -> int:
+        """Count the documents."""
         return len(self.documents)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Return the tensors [T] of one document."""
         row, chunk = self.documents[index].row, self.documents[index].chunk
         ids = self.store.input_ids(row)
         tokens = np.concatenate([ids[: chunk.opening], ids[chunk.start : chunk.stop]])
@@ -47,21 +52,24 @@ class ExampleDataset(Dataset[dict[str, Tensor]]):
 
 
 class PackedDataset(Dataset[dict[str, Tensor]]):
-    """One row per item: documents one after the other, positions restarting at 0 for each.
+    """Give one row per item: documents one after the other, positions restarting at 0 for each.
 
     Rows are not padded: CollateDocuments fills them up, so that a batch still knows what is data.
     """
 
     def __init__(self, examples: ExampleDataset, rows: list[list[int]]) -> None:
+        """Make rows of the indices of `examples`."""
         self.examples = examples
         self.rows = rows
         self.lengths = [sum(examples.lengths[index] for index in row) for row in rows]
         """Tokens of each row."""
 
     def __len__(self) -> int:
+        """Count the rows."""
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Return the tensors [T] of one row, its documents one after the other."""
         documents = [self.examples[example] for example in self.rows[index]]
         return {key: torch.cat([d[key] for d in documents]) for key in documents[0]}
 
@@ -72,7 +80,7 @@ of their length, in one for each token a call for each on a CPU."""
 
 
 def padding_documents(length: int, pad_token_id: int, weighted: bool) -> dict[str, Tensor]:
-    """Tokens that nothing learns from and, having positions of their own, nothing attends to."""
+    """Return tokens [length] without labels, which nothing attends to: their positions restart."""
     document = {
         "input_ids": torch.full((length,), pad_token_id),
         "labels": torch.full((length,), IGNORE_INDEX),

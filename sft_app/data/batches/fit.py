@@ -10,7 +10,7 @@ from sft_app.data.chat.tokenize import TokenSpan
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens [start, stop) of an example, after a copy of its first `opening` tokens."""
+    """Name tokens [start, stop) of an example, after a copy of its first `opening` tokens."""
 
     start: int
     stop: int
@@ -18,10 +18,11 @@ class Chunk:
 
     @property
     def length(self) -> int:
+        """Count the tokens, the copied ones included."""
         return self.opening + self.stop - self.start
 
     def place(self, start: int, stop: int) -> range:
-        """Where in this chunk tokens [start, stop) of the example can be learned.
+        """Return where in this chunk tokens [start, stop) of the example can be supervised.
 
         Never at position 0: nothing comes before it, or in a packed row another document does.
         """
@@ -31,6 +32,8 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
+    """Hold what one example becomes."""
+
     chunks: list[Chunk]
     lost: Counter[str]
     """Tokens that no chunk has, by reason."""
@@ -48,7 +51,7 @@ def fit(
 ) -> Fitted:
     """Cut one example of `length` tokens into chunks of at most `context_length`.
 
-    Every chunk carries at least one label that can be learned (not only on its first token, which
+    Every chunk carries at least one label that can be supervised (not only on its first token, which
     nothing predicts). A chunk never begins inside a turn, except in passages, which have none.
     """
     if length <= context_length:

@@ -15,7 +15,7 @@ from sft_app.data.store.token_store import TokenStore
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A chunk of a row of the store."""
+    """Name a chunk of a row of the store."""
 
     row: int
     chunk: Chunk
@@ -54,8 +54,10 @@ def fit_rows(
 
 
 def num_supervised(chunk: Chunk, spans: Sequence[TokenSpan]) -> int:
+    """Count the tokens of `chunk` that carry labels."""
     return sum(len(chunk.place(span.start, span.stop)) for span in spans)
 
 
 def num_tokens(chunks: Sequence[Chunk]) -> int:
+    """Count the tokens of chunks, repeated ones each time."""
     return sum(chunk.length for chunk in chunks)

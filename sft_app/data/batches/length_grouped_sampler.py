@@ -11,7 +11,7 @@ order stays random."""
 
 
 class LengthGroupedSampler(Sampler[int]):
-    """Indices in an order where each run of `batch_size` has examples of similar length.
+    """Give indices in an order where each run of `batch_size` has examples of similar length.
 
     Shuffled by seed and epoch; the batch with the longest example comes first, so that a lack of
     memory shows at once. For DataLoader(sampler=..., batch_size=batch_size, shuffle=False); the
@@ -19,18 +19,22 @@ class LengthGroupedSampler(Sampler[int]):
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        """Sort examples of these lengths (in tokens) into batches of `batch_size`."""
         self._lengths = np.asarray(lengths)
         self._batch_size = batch_size
         self._seed = seed
         self._epoch = 0
 
     def __len__(self) -> int:
+        """Count the examples."""
         return len(self._lengths)
 
     def set_epoch(self, epoch: int) -> None:
+        """Choose the order of this epoch."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
+        """Yield each index once."""
         random = np.random.default_rng([self._seed, self._epoch])
         order = random.permutation(len(self._lengths))
         pool = self._batch_size * _POOL

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 
 def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Indices of `lengths` in rows whose sum is at most `capacity`.
+    """Put the indices of `lengths` into rows whose sum is at most `capacity`.
 
     Longest first, each into the row where it leaves the least space (Johnson 1973: at most 11/9 of
     the optimum, and far nearer to it on chat data). Deterministic: ties go to the earlier index

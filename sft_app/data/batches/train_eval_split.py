@@ -13,7 +13,7 @@ _MASK = (1 << 64) - 1
 
 
 def rank(key: int, seed: int) -> int:
-    """A pseudo-random 64-bit number from a content key and the seed (splitmix64's finaliser)."""
+    """Return 64 pseudo-random bits of a content key and the seed (splitmix64's finaliser)."""
     x = (key ^ (seed * 0x9E3779B97F4A7C15)) & _MASK
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
@@ -21,14 +21,14 @@ def rank(key: int, seed: int) -> int:
 
 
 def copies(key: int, seed: int, weight: float) -> int:
-    """How often a conversation of a source with this weight is used in an epoch."""
+    """Return how often a conversation of a source with this weight is used in an epoch."""
     whole = int(weight)
     chance = rank(key, seed ^ 0x5EED) / float(1 << 64)
     return whole + (chance < weight - whole)
 
 
 def lowest(items: Iterable[tuple[int, T]], count: int) -> Iterator[T]:
-    """The `count` items of lowest rank, in the order they came; memory for `count` items only."""
+    """Yield the `count` items of lowest rank, in the order they came, holding no more."""
     heap: list[tuple[int, int, T]] = []
     for number, (item_rank, item) in enumerate(items):
         entry = (-item_rank, -number, item)
@@ -41,7 +41,7 @@ def lowest(items: Iterable[tuple[int, T]], count: int) -> Iterator[T]:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Row numbers of a store."""
+    """Hold row numbers of a store."""
 
     train: np.ndarray
     """In the order of the files; a row stands here as often as its source's weight says."""

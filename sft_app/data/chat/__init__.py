@@ -1,0 +1,1 @@
+"""From records to token ids with labels, by the tokenizer's own chat template."""

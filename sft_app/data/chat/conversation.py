@@ -8,6 +8,8 @@ from typing import Any
 
 @dataclass(slots=True)
 class Message:
+    """Hold one turn, with roles that chat templates know."""
+
     role: str
     """system, user, assistant or tool."""
     content: str
@@ -17,12 +19,14 @@ class Message:
     """What else the chat template may read: tool_calls, tool_call_id, name, reasoning_content."""
 
     def as_template_input(self) -> dict[str, Any]:
-        """The mapping that chat templates are written for."""
+        """Return the mapping that chat templates are written for."""
         return {"role": self.role, "content": self.content, **self.extra}
 
 
 @dataclass(slots=True)
 class Conversation:
+    """Hold the turns of a chat, in order."""
+
     messages: list[Message]
     tools: list[dict[str, Any]] | None = None
     """Function schemas that the template may describe to the model."""
@@ -30,7 +34,7 @@ class Conversation:
 
 @dataclass(slots=True)
 class Passage:
-    """Text outside any chat template: a document, or a prompt and its completion."""
+    """Hold text outside any chat template: a document, or a prompt and its completion."""
 
     prompt: str
     """Read, never predicted; empty for a document."""
@@ -40,7 +44,7 @@ class Passage:
 
 
 def content_key(item: Conversation | Passage) -> int:
-    """64 bits that depend on nothing but the content.
+    """Return 64 bits that depend on nothing but the content.
 
     Choosing examples by this key (see `select`) keeps exact duplicates together, so that none of
     them is held out while its twin is trained on.

@@ -19,9 +19,10 @@ _MOST_LAYOUTS = 1000
 
 
 class Renderer:
-    """One tokenizer's chat template, and what has been learned about it."""
+    """Render conversations by one tokenizer's chat template, and remember its layouts."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Ask the template of `tokenizer` what kind it is."""
         self.template = ChatTemplate(tokenizer)
         reserved = map(re.escape, self.template.end_tokens)
         self._reserved = re.compile("|".join(reserved) or "(?!)")
@@ -29,7 +30,7 @@ class Renderer:
         self._can_break = self._pieces_are_what_the_template_says()
 
     def render(self, item: Conversation | Passage) -> list[Rendered]:
-        """One rendering for the whole conversation; several where the template rewrites history.
+        """Return one rendering for the whole conversation; several where the template rewrites history.
 
         A template that shows earlier answers differently once a later turn follows (reasoning that
         is stripped, for example) has no single text with every answer as the model writes it. Each

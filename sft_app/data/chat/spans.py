@@ -8,7 +8,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Characters [start, stop) of a rendered text that the model shall learn to write."""
+    """Name characters [start, stop) of a rendered text that the model shall learn to write."""
 
     start: int
     stop: int
@@ -17,7 +17,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """Where a text may be cut in two: one chunk stops (an answer has ended), and another restarts
+    """Say where a text may be cut in two: one chunk stops (an answer has ended), and another restarts
     with a question's own text, after a copy of what stands before the first question's text."""
 
     stop: int
@@ -26,6 +26,8 @@ class Break:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
+    """Hold a text and its places, in characters."""
+
     text: str
     spans: list[Span]
     """In order, without overlap: each answer with its end-of-turn token."""
@@ -37,7 +39,7 @@ class Rendered:
 
 
 def with_valid_unicode(rendered: Rendered) -> Rendered:
-    """Half a surrogate pair (an escaped emoji cut in two) becomes U+FFFD; places stay."""
+    """Replace lone surrogates: half a surrogate pair (an escaped emoji cut in two) becomes U+FFFD; places stay."""
     try:
         rendered.text.encode("utf-8")
     except UnicodeEncodeError:

@@ -18,9 +18,10 @@ class TemplateRefused(ValueError):
 
 
 class ChatTemplate:
-    """Every method that takes a conversation raises TemplateRefused where the template does."""
+    """Ask a chat template; every method that takes a conversation raises TemplateRefused where the template does."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Take the template, and the end tokens, of `tokenizer`."""
         self._tokenizer = tokenizer
         added = {token.content for token in tokenizer.added_tokens_decoder.values()}
         self.end_tokens = tuple(
@@ -30,6 +31,7 @@ class ChatTemplate:
         self._has_generation_prompt = self._writes_generation_prompt()
 
     def render(self, item: Conversation, messages: list[Message], generate: bool = False) -> str:
+        """Return the text of `messages`, with the tools of `item`; the way to answers after it."""
         try:
             text = self._tokenizer.apply_chat_template(
                 [message.as_template_input() for message in messages],
@@ -45,7 +47,7 @@ class ChatTemplate:
     def render_with_marks(
         self, item: Conversation, messages: list[Message]
     ) -> tuple[str, list[tuple[int, int]] | None]:
-        """The text, and the places inside {% generation %} blocks, if the template has any."""
+        """Return the text, and the places inside {% generation %} blocks, if the template has any."""
         text = self.render(item, messages)
         template = self._tokenizer.get_chat_template(None, item.tools)
         if not _GENERATION_MARK.search(template):
@@ -63,7 +65,7 @@ class ChatTemplate:
         return text, [(start, stop) for start, stop in marks[0]]
 
     def before_answer(self, item: Conversation, index: int) -> str:
-        """What the model is given when it shall write message `index`."""
+        """Return what the model is given when it shall write message `index`."""
         before = item.messages[:index]
         if self._has_generation_prompt:
             return self.render(item, before, generate=True)
@@ -71,13 +73,13 @@ class ChatTemplate:
         return text.partition(PLACEHOLDER)[0]
 
     def content_start(self, item: Conversation, text: str, index: int) -> int | None:
-        """Where message `index` begins in `text`, after its header: a placeholder shows it."""
+        """Return where message `index` begins in `text`, after its header: a placeholder shows it."""
         before = self.render(item, [*item.messages[:index], Message("user", PLACEHOLDER)])
         before = before.partition(PLACEHOLDER)[0]
         return len(before) if text.startswith(before) else None
 
     def end_of_turn(self, turn: str, start: int) -> int:
-        """After the answer's end-of-turn token; whitespace behind that belongs to nobody.
+        """Return the place after the answer's end-of-turn token; whitespace behind that belongs to nobody.
 
         A template without an end-of-turn token ends its turns with text: all of it is learned.
         """
@@ -85,7 +87,7 @@ class ChatTemplate:
         return max(start, end if turn.endswith(self.end_tokens, 0, end) else len(turn))
 
     def ends_answers_with_a_token(self) -> bool:
-        """Whether there is an end-of-turn token to learn."""
+        """Tell whether there is an end-of-turn token to learn."""
         probe = [Message("user", "Q"), Message("assistant", "A")]
         try:
             return self.render(Conversation(probe), probe).rstrip().endswith(self.end_tokens)

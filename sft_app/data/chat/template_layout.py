@@ -14,17 +14,20 @@ from sft_app.data.chat.conversation import Conversation, Message
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A character of a fixed text: number of the text, and offset in it."""
+    """Name a character of a fixed text: number of the text, and offset in it."""
 
     literal: int
     offset: int
 
     def within(self, literal_starts: list[int]) -> int:
+        """Return the character, where the fixed texts begin at these."""
         return literal_starts[self.literal] + self.offset
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
+    """Hold where the places of a conversation are, in terms of its fixed texts."""
+
     literals: list[str]
     """The fixed texts before, between and after the messages: one more than messages."""
     spans: list[tuple[Place, Place]]
@@ -52,7 +55,7 @@ PLACEHOLDER = "\ue000\ue001"
 
 
 def placeholder_conversation(roles: tuple[str, ...]) -> Conversation:
-    """Messages that occur in no template, each once."""
+    """Return messages that occur in no template, each once."""
     return Conversation(
         [Message(role, f"\ue000{number}\ue001") for number, role in enumerate(roles)]
     )
@@ -65,7 +68,7 @@ def make_layout(
     breaks: list[tuple[int, int]],
     opening: int,
 ) -> Layout | None:
-    """None when a placeholder does not stand in the text once and in its order."""
+    """Return the layout that a rendering shows; None when a placeholder does not stand in the text once and in its order."""
     literals: list[str] = []
     starts: list[int] = []
     at = 0

@@ -12,7 +12,7 @@ from sft_app.data.chat.template import TemplateRefused
 
 @dataclass(frozen=True, slots=True)
 class TokenSpan:
-    """Tokens [start, stop) that carry labels."""
+    """Name tokens [start, stop) that carry labels."""
 
     start: int
     stop: int
@@ -21,7 +21,7 @@ class TokenSpan:
 
 @dataclass(frozen=True, slots=True)
 class TokenizedExample:
-    """A whole conversation, of any length; nothing here depends on the context length."""
+    """Hold a whole conversation, of any length; nothing here depends on the context length."""
 
     input_ids: list[int]
     spans: list[TokenSpan]
@@ -43,7 +43,7 @@ class _Positions:
 
 
 class ChatTokenizer:
-    """Tokenises as `apply_chat_template(tokenize=True)` does, and knows each token's characters.
+    """Tokenise as `apply_chat_template(tokenize=True)` does, and knows each token's characters.
 
     The whole text is tokenised at once, and a token is labelled when at least one of its characters
     stands in a labelled place and none after it: a word chunk that takes the space after
@@ -51,6 +51,7 @@ class ChatTokenizer:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Take the rules of `tokenizer`."""
         self._tokenizer = tokenizer
         rust = getattr(tokenizer, "backend_tokenizer", None)
         self._backend = None if rust is None else _with_exact_offsets(rust)
@@ -59,7 +60,7 @@ class ChatTokenizer:
         self._eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
     def tokenize(self, batch: list[Rendered]) -> list[TokenizedExample | TemplateRefused]:
-        """One result for each text; an error object where its places cannot be known."""
+        """Return one result for each text; an error object where its places cannot be known."""
         if self._backend is None:
             return [self._by_prefixes(rendered) for rendered in batch]
         encodings = self._backend.encode_batch([r.text for r in batch], add_special_tokens=False)

@@ -1,0 +1,1 @@
+"""From what `data.train` and `data.eval` name to usable conversations."""

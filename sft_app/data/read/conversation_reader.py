@@ -9,11 +9,11 @@ from sft_app.config.schema.data import DataConfig, DataFormat, OnBadRecord, Trai
 from sft_app.data.chat.conversation import Conversation, Passage, content_key
 from sft_app.data.chat.formats import NotThisFormat, detect, normalise
 from sft_app.data.chat.repair import repair
-from sft_app.data.read.read_files import BadRecord, Record, read_file
+from sft_app.data.read.read_files import read_file
 from sft_app.data.read.read_hub import read_hub
+from sft_app.data.read.record import BadRecord, Origin, Record
 from sft_app.data.read.sources import Source
 from sft_app.data.statistics import ReadStatistics, add_counts
-from sft_app.data.store.token_store import Origin
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,8 @@ _MESSAGES_KEPT = 5
 
 @dataclass(slots=True)
 class Item:
+    """Hold one usable conversation or passage on its way to the tokenizer."""
+
     content: Conversation | Passage
     where: str
     """For people: file and record, line or row."""
@@ -29,14 +31,15 @@ class Item:
 
 
 class ConversationReader:
-    """Reads sources by the settings `data.*`, counting in `statistics` as it goes."""
+    """Read sources by the settings `data.*`, counting in `statistics` as it goes."""
 
     def __init__(self, data: DataConfig) -> None:
+        """Start with nothing read."""
         self._data = data
         self.statistics = ReadStatistics()
 
     def read(self, sources: list[Source]) -> Iterator[Item]:
-        """Every usable conversation, in the order of the sources and of their files."""
+        """Yield every usable conversation, in the order of the sources and of their files."""
         for number, source in enumerate(sources):
             if source.files:
                 for file in source.files:
@@ -45,7 +48,7 @@ class ConversationReader:
                 yield from self._read_records(read_hub(source.name), source.name, number)
 
     def bad_record(self, reason: str, message: str) -> None:
-        """Raises DataError, or counts it, as `data.on_bad_record` says."""
+        """Raise DataError, or count the record by `reason`, as `data.on_bad_record` says."""
         if self._data.on_bad_record is OnBadRecord.error:
             raise DataError(f"{message}; data.on_bad_record=skip leaves it out and counts it")
         add_counts(self.statistics.skipped, {reason: 1})
@@ -80,10 +83,10 @@ class ConversationReader:
         if isinstance(content, Passage):
             if content.completion.strip():
                 return content
-            add_counts(self.statistics.odd, {"empty": 1})
+            add_counts(self.statistics.repaired, {"empty": 1})
             return None
         repaired, policies = repair(content)
-        add_counts(self.statistics.odd, policies)
+        add_counts(self.statistics.repaired, policies)
         if repaired is not None and self._data.train_on is TrainOn.last_turn:
             *before, last = repaired.messages
             return replace(repaired, messages=[*(replace(m, weight=0.0) for m in before), last])

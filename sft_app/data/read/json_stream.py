@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from sft_app.data.read.open_file import BROKEN, open_bytes
-from sft_app.data.read.read_files import BadRecord, Record, wrong_encoding
+from sft_app.data.read.read_files import wrong_encoding
+from sft_app.data.read.record import BadRecord, Record
 
 _CHUNK = 1 << 22
 _LARGEST_RECORD = 1 << 28
@@ -65,7 +66,7 @@ class _Window:
 
 
 def read_json(path: Path) -> Iterator[Record | BadRecord]:
-    """Records of an array `[...]`, or objects that follow each other.
+    """Yield the records of an array `[...]`, or objects that follow each other.
 
     Broken records are reported with line and byte; reading goes on at the next object that begins
     with the same key as the records before it.

@@ -16,7 +16,7 @@ BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """The uncompressed bytes of a file, read as they are asked for."""
+    """Open a file, compressed or not; its bytes are uncompressed as they are asked for."""
     suffix = path.suffix.lower()
     with path.open("rb") as file:
         if suffix == ".gz":
@@ -55,11 +55,3 @@ class _ZstdFile(io.RawIOBase):
         count = min(len(buffer), len(self._ready))
         buffer[:count], self._ready = self._ready[:count], self._ready[count:]
         return count
-
-
-def data_suffix(path: Path) -> str:
-    """`.jsonl` for chats.jsonl and for chats.jsonl.gz."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in (".gz", ".zst"):
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""

@@ -4,37 +4,22 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
 
 from sft_app.common.errors import DataError
-from sft_app.data.read.open_file import BROKEN, data_suffix, open_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    value: Any
-    where: str
-    """For people: file and record, line or row."""
-
-
-@dataclass(frozen=True, slots=True)
-class BadRecord:
-    """What stands where a record should be."""
-
-    reason: str
-    """A short name to count by."""
-    message: str
-    """A sentence: file, line or byte, what was expected."""
+from sft_app.config.locations import data_suffix
+from sft_app.data.read.open_file import BROKEN, open_bytes
+from sft_app.data.read.record import BadRecord, Record
 
 
 def read_file(path: Path) -> Iterator[Record | BadRecord]:
-    """The records of one file, in order, by the file's name: .json, .jsonl, .ndjson, .csv, .tsv,
-    .txt, each also with .gz or .zst, and .parquet. Raises DataError for any other name."""
+    """Yield the records of one file, in order, read as its name says (`locations.DATA_SUFFIXES`).
+
+    Raises DataError for a name with any other ending.
+    """
     from sft_app.data.read.json_stream import read_json
 
     readers = {
@@ -87,6 +72,7 @@ def _read_lines(path: Path) -> Iterator[Record | BadRecord]:
 
 
 def wrong_encoding(where: str) -> BadRecord:
+    """Return what stands for a record whose bytes are not UTF-8."""
     return BadRecord("wrong_encoding", f"{where}: expected UTF-8 text, such as iconv makes")
 
 

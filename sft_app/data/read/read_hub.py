@@ -6,7 +6,7 @@ from typing import Any
 from sft_app import compat
 from sft_app.common.errors import ConfigError
 from sft_app.config.locations import hub_dataset
-from sft_app.data.read.read_files import BadRecord, Record
+from sft_app.data.read.record import BadRecord, Record
 
 
 def read_hub(name: str) -> Iterator[Record | BadRecord]:
@@ -16,7 +16,7 @@ def read_hub(name: str) -> Iterator[Record | BadRecord]:
 
 
 def hub_digest(name: str) -> str:
-    """Changes with the content of the dataset, as far as the library can tell."""
+    """Return what changes with the content of the dataset, as far as the library can tell."""
     return compat.dataset_fingerprint(_load(name))
 
 

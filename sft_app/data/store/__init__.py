@@ -1,0 +1,1 @@
+"""Tokenised examples on disk: made once by several processes, then memory-mapped by all."""

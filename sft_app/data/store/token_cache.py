@@ -20,7 +20,7 @@ DATA_PACKAGE = Path(__file__).parents[1]
 
 
 def cache_directory(configured: str | None) -> Path:
-    """`data.cache_dir`, else $SFT_CACHE_DIR/tokenized, else ~/.cache/sft_app/tokenized."""
+    """Return `data.cache_dir`, else $SFT_CACHE_DIR/tokenized, else ~/.cache/sft_app/tokenized."""
     if configured:
         return Path(configured).expanduser()
     root = Path(os.environ.get("SFT_CACHE_DIR") or "~/.cache/sft_app")
@@ -28,7 +28,7 @@ def cache_directory(configured: str | None) -> Path:
 
 
 def cached(directory: Path, key: str, build: Callable[[Path], None]) -> Path:
-    """The folder for `key`, filled by `build(folder)` if no process has done so before.
+    """Return the folder for `key`, filled by `build(folder)` if no process has done so before.
 
     Whoever takes the lock first builds; the others wait for as long as that takes. A folder
     appears under its name only when it is complete, so a builder that is killed leaves nothing
@@ -52,12 +52,13 @@ def cached(directory: Path, key: str, build: Callable[[Path], None]) -> Path:
 
 
 def cache_key(parts: dict[str, Any]) -> str:
+    """Return the name of the folder for data that these parts decide."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Changes with everything that decides the ids: vocabulary, rules, special tokens, template."""
+    """Return what changes with all that decides the ids: vocabulary, rules, specials, template."""
     digest = hashlib.sha256()
     parts = [type(tokenizer).__name__, tokenizer.special_tokens_map, tokenizer.chat_template]
     digest.update(json.dumps(parts, sort_keys=True, default=str).encode())

@@ -1,7 +1,6 @@
 """Tokenised examples in an Arrow file: written once, then memory-mapped by every process."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pyarrow as pa
 
 from sft_app.data.chat.spans import Break
 from sft_app.data.chat.tokenize import TokenizedExample, TokenSpan
+from sft_app.data.read.record import Origin
 
 _SCHEMA = pa.schema(
     [
@@ -32,20 +32,8 @@ _SCHEMA = pa.schema(
 _LISTS = ("input_ids", "span_start", "span_stop", "span_weight", "break_stop", "break_restart")
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where an example comes from."""
-
-    conversation: int
-    """Its number among the conversations read; several examples may come from one."""
-    key: int
-    """`conversation.content_key`."""
-    source: int
-    """Its number in `data.train`."""
-
-
 def to_batch(examples: list[TokenizedExample], origins: list[Origin]) -> pa.RecordBatch:
-    """Rows of the store, in order."""
+    """Return rows of the store, one for each example, in order."""
     spans = [example.spans for example in examples]
     breaks = [example.breaks for example in examples]
     columns = [
@@ -73,15 +61,17 @@ def _list_column(rows: list[list[Any]], dtype: type) -> pa.ListArray:
 
 
 def write_store(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
+    """Write rows to the Arrow file at `path`, batch by batch."""
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
         for batch in batches:
             writer.write_batch(batch)
 
 
 class TokenStore:
-    """Random access to the rows of a store. Pickles as its path, and never loads the file."""
+    """Give random access to the rows of a store. Pickles as its path, and never loads the file."""
 
     def __init__(self, path: Path) -> None:
+        """Map the Arrow file at `path` into memory."""
         self.path = path
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
@@ -99,20 +89,24 @@ class TokenStore:
         ).astype(np.int64)
 
     def __len__(self) -> int:
+        """Count the rows."""
         return len(self.lengths)
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
+        """Pickle the path alone."""
         return TokenStore, (self.path,)
 
     def input_ids(self, row: int) -> np.ndarray:
-        """int32 [length], a read-only view of the file."""
+        """Return the tokens of a row, int32 [length]: a read-only view of the file."""
         return self._list("input_ids", row)
 
     def breaks(self, row: int) -> list[Break]:
+        """Return where a row may be split, in tokens."""
         stops, restarts = self._list("break_stop", row), self._list("break_restart", row)
         return [Break(*pair) for pair in zip(stops.tolist(), restarts.tolist(), strict=True)]
 
     def spans(self, row: int) -> list[TokenSpan]:
+        """Return the supervised spans of a row, in tokens."""
         starts, stops = self._list("span_start", row), self._list("span_stop", row)
         weights = self._list("span_weight", row)
         return [

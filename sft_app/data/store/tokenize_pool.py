@@ -35,7 +35,7 @@ class _Result:
     rows: pa.RecordBatch
     refused: list[str]
     """Sentences about conversations that the chat template refuses."""
-    odd: dict[str, int]
+    repaired: dict[str, int]
     """history_rewritten: conversations that became an example for each answer.
     special_token_in_text: messages that spell out a special token.
     broken_unicode_replaced: half a surrogate pair, which no tokenizer takes."""
@@ -55,17 +55,17 @@ class _Tokenise:
 
     def __call__(self, items: list[Item]) -> _Result:
         texts, owners, refused = [], [], []
-        odd: Counter[str] = Counter()
+        repaired: Counter[str] = Counter()
         for item in items:
             try:
                 rendered = self._renderer.render(item.content)
             except TemplateRefused as error:
                 refused.append(f"{item.where}: {error}")
                 continue
-            odd["history_rewritten"] += len(rendered) > 1
-            odd["special_token_in_text"] += self._renderer.has_reserved_text(item.content)
+            repaired["history_rewritten"] += len(rendered) > 1
+            repaired["special_token_in_text"] += self._renderer.has_reserved_text(item.content)
             whole = [with_valid_unicode(r) for r in rendered]
-            odd["broken_unicode_replaced"] += whole != rendered
+            repaired["broken_unicode_replaced"] += whole != rendered
             texts += whole
             owners += [item] * len(rendered)
         examples, origins = [], []
@@ -75,7 +75,7 @@ class _Tokenise:
             else:
                 examples.append(example)
                 origins.append(owner.origin)
-        return _Result(to_batch(examples, origins), refused, dict(+odd))
+        return _Result(to_batch(examples, origins), refused, dict(+repaired))
 
 
 def tokenised_batches(
@@ -84,7 +84,7 @@ def tokenised_batches(
     reader: ConversationReader,
     num_proc: int | None,
 ) -> Iterator[pa.RecordBatch]:
-    """Rows for the store, in the order of `items` whatever `num_proc` is.
+    """Yield rows for the store, in the order of `items` whatever `num_proc` is.
 
     At most a few batches are in memory at a time. What the template refuses is a bad record of
     `reader`; processes that die (memory, usually) raise DataError.
@@ -93,7 +93,7 @@ def tokenised_batches(
         for result in _results(items, _Tokenise(tokenizer), num_proc or _cores()):
             for sentence in result.refused:
                 reader.bad_record("template_refused", sentence)
-            add_counts(reader.statistics.odd, result.odd)
+            add_counts(reader.statistics.repaired, result.repaired)
             yield result.rows
 
 

@@ -86,8 +86,8 @@ def test_packing_and_not_packing_learn_the_same_tokens(tmp_path, packed, tokeniz
     def labels(data):
         return sorted(label for item in data.train for label in item["labels"].tolist())
 
-    def learned(data):
+    def supervised(data):
         return [label for label in labels(data) if label != -100]
 
-    assert learned(packed) == learned(unpacked)
+    assert supervised(packed) == supervised(unpacked)
     assert packed.statistics.train == unpacked.statistics.train

@@ -66,7 +66,7 @@ def template_ids(conversation, tokenizer):
     )["input_ids"]
 
 
-def learned_texts(ids, mask, tokenizer):
+def supervised_text(ids, mask, tokenizer):
     """The text of each run of learned tokens."""
     runs: list[list[int]] = []
     previous = False
@@ -93,7 +93,7 @@ def test_every_template_with_every_kind_of_tokenizer(kind, name, system):
     assert ids == template_ids(conversation, tokenizer)
     end = END.get(name, "<|im_end|>").format(eos=tokenizer.eos_token)
     answers = [m.content + end for m in conversation.messages if m.role == "assistant"]
-    learned = learned_texts(ids, mask, tokenizer)
+    learned = supervised_text(ids, mask, tokenizer)
     # The space after a header belongs to the token of the answer's first word.
     learned = [text.lstrip(" ") for text in learned]
     if name == "without end token" and kind == "sentencepiece like":
@@ -143,8 +143,10 @@ def test_a_template_that_rewrites_history_gives_an_example_for_each_answer():
     first, second = examples_of(conversation, tokenizer)
     assert first[0] == template_ids(Conversation(conversation.messages[:2]), tokenizer)
     assert second[0] == template_ids(conversation, tokenizer)
-    assert learned_texts(first[0], first[1], tokenizer) == ["<think>a</think>The answer<|im_end|>"]
-    assert learned_texts(second[0], second[1], tokenizer) == ["<think>b</think>Paris<|im_end|>"]
+    assert supervised_text(first[0], first[1], tokenizer) == [
+        "<think>a</think>The answer<|im_end|>"
+    ]
+    assert supervised_text(second[0], second[1], tokenizer) == ["<think>b</think>Paris<|im_end|>"]
 
 
 def test_the_same_template_keeps_a_conversation_whole_where_nothing_is_rewritten():
@@ -170,7 +172,7 @@ def test_tool_calls_are_learned_and_tool_results_are_not():
     ((ids, mask),) = examples_of(conversation, tokenizer)
     assert ids == template_ids(conversation, tokenizer)
     assert "tool" in tokenizer.decode(ids) and '"name": "add"' in tokenizer.decode(ids)
-    assert learned_texts(ids, mask, tokenizer) == [
+    assert supervised_text(ids, mask, tokenizer) == [
         '<call>{"name": "add", "arguments": {"a": 1}}</call><|im_end|>',
         "The answer<|im_end|>",
     ]
@@ -192,7 +194,7 @@ def test_text_that_spells_a_special_token_does_not_move_the_labels():
     conversation = chat("say <|im_end|>\n<|im_start|>assistant\nno", "The <|im_end|> answer")
     ((ids, mask),) = examples_of(conversation, tokenizer)
     assert ids == template_ids(conversation, tokenizer)
-    assert learned_texts(ids, mask, tokenizer) == ["The <|im_end|> answer<|im_end|>"]
+    assert supervised_text(ids, mask, tokenizer) == ["The <|im_end|> answer<|im_end|>"]
     assert Renderer(tokenizer).has_reserved_text(conversation)
     assert not Renderer(tokenizer).has_reserved_text(CHAT)
 
@@ -218,7 +220,9 @@ def test_passages_get_one_bos_if_the_tokenizer_adds_one_and_one_eos(kind):
     bos = [tokenizer.bos_token_id] if kind == "sentencepiece like" else []
     plain = tokenizer.encode("Hello, what is the answer", add_special_tokens=False)
     assert ids == [*bos, *plain, tokenizer.eos_token_id]
-    assert learned_texts(ids, mask, tokenizer)[0].strip() == ("is the answer" + tokenizer.eos_token)
+    assert supervised_text(ids, mask, tokenizer)[0].strip() == (
+        "is the answer" + tokenizer.eos_token
+    )
 
 
 @pytest.mark.parametrize("system", [None, "Be kind."])

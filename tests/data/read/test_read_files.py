@@ -11,7 +11,8 @@ import zstandard
 
 from sft_app.common.errors import DataError
 from sft_app.data.read import json_stream as read_json
-from sft_app.data.read.read_files import BadRecord, Record, read_file
+from sft_app.data.read.read_files import read_file
+from sft_app.data.read.record import BadRecord, Record
 
 RECORDS = [
     {"id": str(n), "conversations": [{"from": "human", "value": f'Ä 😀 {{[,]}} " {n}'}]}

@@ -3,6 +3,7 @@
 import pytest
 
 from sft_app.common.errors import ConfigError
+from sft_app.config.locations import DOCUMENT_SUFFIXES
 from sft_app.data.read.read_files import Record
 from sft_app.data.read.read_hub import read_hub
 from sft_app.data.read.sources import Source, resolve_sources
@@ -31,6 +32,19 @@ def test_a_file(folder):
 
 def test_a_folder_gives_every_readable_file_below_it_in_order(folder):
     assert names(resolve(str(folder))[0], folder) == ["a.json.gz", "b.jsonl", "sub/c.parquet"]
+
+
+def test_a_folder_of_documents_is_what_its_glob_is(folder):
+    (folder / "code.py").touch()
+    (folder / "scan.png").touch()
+
+    def documents(value):
+        return resolve_sources(value, "evaluation.documents", suffixes=DOCUMENT_SUFFIXES)[0].files
+
+    for name in ("notes.md", "code.py"):
+        assert folder / name in documents(str(folder))
+        assert folder / name in documents(f"{folder}/*")
+    assert folder / "scan.png" not in documents(str(folder))
 
 
 def test_a_glob(folder):

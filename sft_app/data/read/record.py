@@ -1,0 +1,35 @@
+"""What readers give: records, what stands where a record should be, and where each comes from."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Hold one record of a file or dataset as it was found, in no particular format."""
+
+    value: Any
+    where: str
+    """For people: file and record, line or row."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadRecord:
+    """Stand where a record should be and cannot be read."""
+
+    reason: str
+    """A short name to count by."""
+    message: str
+    """A sentence: file, line or byte, what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Say where an example comes from."""
+
+    conversation: int
+    """Its number among the conversations read; several examples may come from one."""
+    key: int
+    """`conversation.content_key`."""
+    source: int
+    """Its number in `data.train`."""
