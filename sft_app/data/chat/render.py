@@ -30,7 +30,7 @@ class Renderer:
         self._can_break = self._pieces_are_what_the_template_says()
 
     def render(self, item: Conversation | Passage) -> list[Rendered]:
-        """Return one rendering for the whole conversation; several where the template rewrites history.
+        """Return one rendering of the whole; several where the template rewrites history.
 
         A template that shows earlier answers differently once a later turn follows (reasoning that
         is stripped, for example) has no single text with every answer as the model writes it. Each

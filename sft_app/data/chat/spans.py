@@ -17,7 +17,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """Say where a text may be cut in two: one chunk stops (an answer has ended), and another restarts
+    """Name a place to cut a text in two: one chunk stops (an answer has ended), and another restarts
     with a question's own text, after a copy of what stands before the first question's text."""
 
     stop: int
@@ -39,7 +39,7 @@ class Rendered:
 
 
 def with_valid_unicode(rendered: Rendered) -> Rendered:
-    """Replace lone surrogates: half a surrogate pair (an escaped emoji cut in two) becomes U+FFFD; places stay."""
+    """Replace half a surrogate pair (an escaped emoji cut in two) by U+FFFD; places stay."""
     try:
         rendered.text.encode("utf-8")
     except UnicodeEncodeError:

@@ -18,7 +18,7 @@ class TemplateRefused(ValueError):
 
 
 class ChatTemplate:
-    """Ask a chat template; every method that takes a conversation raises TemplateRefused where the template does."""
+    """Ask a chat template. Its methods raise TemplateRefused where the template refuses."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Take the template, and the end tokens, of `tokenizer`."""
@@ -47,7 +47,7 @@ class ChatTemplate:
     def render_with_marks(
         self, item: Conversation, messages: list[Message]
     ) -> tuple[str, list[tuple[int, int]] | None]:
-        """Return the text, and the places inside {% generation %} blocks, if the template has any."""
+        """Return the text, and the places inside {% generation %} blocks, if there are any."""
         text = self.render(item, messages)
         template = self._tokenizer.get_chat_template(None, item.tools)
         if not _GENERATION_MARK.search(template):
@@ -73,13 +73,13 @@ class ChatTemplate:
         return text.partition(PLACEHOLDER)[0]
 
     def content_start(self, item: Conversation, text: str, index: int) -> int | None:
-        """Return where message `index` begins in `text`, after its header: a placeholder shows it."""
+        """Return where message `index` begins in `text`, behind its header."""
         before = self.render(item, [*item.messages[:index], Message("user", PLACEHOLDER)])
         before = before.partition(PLACEHOLDER)[0]
         return len(before) if text.startswith(before) else None
 
     def end_of_turn(self, turn: str, start: int) -> int:
-        """Return the place after the answer's end-of-turn token; whitespace behind that belongs to nobody.
+        """Return the place after the answer's end-of-turn token; whitespace behind is nobody's.
 
         A template without an end-of-turn token ends its turns with text: all of it is learned.
         """

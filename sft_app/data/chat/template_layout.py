@@ -68,7 +68,10 @@ def make_layout(
     breaks: list[tuple[int, int]],
     opening: int,
 ) -> Layout | None:
-    """Return the layout that a rendering shows; None when a placeholder does not stand in the text once and in its order."""
+    """Return the layout that a rendering shows.
+
+    None when a placeholder does not stand in the text once and in its order.
+    """
     literals: list[str] = []
     starts: list[int] = []
     at = 0
