@@ -52,7 +52,7 @@ def fit(
     """Cut one example of `length` tokens into chunks of at most `context_length`.
 
     Every chunk carries at least one label that can be supervised (not only on its first token,
-    which nothing predicts). A chunk never begins inside a turn, except in passages, which have none.
+    which nothing predicts). A chunk never begins inside a turn, but in passages, which have none.
     """
     if length <= context_length:
         whole = Chunk(0, length)

@@ -17,7 +17,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """Name a place to cut a text in two: one chunk stops (an answer has ended), and another restarts
+    """Name a place to cut a text: one chunk stops (an answer has ended), and another restarts
     with a question's own text, after a copy of what stands before the first question's text."""
 
     stop: int
