@@ -4,8 +4,8 @@ import pytest
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.locations import DOCUMENT_SUFFIXES
-from sft_app.data.read.read_files import Record
 from sft_app.data.read.read_hub import read_hub
+from sft_app.data.read.record import Record
 from sft_app.data.read.sources import Source, resolve_sources
 
 
