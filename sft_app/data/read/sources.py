@@ -1,6 +1,5 @@
 """What `data.train` and `data.eval` may say, resolved to files and hub datasets."""
 
-import glob
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
