@@ -5,9 +5,11 @@ an upgrade that takes one away fails there, with a sentence, and not in a user's
 imported inside the functions: the process that composes the configuration imports this module too.
 """
 
+import copy
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,11 @@ PRIVATE_NAMES = (
         "transformers.PreTrainedModel._keep_in_fp32_modules_strict",
         "router biases and the like would be saved in 16 bits",
         "save_pretrained keeps the dtypes of the source by itself",
+    ),
+    PrivateName(
+        "transformers.PreTrainedModel._keys_to_ignore_on_load_unexpected",
+        "weights that a family leaves out (MTP layers, towers) would vanish without a word",
+        "from_pretrained reports what a family leaves out by design",
     ),
     PrivateName(
         "transformers.modeling_layers.GradientCheckpointingLayer",
@@ -198,6 +205,24 @@ def decoder_layer_classes(model: "PreTrainedModel") -> set[str]:
 def kept_in_float32(model: "PreTrainedModel") -> tuple[str, ...]:
     """Return parts of parameter names that the family keeps in float32 whatever its dtype."""
     return tuple(model._keep_in_fp32_modules_strict or ())
+
+
+def ignored_when_loading(model_class: type["PreTrainedModel"], name: str) -> bool:
+    """Tell whether the family leaves the weight `name` out by design, without reporting it."""
+    patterns = model_class._keys_to_ignore_on_load_unexpected or ()
+    return any(re.search(pattern, name) for pattern in patterns)
+
+
+def without_quantization(config: "PretrainedConfig") -> "PretrainedConfig":
+    """Return what builds plain layers: `config` itself, or a copy if its checkpoint is quantised.
+
+    An attribute that is there and None fails in transformers' to_dict, so that it is taken away.
+    """
+    if not hasattr(config, "quantization_config"):
+        return config
+    plain = copy.deepcopy(config)
+    del plain.quantization_config
+    return plain
 
 
 def forget_tensor_parallel(model: "PreTrainedModel") -> None:

@@ -15,6 +15,7 @@ from sft_app.common.errors import ConfigError
 from sft_app.common.processes import die_with_parent
 from sft_app.config.schema.app import AppConfig, load_config
 from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
+from sft_app.loader.checkpoint.weights_plan import plan_weights
 from sft_app.loader.rope.rope_plan import plan_rope
 from sft_app.loader.tokenizer.load_tokenizer import load_tokenizer
 
@@ -42,7 +43,9 @@ class Checked:
         """Return the plan in brief; ConfigError without a tokenizer or the context length."""
         model_key = repr(config.model)
         if model_key not in self.models:
-            self.models[model_key] = load_pretrained_config(config.model)
+            hf_config = load_pretrained_config(config.model)
+            plan_weights(config.model, hf_config)
+            self.models[model_key] = hf_config
         pretrained = self.models[model_key]
         plan = plan_rope(
             pretrained,

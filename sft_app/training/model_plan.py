@@ -13,6 +13,7 @@ from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.trainer import Parallelism, TrainerConfig
 from sft_app.data.prepare_data import PreparedData, prepare_data
 from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
+from sft_app.loader.checkpoint.weights_plan import WeightsPlan, plan_weights
 from sft_app.loader.model.tensor_parallel import check_tensor_parallel
 from sft_app.loader.rope.rope_plan import RopePlan, apply_rope_plan, plan_rope
 from sft_app.loader.tokenizer.load_tokenizer import load_tokenizer
@@ -31,6 +32,7 @@ class ModelPlans:
     """What will be loaded, and how."""
 
     pretrained: PretrainedConfig
+    weights: WeightsPlan
     rope: RopePlan
     tokenizer: PreTrainedTokenizerBase
     tokenizer_plan: TokenizerPlan
@@ -44,7 +46,14 @@ class ModelPlans:
     """Parts of each matrix, likewise."""
 
     def __str__(self) -> str:
-        decided = (self.rope, self.tokenizer_plan, self.attention, self.precision, self.memory)
+        decided = (
+            self.weights,
+            self.rope,
+            self.tokenizer_plan,
+            self.attention,
+            self.precision,
+            self.memory,
+        )
         lines = [str(decision) for decision in decided]
         if self.context_parallel_size > 1:
             tokens = math.ceil(self.rope.context_length / self.context_parallel_size)
@@ -61,22 +70,23 @@ class ModelPlans:
 def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
     """Read the model's configuration and tokenizer, and decide; ConfigError when it cannot be."""
     pretrained = load_pretrained_config(config.model)
+    weights = plan_weights(config.model, pretrained)
     rope = plan_rope(
         pretrained,
         config.context_length,
         config.rope,
         original_context_length=config.model.original_context_length,
     )
+    tokenizer, tokenizer_plan = load_tokenizer(config.tokenizer, config.model, pretrained)
     attention = plan_attention(config, pretrained, device)
     loss = plan_loss(config.trainer.loss_head, pretrained, device)
-    tokenizer, tokenizer_plan = load_tokenizer(config.tokenizer, config.model, pretrained)
     planned = copy.deepcopy(pretrained)
     apply_rope_plan(planned, rope)
     if config.trainer.context_parallel_size > 1:
         check_context_parallel(planned, attention, config.trainer.context_parallel_size)
     if config.trainer.tensor_parallel_size > 1:
         check_tensor_parallel(planned, rope, tokenizer_plan, config.trainer.tensor_parallel_size)
-    precision = plan_precision(config, pretrained, device)
+    precision = plan_precision(config, pretrained, weights, device)
     memory = estimate_memory(
         planned,
         config.trainer,
@@ -89,6 +99,7 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
     )
     return ModelPlans(
         pretrained=pretrained,
+        weights=weights,
         rope=rope,
         tokenizer=tokenizer,
         tokenizer_plan=tokenizer_plan,
@@ -121,6 +132,7 @@ def plan_data(config: AppConfig, tokenizer: PreTrainedTokenizerBase) -> Prepared
 def plan_as_dict(model: ModelPlans, data: PreparedData) -> dict[str, Any]:
     """What stands in plan.json."""
     return {
+        "weights": model.weights.as_dict(),
         "rope": model.rope.as_dict(),
         "tokenizer": model.tokenizer_plan.as_dict(),
         "data": data.statistics.as_dict(),

@@ -17,6 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.model import Dtype
+from sft_app.loader.checkpoint.weights_plan import WeightsPlan
 from sft_app.loader.model.dtype import choose_dtype
 from sft_app.training.arguments import wants_bf16
 
@@ -50,7 +51,7 @@ class Precision:
 
 
 def plan_precision(
-    config: AppConfig, pretrained: PretrainedConfig, device: torch.device
+    config: AppConfig, pretrained: PretrainedConfig, weights: WeightsPlan, device: torch.device
 ) -> Precision:
     frozen = config.adapter.method is not AdapterMethod.none
     choice = choose_dtype(config.model, device, frozen=frozen)
@@ -59,7 +60,8 @@ def plan_precision(
         compute = torch.bfloat16
     elif config.trainer.fp16:
         compute = torch.float16
-    own = pretrained.dtype if isinstance(pretrained.dtype, torch.dtype) else choice.value
+    stated = pretrained.dtype if isinstance(pretrained.dtype, torch.dtype) else None
+    own = weights.dtype or stated or choice.value  # config.json may not say, or not know
     saved = own if config.model.dtype is Dtype.auto else choice.value
     return Precision(choice.value, compute, saved, choice.reason)
 

@@ -110,6 +110,21 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "neox": ("gpt_neox", {**ONE_KV, "rotary_pct": 0.5}),
     "stablelm": ("stablelm", {**ONE_KV, "partial_rotary_factor": 0.25, "hidden_size": 64}),
     "mixtral": ("mixtral", {**SMALL, "num_local_experts": 2}),
+    "glm4-moe": (
+        "glm4_moe",
+        {
+            **SMALL,
+            "head_dim": 8,
+            "moe_intermediate_size": 16,
+            "n_routed_experts": 2,
+            "num_experts_per_tok": 1,
+            "n_shared_experts": 1,
+            "first_k_dense_replace": 1,
+            "n_group": 1,
+            "topk_group": 1,
+            "num_nextn_predict_layers": 1,
+        },
+    ),
     "cohere2": (
         "cohere2",
         {

@@ -1,12 +1,22 @@
 """The configuration that a checkpoint carries."""
 
 import re
+from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.model import ModelConfig
 from sft_app.loader.checkpoint.locate import Checkpoint, find_checkpoint
+
+_LARGEST = {
+    r"num_hidden_layers|num_layers|n_layers?|num_decoder_layers": 2_000,
+    r"num_(local_|routed_)?experts|n_routed_experts": 20_000,
+    r"vocab_size": 10_000_000,
+    r"hidden_size|n_embd|d_model|intermediate_size": 1_000_000,
+    r"num_attention_heads|num_key_value_heads|n_heads?|num_heads": 10_000,
+}
+"""Names of numbers in a config.json, and more than any model has of each."""
 
 
 def load_pretrained_config(model_config: ModelConfig) -> PretrainedConfig:
@@ -17,6 +27,11 @@ def load_pretrained_config(model_config: ModelConfig) -> PretrainedConfig:
     checkpoint = find_checkpoint(model_config)
     check_remote_code(model_config, checkpoint)
     try:
+        stated, _ = PretrainedConfig.get_config_dict(checkpoint.location, **checkpoint.arguments())
+    except Exception as error:
+        raise _explained(error, model_config) from error
+    _check_size(stated, model_config.name_or_path)
+    try:
         return AutoConfig.from_pretrained(
             checkpoint.location,
             trust_remote_code=model_config.trust_remote_code,
@@ -24,6 +39,21 @@ def load_pretrained_config(model_config: ModelConfig) -> PretrainedConfig:
         )
     except Exception as error:
         raise _explained(error, model_config) from error
+
+
+def _check_size(stated: dict[str, Any], name: str) -> None:
+    """Refuse numbers that no model has, before an architecture of that size is built from them.
+
+    A million layers, even without memory for their weights, would take hours and gigabytes.
+    """
+    for holder in (stated, *(value for value in stated.values() if isinstance(value, dict))):
+        for key, value in holder.items():
+            limit = next((n for word, n in _LARGEST.items() if re.fullmatch(word, key)), None)
+            if limit is not None and isinstance(value, int | float) and not 0 <= value <= limit:
+                raise ConfigError(
+                    f"model.name_or_path: the config.json of {name!r} says {key}={value!r:.50}, "
+                    f"and no model has more than {limit:,}; give the checkpoint's own config.json."
+                )
 
 
 def check_remote_code(model_config: ModelConfig, checkpoint: Checkpoint) -> None:

@@ -7,15 +7,20 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
+from sft_app import compat
 from sft_app.common import ranks
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.model import ModelConfig
 from sft_app.loader.checkpoint.locate import find_checkpoint
+from sft_app.loader.checkpoint.quantized_source import decode_when_loaded
+from sft_app.loader.checkpoint.weights_plan import check_loaded
+from sft_app.loader.model.auto_class import auto_class
 from sft_app.loader.model.broadcast import receive_weights, send_weights
 from sft_app.loader.model.dtype import choose_dtype
 from sft_app.loader.model.generation import make_saveable
+from sft_app.loader.model.skeleton import freeze_towers
 from sft_app.loader.model.tensor_parallel import disown_tensor_parallel, tensor_parallel_arguments
 from sft_app.loader.rope.interpolate_table import interpolated_table
 from sft_app.loader.rope.rope_plan import RopePlan, apply_rope_plan
@@ -50,6 +55,7 @@ def load_model(
     """
     device = torch.device(device)
     hf_config = copy.deepcopy(hf_config)
+    decode_when_loaded(hf_config)
     for holder in (hf_config, hf_config.get_text_config(decoder=True)):
         holder.use_cache = False
     dtype = choose_dtype(model_config, device, frozen=frozen)
@@ -79,15 +85,16 @@ def load_model(
         apply_rope_plan(hf_config, plan)
         # Parameters without memory; buffers are real, so that inverse frequencies are computed.
         with init_empty_weights(include_buffers=False):
-            built = AutoModelForCausalLM.from_config(hf_config, **arguments)
+            built = auto_class(hf_config).from_config(
+                compat.without_quantization(hf_config), **arguments
+            )
         built.tie_weights()  # on the meta device every assignment made a parameter of its own
         if not on_host_of_rank_0:
             receive_weights(built, device)
         built.eval()
 
-    if built.generation_config is not None:
-        built.generation_config.use_cache = False
     make_saveable(built)
+    freeze_towers(built)
     check_built(built, plan.rotary_dims)
     logger.info(
         "model: %s, %.1fM parameters in %s (%s)",
@@ -97,6 +104,25 @@ def load_model(
         dtype.reason,
     )
     return built
+
+
+@torch.no_grad()
+def check_finite(model: PreTrainedModel, name: str) -> None:
+    """Raise ConfigError for a weight that is NaN or infinite: it would look like a later fault."""
+    for key, tensor in model.state_dict().items():
+        if not tensor.is_floating_point() or tensor.is_meta:
+            continue
+        own = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        # One pass without a copy: what sums up to a finite number has no other in it.
+        if own.sum(dtype=torch.float32).isfinite():
+            continue
+        broken = int((~own.isfinite()).sum())
+        if broken:
+            raise ConfigError(
+                f"model.name_or_path: {key!r} of {name!r} has {broken:,} numbers of "
+                f"{tensor.numel():,} that are NaN or infinite; copy the checkpoint again, or take "
+                "an earlier one."
+            )
 
 
 def _shares_loading() -> bool:
@@ -130,8 +156,14 @@ def _from_pretrained(
     checkpoint = find_checkpoint(model_config)
     safe = {} if model_config.allow_pickle else {"use_safetensors": True}
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            checkpoint.location, config=hf_config, **checkpoint.arguments(), **safe, **arguments
+        built, info = auto_class(hf_config).from_pretrained(
+            checkpoint.location,
+            config=hf_config,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told below, as all that does not fit
+            **checkpoint.arguments(),
+            **safe,
+            **arguments,
         )
     except OSError as error:
         text = " ".join(str(error).split())
@@ -144,8 +176,18 @@ def _from_pretrained(
             f"model.name_or_path: the weights of {model_config.name_or_path!r} cannot be read "
             f"({text})."
         ) from error
+    except RuntimeError as error:
+        if "conversion" not in str(error):
+            raise
+        raise ConfigError(
+            f"model.name_or_path: the weights of {model_config.name_or_path!r} cannot be put "
+            f"together ({' '.join(str(error).split())[:200]}); copy the whole checkpoint again."
+        ) from error
     except (ValueError, ImportError) as error:
         raise ConfigError(
             f"model.attn_implementation or model.dtype: {model_config.name_or_path!r} cannot be "
             f"built as asked ({' '.join(str(error).split())}); try model.attn_implementation=eager."
         ) from error
+    check_loaded(info, model_config.name_or_path)
+    check_finite(built, model_config.name_or_path)
+    return built

@@ -5,17 +5,16 @@ looked at. A configuration alone does not tell: some carry `rope_parameters` and
 Falcon carries rotary buffers that its ALiBi variant does not use.
 """
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import PretrainedConfig
 
 from sft_app.common.errors import ConfigError
+from sft_app.loader.model.skeleton import build_skeleton
 
 ALL_LAYERS = "all"
 """Name of the one frequency set of a model that rotates all its layers alike."""
@@ -70,26 +69,6 @@ def detect_positions(config: PretrainedConfig) -> Positions:
     if table is not None:
         _refuse_encoder(model, text)
     return table or Positions(kind=PositionKind.none)
-
-
-def build_skeleton(config: PretrainedConfig) -> nn.Module:
-    """Build the causal LM of `config` on the meta device: shapes, no memory, no weights."""
-    # A class that a checkpoint brought along is loaded only after the user allowed it.
-    is_remote = type(config).__module__.startswith("transformers_modules")
-    arguments: dict[str, Any] = {"trust_remote_code": True} if is_remote else {}
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, **arguments)
-    except Exception as error:
-        raise ConfigError(
-            f"model.name_or_path: transformers cannot build a causal LM from this "
-            f"{config.model_type!r} configuration ({type(error).__name__}: {error}); choose a "
-            "model whose architecture is a causal LM."
-        ) from error
-    finally:
-        logging.disable(level)
 
 
 def rotary_modules(

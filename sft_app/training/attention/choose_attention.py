@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from sft_app import compat
 from sft_app.common.errors import ConfigError
 from sft_app.common.processes import is_installed
+from sft_app.loader.model.auto_class import model_class
 from sft_app.training.attention import packed_attention
 from sft_app.training.attention.verify_isolation import verify_isolation
 
@@ -60,11 +61,11 @@ def choose_attention(
 
 def _choose_automatically(model_config: PretrainedConfig, on_cuda: bool) -> AttentionChoice:
     family = model_config.model_type
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model_config), None)
-    if model_class is None:
+    family_class = model_class(model_config)
+    if family_class is None:
         return AttentionChoice("sdpa", f"{family} is code that its checkpoint carries")
-    if not compat.can_set_attention(model_class):
-        name = "sdpa" if compat.supports_sdpa(model_class) else "eager"
+    if not compat.can_set_attention(family_class):
+        name = "sdpa" if compat.supports_sdpa(family_class) else "eager"
         return AttentionChoice(name, f"{family} has its own attention code")
     text_config = model_config.get_text_config(decoder=True)
     if getattr(text_config, "attn_logit_softcapping", None) is not None:
@@ -75,7 +76,7 @@ def _choose_automatically(model_config: PretrainedConfig, on_cuda: bool) -> Atte
             reason = "soft-capped scores: flash-attn inside each document"
             return AttentionChoice(packed_attention.NAME, reason)
         return AttentionChoice("flex_attention", "soft-capped scores, and flash-attn is missing")
-    if not compat.supports_sdpa(model_class):
+    if not compat.supports_sdpa(family_class):
         return AttentionChoice("eager", f"{family} allows none of the fused kernels")
     how = "one SDPA call per document"
     if on_cuda:

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
 from sft_app.config.schema.trainer import TrainerConfig
+from sft_app.loader.model.skeleton import build_skeleton
 from sft_app.training.decoder_layers import decoder_layers
 from sft_app.training.estimates.optimizer_state import optimizer_state_bytes
 from sft_app.training.loss.patched_forward import chunked_loss_obstacle
@@ -78,8 +79,7 @@ def estimate_memory(
     `chunk_bytes`: float32 logits that the loss head holds at a time. `num_shards`: processes that
     share parameters, gradients and optimizer state (FSDP).
     """
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model = build_skeleton(config, dtype=dtype)
     in_chunks = chunked_loss_obstacle(model) is None
     saved = _saved_by_quantisation(model, adapter)
     whole = put_adapter(model, adapter)

@@ -32,7 +32,7 @@ def test_the_cache_is_off_while_training_and_the_given_config_is_not_changed(
     config = load_pretrained_config(checkpoint)
     model = load_model(checkpoint, config, plan_rope(config, 64, RopeConfig()))
     assert model.config.use_cache is False
-    assert model.generation_config is not None and model.generation_config.use_cache is False
+    assert model.generation_config is not None and model.generation_config.use_cache is True
     assert config.use_cache is True
 
 

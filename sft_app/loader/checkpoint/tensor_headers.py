@@ -1,0 +1,171 @@
+"""Names, shapes and dtypes of a checkpoint's tensors, from its safetensors headers: no weights.
+
+The format (https://github.com/huggingface/safetensors#format): 8 bytes with the header's length,
+the header as JSON, then the tensors' bytes. A sharded checkpoint has an index beside its files.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import get_safetensors_metadata, try_to_load_from_cache
+from huggingface_hub.errors import NotASafetensorsRepoError
+
+from sft_app.common.errors import ConfigError
+from sft_app.loader.checkpoint.locate import Checkpoint
+
+WHOLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_LARGEST_HEADER = 512 << 20
+"""Bytes; a header that claims more is not one."""
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """What a file says of one tensor."""
+
+    dtype: str
+    """As safetensors writes it: F32, BF16, F8_E4M3, U8, ..."""
+    shape: tuple[int, ...]
+    file: str
+
+    @property
+    def num_elements(self) -> int:
+        """Return how many numbers the tensor holds."""
+        return math.prod(self.shape)
+
+
+Headers = dict[str, TensorHeader]
+
+
+@dataclass(frozen=True)
+class NoHeaders:
+    """Why there is nothing to look at before the weights are read."""
+
+    reason: str
+
+
+def read_headers(checkpoint: Checkpoint) -> Headers | NoHeaders:
+    """Read the headers of all weight files, on this machine or (a few kilobytes) from the hub.
+
+    Raises ConfigError for a shard that is missing, cut short or no safetensors file.
+    """
+    if checkpoint.is_local:
+        return _read_folder(Path(checkpoint.location))
+    cached = _cached_folder(checkpoint)
+    return _read_folder(cached) if cached is not None else _read_hub(checkpoint)
+
+
+def _read_folder(folder: Path) -> Headers | NoHeaders:
+    if (folder / INDEX).is_file():
+        return _read_shards(folder)
+    if (folder / WHOLE).exists():
+        return dict(_read_file(folder / WHOLE))
+    parts = sorted(folder.glob("model-*-of-*.safetensors"))
+    if parts:
+        raise ConfigError(
+            f"model.name_or_path: {folder} has {len(parts)} weight shards and no {INDEX} that says "
+            "what is in them; copy that file there as well."
+        )
+    if any(folder.glob("pytorch_model*.bin*")):
+        return NoHeaders("pickled weights have no header")
+    raise ConfigError(
+        f"model.name_or_path: {folder} has no weights ({WHOLE} or {INDEX}); give a directory that "
+        "holds them, or a hub id."
+    )
+
+
+def _read_shards(folder: Path) -> Headers:
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        named = {str(name): str(file) for name, file in index["weight_map"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"model.name_or_path: {folder / INDEX} is no index of weights "
+            f"({type(error).__name__}: {error}); copy the checkpoint again."
+        ) from error
+    files = sorted(set(named.values()))
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ConfigError(
+            f"model.name_or_path: {folder} lacks the weight shard {missing[0]}{more} of "
+            f"{len(files)}; copy what is missing from where the checkpoint came from."
+        )
+    headers = {name: header for file in files for name, header in _read_file(folder / file)}
+    absent = [name for name in named if name not in headers]
+    if absent:
+        raise ConfigError(
+            f"model.name_or_path: {folder / INDEX} names {absent[0]!r}, which is in none of its "
+            f"{len(files)} files ({len(absent)} such tensors); index and shards belong to "
+            "different checkpoints: copy them again."
+        )
+    return headers
+
+
+def _read_file(path: Path) -> Iterator[tuple[str, TensorHeader]]:
+    def refuse(what: str) -> ConfigError:
+        return ConfigError(
+            f"model.name_or_path: the weight file {path} {what}; copy it again (a Git LFS pointer "
+            "is a short text that stands for the file: `git lfs pull` fetches it)."
+        )
+
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size, _LARGEST_HEADER):
+            raise refuse(f"of {size:,} bytes is no safetensors file")
+        text = file.read(length)
+    try:
+        entries: dict[str, dict[str, Any]] = json.loads(text)
+        found = [
+            (name, TensorHeader(str(e["dtype"]), tuple(map(int, e["shape"])), path.name))
+            for name, e in entries.items()
+            if name != "__metadata__"
+        ]
+        ends = [int(e["data_offsets"][1]) for n, e in entries.items() if n != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise refuse(f"has a header that cannot be read ({type(error).__name__})") from error
+    expected = 8 + length + max(ends, default=0)
+    if size != expected:
+        raise refuse(f"has {size:,} bytes, and its header speaks of {expected:,}")
+    yield from found
+
+
+def _cached_folder(checkpoint: Checkpoint) -> Path | None:
+    """Find the snapshot of a hub model that was downloaded before."""
+    for name in (INDEX, WHOLE):
+        found = try_to_load_from_cache(
+            checkpoint.location, name, cache_dir=checkpoint.cache_dir, revision=checkpoint.revision
+        )
+        if isinstance(found, str):
+            folder = Path(found).parent
+            # Some shards may be there and others not yet: then the hub knows more.
+            if name == WHOLE or _is_whole(folder):
+                return folder
+    return None
+
+
+def _is_whole(folder: Path) -> bool:
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    return all((folder / file).is_file() for file in set(index["weight_map"].values()))
+
+
+def _read_hub(checkpoint: Checkpoint) -> Headers | NoHeaders:
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        return NoHeaders("the hub is not asked (HF_HUB_OFFLINE), and no copy is on this machine")
+    try:
+        metadata = get_safetensors_metadata(checkpoint.location, revision=checkpoint.revision)
+    except NotASafetensorsRepoError:
+        return NoHeaders("the hub has no safetensors weights of it")
+    except Exception as error:  # whatever a network can do: the weights are checked when loaded
+        return NoHeaders(f"the hub did not say ({type(error).__name__})")
+    return {
+        name: TensorHeader(str(tensor.dtype), tuple(tensor.shape), file)
+        for file, part in metadata.files_metadata.items()
+        for name, tensor in part.tensors.items()
+    }

@@ -1,0 +1,61 @@
+"""The architecture of a model without its weights, and which of its parts are trained."""
+
+import logging
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from sft_app import compat
+from sft_app.common.errors import ConfigError
+from sft_app.loader.model.auto_class import auto_class, is_multimodal
+
+
+def build_skeleton(
+    hf_config: PretrainedConfig, *, dtype: torch.dtype | None = None
+) -> PreTrainedModel:
+    """Build the model of `hf_config` on the meta device: shapes, no memory, no weights.
+
+    Raises ConfigError when transformers cannot build the architecture as a causal LM.
+    """
+    # A class that a checkpoint brought along is loaded only after the user allowed it.
+    is_remote = type(hf_config).__module__.startswith("transformers_modules")
+    arguments: dict[str, Any] = {"trust_remote_code": True} if is_remote else {}
+    if dtype is not None:
+        arguments["dtype"] = dtype
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with torch.device("meta"):
+            plain = compat.without_quantization(hf_config)
+            model: PreTrainedModel = auto_class(hf_config).from_config(plain, **arguments)
+    except Exception as error:
+        # transformers' own sentence lists every family that it knows: thousands of characters.
+        what = " ".join(str(error).split())
+        what = what if len(what) < 200 else f"{what[:200]}..."
+        raise ConfigError(
+            f"model.name_or_path: transformers cannot build a causal LM from this "
+            f"{hf_config.model_type!r} configuration ({type(error).__name__}: {what}); choose a "
+            "model whose architecture is a causal LM."
+        ) from error
+    finally:
+        logging.disable(level)
+    freeze_towers(model)
+    return model
+
+
+def freeze_towers(model: PreTrainedModel) -> int:
+    """Leave all but the language model as it is; return how many parameters are frozen.
+
+    Text says nothing about images or sound: towers, and what projects from them, are kept.
+    """
+    if not is_multimodal(model.config):
+        return 0
+    language = (model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings())
+    trained = {id(p) for part in language if part is not None for p in part.parameters()}
+    frozen = 0
+    for parameter in model.parameters():
+        if id(parameter) not in trained:
+            parameter.requires_grad_(False)
+            frozen += parameter.numel()
+    return frozen

@@ -1,0 +1,195 @@
+"""What does not load is refused before anything else: by the files' headers, without weights."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.model import ModelConfig
+from sft_app.config.schema.rope import RopeConfig
+from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
+from sft_app.loader.checkpoint.tensor_headers import INDEX
+from sft_app.loader.checkpoint.weights_plan import WeightsPlan, plan_weights
+from sft_app.loader.model.load_model import load_model
+from sft_app.loader.rope.rope_plan import plan_rope
+
+MakeCheckpoint = Callable[..., ModelConfig]
+Weights = dict[str, torch.Tensor]
+
+
+def with_weights(
+    checkpoint: ModelConfig, directory: Path, change: Callable[[Weights], Weights]
+) -> ModelConfig:
+    """A copy of the checkpoint whose weights went through `change`."""
+    shutil.copytree(checkpoint.name_or_path, directory, dirs_exist_ok=True)
+    file = directory / "model.safetensors"
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+    return ModelConfig(name_or_path=str(directory))
+
+
+def planned(checkpoint: ModelConfig) -> WeightsPlan:
+    return plan_weights(checkpoint, load_pretrained_config(checkpoint))
+
+
+def renamed(prefix: str) -> Callable[[Weights], Weights]:
+    return lambda weights: {f"{prefix}{name}": tensor for name, tensor in weights.items()}
+
+
+def without(part: str) -> Callable[[Weights], Weights]:
+    return lambda weights: {n: t for n, t in weights.items() if part not in n}
+
+
+DAMAGE: dict[str, tuple[str, Callable[[Weights], Weights], str]] = {
+    "wrapper": ("llama", renamed("module."), r"all names begin with 'module\.'"),
+    "compiled": ("qwen2", renamed("_orig_mod."), r"all names begin with '_orig_mod\.'"),
+    "no head": ("llama", without("lm_head"), r"lacks lm_head\.weight; .*random"),
+    "no MLP": ("llama", without("layers.1.mlp"), r"lacks model\.layers\.1\.mlp"),
+    "an expert": ("mixtral", without("0.block_sparse_moe.experts.1.w1"), r"lacks .*experts\.1\.w1"),
+    "one more": ("llama", lambda w: {**w, "model.layers.2.mlp.up_proj.weight": torch.zeros(48, 32)},
+                 r"has model\.layers\.2\.mlp\.up_proj\.weight"),
+    "a shape": ("llama", lambda w: {**w, "model.embed_tokens.weight": torch.zeros(100, 32)},
+                r"shape \(100, 32\).*means \(96, 32\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_the_architecture_lacks_or_does_not_know_is_refused_by_name_in_plan_and_load(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, damage: str
+) -> None:
+    family, change, message = DAMAGE[damage]
+    checkpoint = with_weights(make_checkpoint(family), tmp_path, change)
+    with pytest.raises(ConfigError, match=message):
+        planned(checkpoint)
+    config = load_pretrained_config(checkpoint)
+    with pytest.raises(ConfigError, match=r"model\.name_or_path"):
+        load_model(checkpoint, config, plan_rope(config, 64, RopeConfig()))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral", "neox", "gemma3-multimodal"])
+def test_whole_checkpoints_are_whole(make_checkpoint: MakeCheckpoint, family: str) -> None:
+    checkpoint = make_checkpoint(family)
+    stored = load_file(Path(checkpoint.name_or_path) / "model.safetensors")
+    plan = planned(checkpoint)
+    assert (plan.num_tensors, plan.dropped) == (len(stored), {})
+
+
+def test_a_base_model_without_the_outer_prefix_is_the_same_model(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    """GPT-2's own weights on the hub are named so."""
+    whole = make_checkpoint("gpt2")
+    checkpoint = with_weights(
+        whole, tmp_path, lambda w: {n.removeprefix("transformer."): t for n, t in w.items()}
+    )
+    assert planned(checkpoint).num_tensors == planned(whole).num_tensors
+
+
+def test_what_a_family_leaves_out_by_design_is_counted(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    """GLM-4.5 ignores layers 46 and 92: its MTP layer in one size, a layer of its own in none."""
+    checkpoint = with_weights(
+        make_checkpoint("glm4-moe"),
+        tmp_path,
+        lambda w: {**w, "model.layers.46.eh_proj.weight": torch.zeros(2, 2)},
+    )
+    plan = planned(checkpoint)
+    assert plan.dropped == {"model.layers.46.": 1}
+    assert "NOT CARRIED" in str(plan) and "1 tensors of model.layers.46." in str(plan)
+
+
+def sharded(checkpoint: ModelConfig, directory: Path) -> Path:
+    """Two shards and their index."""
+    shutil.copytree(checkpoint.name_or_path, directory, dirs_exist_ok=True)
+    weights = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    names = sorted(weights)
+    where: dict[str, str] = {}
+    for number, part in enumerate((names[:5], names[5:]), start=1):
+        file = f"model-0000{number}-of-00002.safetensors"
+        save_file({n: weights[n] for n in part}, directory / file, metadata={"format": "pt"})
+        where |= dict.fromkeys(part, file)
+    index = {"metadata": {}, "weight_map": where}
+    (directory / INDEX).write_text(json.dumps(index))
+    return directory
+
+
+def cut_short(directory: Path) -> None:
+    file = directory / "model-00002-of-00002.safetensors"
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "shard": (lambda d: (d / "model-00002-of-00002.safetensors").unlink(), "lacks the weight"),
+    "index": (lambda d: (d / INDEX).unlink(), r"no model\.safetensors\.index"),
+    "index text": (lambda d: (d / INDEX).write_text("{"), "is no index"),
+    "cut": (cut_short, "its header speaks of"),
+    "pointer": (lambda d: (d / "model-00001-of-00002.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"), "git lfs pull"),
+    "nothing": (lambda d: list(map(Path.unlink, d.glob("model*"))), "has no weights"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_files_that_are_missing_or_broken_are_told_in_one_sentence(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, what: str
+) -> None:
+    directory = sharded(make_checkpoint("llama"), tmp_path)
+    assert planned(ModelConfig(name_or_path=str(directory))).num_tensors == 21
+    breaks, message = BROKEN[what]
+    breaks(directory)
+    with pytest.raises(ConfigError, match=message) as refused:
+        planned(ModelConfig(name_or_path=str(directory)))
+    assert "allow_pickle" not in str(refused.value) and len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_when_they_are_read(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, value: float
+) -> None:
+    def spoil(weights: Weights) -> Weights:
+        weights["model.layers.1.mlp.up_proj.weight"][3, 5] = value
+        return weights
+
+    checkpoint = with_weights(make_checkpoint("llama"), tmp_path, spoil)
+    config = load_pretrained_config(checkpoint)
+    with pytest.raises(ConfigError, match=r"layers\.1\.mlp\.up_proj.* 1 numbers of 1,536"):
+        load_model(checkpoint, config, plan_rope(config, 64, RopeConfig()))
+
+
+@pytest.mark.parametrize(
+    "absurd",
+    [
+        {"num_hidden_layers": 1_000_000},
+        {"vocab_size": 10**12},
+        {"num_hidden_layers": -1},
+        {"num_attention_heads": 10**9},
+    ],
+)
+def test_numbers_that_no_model_has_end_in_a_sentence(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, absurd: dict[str, int]
+) -> None:
+    shutil.copytree(make_checkpoint("llama").name_or_path, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | absurd))
+    [(key, value)] = absurd.items()
+    with pytest.raises(ConfigError, match=f"says {key}={re.escape(str(value))}"):
+        load_pretrained_config(ModelConfig(name_or_path=str(tmp_path)))
+
+
+def test_the_dtypes_of_the_files_are_known_tensor_by_tensor(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    def half(weights: Weights) -> Weights:
+        kept = "model.norm.weight"
+        return {n: t if n == kept else t.to(torch.bfloat16) for n, t in weights.items()}
+
+    plan = planned(with_weights(make_checkpoint("llama"), tmp_path, half))
+    assert plan.dtype == torch.bfloat16
+    assert plan.tensor_dtypes == {"model.norm.weight": torch.float32}
