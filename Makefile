@@ -76,9 +76,10 @@ docs: $(READY) ## these pages as a site in build/docs, every link checked, witho
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "build/docs/index.html"
 
-lint: $(READY) ## style, types, and which part may import which
+lint: $(READY) ## style, spelling, types, and which part may import which
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/python -m codespell_lib
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
