@@ -28,7 +28,7 @@ def plan(config: DictConfig) -> None:
     """Print the plan of a composed configuration."""
     # Composing is over, and went well: only now are seconds spent on importing torch.
     with lean_imports("datasets", "peft"):
-        from sft_app.training.plan_report import print_plan
+        from sft_app.training.model_plan import print_plan
 
     try:
         print_plan(to_typed(config))

@@ -18,27 +18,27 @@ ONE_STEP_AT_THE_PEAK = 0.999
 
 def announce(trainer: SFTTrainer, data: PreparedData) -> None:
     """Say how many steps there are, of what, and about how long they take."""
-    args, groups = trainer.args, trainer.share.count
+    args, data_parallel_size = trainer.args, trainer.data_parallel.size
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    steps = num_steps(args, data, groups)
+    steps = num_steps(args, data, data_parallel_size)
     estimate = estimate_time(
         trainer.prepared.shape,
         matmul_rate=trainer.count.measured_rate,
         row_lengths=data.train.lengths,
         supervised_share=data.statistics.train.supervised_tokens
         / data.statistics.train.used_tokens,
-        num_rows=steps * rows * groups / args.world_size,
+        num_rows=steps * rows * data_parallel_size / args.world_size,
     )
     trainer.count.measured_rate = estimate.matmul_rate
-    for warning in little_training(args, steps, rows * groups):
+    for warning in little_training(args, steps, rows * data_parallel_size):
         log.warning("%s", warning)
     log.info(
         "training        %d steps of %d rows (%d per device x %d accumulated x %s), %s",
         steps,
-        rows * groups,
+        rows * data_parallel_size,
         args.per_device_train_batch_size,
         args.gradient_accumulation_steps,
-        trainer.share,
+        trainer.data_parallel,
         estimate,
     )
 
@@ -71,13 +71,11 @@ def little_training(args: TrainingArguments, steps: int, rows_per_step: int) -> 
     return warnings
 
 
-def num_steps(args: TrainingArguments, data: PreparedData, groups: int) -> int:
-    """Optimizer steps of the whole run, as the Trainer counts them.
-
-    `groups`: processes, or groups of processes, that read rows of their own.
-    """
+def num_steps(args: TrainingArguments, data: PreparedData, data_parallel_size: int) -> int:
+    """Return the optimizer steps of the whole run, as the Trainer counts them."""
     if args.max_steps > 0:
         return args.max_steps
-    batches = math.ceil(len(data.train) / (args.per_device_train_batch_size * groups))
+    rows = args.per_device_train_batch_size * data_parallel_size
+    batches = math.ceil(len(data.train) / rows)
     per_epoch = max(1, math.ceil(batches / args.gradient_accumulation_steps))
     return math.ceil(per_epoch * args.num_train_epochs)

@@ -15,7 +15,7 @@ from sft_app.records.run_files import CHECKPOINTS
 
 
 def training_arguments(config: AppConfig, run_dir: Path) -> TrainingArguments:
-    """TrainingArguments for this run; reading `.device` of the result sets up torch.distributed.
+    """Return TrainingArguments; reading `.device` of the result sets up torch.distributed.
 
     Raises ConfigError for what needs a GPU where there is none, and ValueError, from transformers,
     for combinations that it refuses.
@@ -77,7 +77,7 @@ def checkpointing_arguments(trainer: TrainerConfig) -> dict[str, Any]:
 
 
 def uses_cuda(device: Device) -> bool:
-    """Whether this worker trains on a GPU; ValueError when one is asked for and there is none."""
+    """Tell whether this worker trains on a GPU; ValueError when the one asked for is missing."""
     available = torch.cuda.is_available()
     if device is Device.cuda and not available:
         raise ValueError(
@@ -88,7 +88,7 @@ def uses_cuda(device: Device) -> bool:
 
 
 def wants_bf16(config: AppConfig, *, use_cpu: bool) -> bool:
-    """trainer.bf16, with null = mixed precision where the GPU computes natively in bfloat16.
+    """Resolve trainer.bf16: null is mixed precision where the GPU has native bfloat16.
 
     Harmless for parameters that are bfloat16 already. On CPUs without bfloat16 instructions the
     same matrix product is about a hundred times slower than in float32, so null means off there.

@@ -7,7 +7,7 @@ from sft_app import compat
 
 
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """None where the family does not name its layers.
+    """Return the model's layers; none where the family does not name them.
 
     Those that FSDP2 has given a class of its own inherit from the family's.
     """

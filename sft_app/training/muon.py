@@ -32,6 +32,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
         betas: tuple[float, float],
         eps: float,
     ) -> None:
+        """Divide the groups between the two, and share their state."""
         excluded = {id(parameter) for parameter in not_hidden}
 
         def is_muons(parameter: nn.Parameter) -> bool:
@@ -47,11 +48,13 @@ class MuonAndAdamW(torch.optim.Optimizer):
         self._share()
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every parameter."""
         assert closure is None, "neither the Trainer nor accelerate passes one"
         self.muon.step()
         self.adamw.step()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what `state_dict()` of another instance returned."""
         super().load_state_dict(state_dict)  # which makes new groups and a new state
         self._share()
 
@@ -68,7 +71,7 @@ def _groups_of(groups: Groups, wanted: Callable[[nn.Parameter], bool]) -> Groups
 
 
 def muon_for(model: PreTrainedModel, trainer: TrainerConfig) -> tuple[type, dict[str, Any]]:
-    """What the Trainer calls with its parameter groups."""
+    """Return what the Trainer calls with its parameter groups."""
     layers = (model.get_input_embeddings(), model.get_output_embeddings())
     outer = [p for layer in layers if layer is not None for p in layer.parameters()]
     return MuonAndAdamW, {

@@ -24,6 +24,8 @@ from sft_app.training.arguments import wants_bf16
 
 @dataclass(frozen=True)
 class Precision:
+    """The dtypes of a run."""
+
     parameters: torch.dtype
     compute: torch.dtype
     """Of matrix products and attention."""
@@ -31,12 +33,14 @@ class Precision:
     reason: str
 
     def __str__(self) -> str:
+        """Say it in a line of the log."""
         return (
             f"precision       parameters {name_of(self.parameters)} ({self.reason}), computed in "
             f"{name_of(self.compute)}, saved in {name_of(self.saved)}"
         )
 
     def as_dict(self) -> dict[str, str]:
+        """Return what stands in plan.json."""
         return {
             "parameters": name_of(self.parameters),
             "compute": name_of(self.compute),
@@ -45,7 +49,7 @@ class Precision:
         }
 
     def computing(self, device: torch.device) -> AbstractContextManager[object]:
-        """As the Trainer computes a step: mixed precision where the two dtypes differ."""
+        """Compute as the Trainer does a step: mixed precision where the two dtypes differ."""
         mixed = self.compute != self.parameters
         return torch.autocast(device.type, dtype=self.compute if mixed else None, enabled=mixed)
 
@@ -53,6 +57,7 @@ class Precision:
 def plan_precision(
     config: AppConfig, pretrained: PretrainedConfig, weights: WeightsPlan, device: torch.device
 ) -> Precision:
+    """Choose from the configuration and the device, before weights are loaded."""
     frozen = config.adapter.method is not AdapterMethod.none
     choice = choose_dtype(config.model, device, frozen=frozen)
     compute = choice.value
@@ -67,17 +72,18 @@ def plan_precision(
 
 
 def compute_dtype(model: PreTrainedModel, device: torch.device | None = None) -> torch.dtype:
-    """In which the model's matrices are multiplied if it is called now, on `device` (None: its)."""
+    """Return the dtype of matrix products if the model is called now, on `device` (None: its)."""
     kind = (device or model.device).type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
 
 
 @torch.no_grad()
 def round_weights(model: nn.Module, dtype: torch.dtype) -> None:
-    """To what `dtype` can hold, in place, as they will be saved: what is measured then is that."""
+    """Round in place to what `dtype` can hold, as they will be saved, so that this is measured."""
     for parameter in model.parameters():
         parameter.copy_(parameter.to(dtype))
 
 
 def name_of(dtype: torch.dtype) -> str:
+    """Return the name without its module, as in "bfloat16"."""
     return str(dtype).removeprefix("torch.")

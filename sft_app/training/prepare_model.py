@@ -13,6 +13,7 @@ from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.data import Packing
 from sft_app.training.attention.choose_attention import (
     AttentionChoice,
+    AttentionPlan,
     choose_attention,
     use_attention,
     verify_attention,
@@ -31,51 +32,53 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PreparedModel:
+    """The model as it will be trained, and what was decided about it."""
+
     model: nn.Module
     """What is trained: the loaded model, or PEFT's wrapper of it."""
     attention: AttentionChoice
     loss: LossChoice
     shape: ModelShape
     sharded: bool = False
-    """Whether each rank holds a part of it only (FSDP, tensor parallel)."""
+    """Whether each rank holds a shard of it only (FSDP, tensor parallel)."""
     context: ContextParallelGroup | None = None
     """The ranks that share each row with this one; None: it has whole rows."""
     tensor_parallel_size: int = 1
-    """Ranks that share each matrix."""
+    """Ranks that hold shards of each matrix."""
 
     @property
-    def group_size(self) -> int:
-        """Consecutive ranks that read the same batches."""
+    def model_parallel_size(self) -> int:
+        """Return the number of consecutive ranks that read the same batches."""
         return self.context.size if self.context else self.tensor_parallel_size
 
 
 def plan_attention(
     config: AppConfig, pretrained: PretrainedConfig, device: torch.device
-) -> AttentionChoice:
-    """Before weights are loaded; raises ConfigError for what is known not to work."""
+) -> AttentionPlan:
+    """Choose before weights are loaded; raise ConfigError for what is known not to work."""
     packing = config.data.packing is Packing.best_fit
     return choose_attention(pretrained, device, packing, config.model.attn_implementation)
 
 
 def reads_on_host(config: AppConfig) -> bool:
-    """Whether `prepare_model` hands out what rank 0 has read into its host's memory."""
+    """Tell whether `prepare_model` distributes what rank 0 has read into its host's memory."""
     return wants_shards(config.trainer) or config.adapter.method is AdapterMethod.qlora
 
 
 def prepare_model(
     model: PreTrainedModel,
     config: AppConfig,
-    attention: AttentionChoice,
+    attention: AttentionPlan,
     device: torch.device,
     *,
     new_token_ids: Sequence[int] = (),
     loss_plan: LossPlan = CHUNKED,
     context: ContextParallelGroup | None = None,
 ) -> PreparedModel:
-    """Change the loaded model in place, and prove each change on it, as training will call it.
+    """Change the loaded model in place, and verify each change on it, as training will call it.
 
-    Raises ConfigError when packed documents would see each other, or parts of rows would not be
-    what whole rows are.
+    Raises ConfigError when packed documents would see each other, or sequence shards would not give
+    what whole rows give.
     """
     if config.adapter.method is AdapterMethod.qlora:
         quantise(model, config.adapter, device)
@@ -85,14 +88,16 @@ def prepare_model(
     if sharded:
         shard(trained, model, device)
     if config.data.packing is Packing.best_fit:
-        attention = verify_attention(model, attention, trained)
+        choice = verify_attention(model, attention, trained)
     else:
         use_attention(model, attention.name)
-    log.info("%s", attention)
+        choice = AttentionChoice(attention.name, attention.reason)
+    log.info("%s", choice)
     loss = install_chunked_loss(model, loss_plan, called=trained)
     log.info("%s", loss)
     if context is not None:
-        proof = verify_context_parallel(model, context, trained)
-        log.info("context         %s", proof.sentence())
-    cut = config.trainer.tensor_parallel_size
-    return PreparedModel(trained, attention, loss, shape, sharded or cut > 1, context, cut)
+        check = verify_context_parallel(model, context, trained)
+        log.info("context         %s", check.sentence())
+    tensor_parallel_size = config.trainer.tensor_parallel_size
+    sharded = sharded or tensor_parallel_size > 1
+    return PreparedModel(trained, choice, loss, shape, sharded, context, tensor_parallel_size)

@@ -82,7 +82,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
             record.result.evaluation_before = measure(
                 model, "before", config, heldout, plans, device
             )
-    with record.phase("prepare"), plans.precision.computing(device):  # proven as it will train
+    with record.phase("prepare"), plans.precision.computing(device):  # verified as it will train
         prepared = prepare_model(
             model,
             config,

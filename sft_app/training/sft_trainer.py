@@ -40,7 +40,7 @@ from sft_app.training.parallel.fsdp import load_shards, save_shards
 from sft_app.training.prepare_model import PreparedModel
 
 DOCUMENTS = "documents"
-"""Beside the tensors of a part of the rows: the documents of the whole ones."""
+"""Beside the tensors of a sequence shard: the documents of the whole rows."""
 
 
 class TrainingDiverged(ValueError):
@@ -81,7 +81,9 @@ class SFTTrainer(Trainer):
         super().__init__(model=prepared.model, args=args, data_collator=collate, **kwargs)
         self.prepared = prepared
         self.context = prepared.context
-        self.share = data_parallel_rank(args.world_size, args.process_index, prepared.group_size)
+        self.data_parallel = data_parallel_rank(
+            args.world_size, args.process_index, prepared.model_parallel_size
+        )
         self.add_callback(LogWhatCounts())
         self.count = WorkCount(prepared.shape, args.device, matmul_dtype(prepared.model, args))
         # Not before: the Trainer refuses to save checkpoints of sharded models, which we do below.
@@ -93,12 +95,14 @@ class SFTTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """The ranks that share rows read the same ones."""
         loader = super().get_train_dataloader()
-        self.share.apply(loader)
+        self.data_parallel.apply(loader)
         return loader
 
     def get_total_train_batch_size(self, args: TrainingArguments) -> int:
         """Rows of an optimizer step, which the Trainer logs."""
-        return int(self._train_batch_size * args.gradient_accumulation_steps * self.share.count)
+        return int(
+            self._train_batch_size * args.gradient_accumulation_steps * self.data_parallel.size
+        )
 
     def _get_train_sampler(
         self, train_dataset: Dataset[Batch] | None = None
@@ -106,7 +110,7 @@ class SFTTrainer(Trainer):
         """Unpacked examples come in batches of similar length, over all ranks; rows at random."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(dataset, ExampleDataset):
-            rows = self._train_batch_size * self.share.count
+            rows = self._train_batch_size * self.data_parallel.size
             return LengthGroupedSampler(dataset.lengths, rows, self.args.seed)
         return super()._get_train_sampler(train_dataset)
 
@@ -140,13 +144,13 @@ class SFTTrainer(Trainer):
                 "the data weights its tokens, and the model's own loss cannot: leave the "
                 f"weights out. {self.prepared.loss}"
             )
-        if self.share.counts:
+        if self.data_parallel.is_first_of_its_batch:
             self.count.add(batch)
         del batch[REAL_TOKENS]
         if self.context is None:
             return batch
-        part, documents = shard_for_context_parallel(batch, self.context)
-        return {**part, DOCUMENTS: documents}
+        shard, documents = shard_for_context_parallel(batch, self.context)
+        return {**shard, DOCUMENTS: documents}
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any

@@ -1,4 +1,4 @@
-"""(3) The chunked head, against plain logits: time and peak memory."""
+"""(3) The chunked cross-entropy, against plain logits: time and peak memory."""
 
 from collections.abc import Callable
 

@@ -59,6 +59,6 @@ def test_lora_trains_resumes_and_merges(
     assert json.loads((model / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
     log = (tmp_path / "first" / "train.log").read_text()
     assert "attention       sft_packed (one SDPA call per document)" in log
-    assert "loss            chunked head" in log
+    assert "loss            chunked linear cross-entropy" in log
     assert "adapter         LoRA of rank 4" in log
     assert (tmp_path / "first" / "profile" / "trace.json").is_file()

@@ -102,7 +102,7 @@ def test_the_adapter_alone_is_trained_and_lowers_both_losses(trained: Trained) -
     assert after.heldout.loss < before.heldout.loss
     assert "quantisation    nf4 with quantised constants" in trained.log
     assert "adapter         merged into weights in torch.float32" in trained.log
-    assert "loss            chunked head (equal" in trained.log
+    assert "loss            chunked linear cross-entropy (equal" in trained.log
 
 
 def test_the_saved_model_is_the_base_in_full_precision_plus_the_adapter(

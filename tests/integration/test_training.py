@@ -230,7 +230,7 @@ def test_two_parts_of_each_row_give_the_losses_and_the_model_of_one(
     assert parts.result.evaluation_before.heldout == trained.result.evaluation_before.heldout
     assert_same_weights(parts, trained)
     log = (parts.directory / "train.log").read_text()
-    assert "context         rows in 2 parts of 64 tokens" in log
+    assert "context         each row in 2 sequence shards of 64 tokens" in log
     assert "6 steps of 2 rows (1 per device x 2 accumulated x 1 group of 2 processes)" in log
     plan, whole = (
         json.loads((run.directory / "plan.json").read_text()) for run in (parts, trained)

@@ -1,4 +1,4 @@
-"""Which settings go with rows, or matrices, that several processes share."""
+"""Which settings go with context parallelism (sequence shards) and tensor parallelism."""
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.adapter import AdapterMethod
@@ -10,29 +10,29 @@ CONTEXT = "trainer.context_parallel_size"
 TENSOR = "trainer.tensor_parallel_size"
 
 LENGTH_DEPENDENT_ROPE = (RopeMethod.dynamic, RopeMethod.longrope)
-"""Frequencies that follow the largest position of a forward, which differs from part to part."""
+"""Frequencies that follow the largest position of a forward, which differs between shards."""
 OWN_ATTENTION = ("auto", "sft_packed")
 TENSOR_PARALLEL_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "sgd")
-"""Proven with matrices that are cut; others look at whole ones, or at all parameters at once."""
+"""Verified with tensor-parallel shards; others need whole matrices, or all parameters at once."""
 OF_WHOLE_ROWS = {
-    "label_smoothing_factor": "the Trainer shifts the labels of each part by itself",
-    "neftune_noise_alpha": "the noise is scaled by the length of a part",
+    "label_smoothing_factor": "the Trainer shifts the labels of each shard by itself",
+    "neftune_noise_alpha": "the noise is scaled by the length of a shard",
 }
 OF_OWN_BATCHES = {
     "train_sampling_strategy": "its batches are made for processes that share none",
-    "accelerator_config": "the application itself deals the batches out",
+    "accelerator_config": "the application itself assigns batches to data-parallel ranks",
 }
-"""Names in trainer.extra that do not go with parts, and why."""
+"""Names in trainer.extra that do not go with them, and why."""
 
 
 def check_parallel(config: AppConfig) -> None:
-    """Raise ConfigError for what does not go with parts of rows or of matrices."""
+    """Raise ConfigError for what does not go with sequence shards or tensor-parallel shards."""
     for key, size in (
         (CONTEXT, config.trainer.context_parallel_size),
         (TENSOR, config.trainer.tensor_parallel_size),
     ):
         if size < 1:
-            raise ConfigError(f"{key}={size} must be 1, or how many processes share each part.")
+            raise ConfigError(f"{key}={size} must be 1, or the number of processes in a group.")
     if config.trainer.context_parallel_size > 1:
         _check_context(config)
     if config.trainer.tensor_parallel_size > 1:
@@ -46,8 +46,8 @@ def _check_context(config: AppConfig) -> None:
     if config.rope.method in LENGTH_DEPENDENT_ROPE:
         raise ConfigError(
             f"{CONTEXT}={size} does not go with rope.method={config.rope.method}, whose "
-            "frequencies follow the longest position, which each part of a row has another of: use "
-            "rope=yarn, or leave the parts out."
+            "frequencies follow the longest position, which differs between sequence shards: use "
+            f"rope=yarn, or {CONTEXT}=1."
         )
     attention = config.model.attn_implementation
     if attention not in OWN_ATTENTION:
@@ -78,7 +78,7 @@ def _check_tensor(config: AppConfig) -> None:
     _refuse_not_verified(f"{TENSOR}={size}", not_verified)
     if trainer.optim not in TENSOR_PARALLEL_OPTIMIZERS:
         raise ConfigError(
-            f"{TENSOR}={size} is not proven with trainer.optim={trainer.optim}: use one of "
+            f"{TENSOR}={size} is not verified with trainer.optim={trainer.optim}: use one of "
             f"{', '.join(TENSOR_PARALLEL_OPTIMIZERS)}."
         )
     _check_extra(config, f"{TENSOR}={size}", OF_OWN_BATCHES)
@@ -87,7 +87,7 @@ def _check_tensor(config: AppConfig) -> None:
 def _refuse_not_verified(key: str, settings: dict[str, bool]) -> None:
     for setting, asked_for in settings.items():
         if asked_for:
-            raise ConfigError(f"{key} is not proven with {setting}: keep one of them.")
+            raise ConfigError(f"{key} is not verified with {setting}: keep one of them.")
 
 
 def _check_extra(config: AppConfig, setting: str, excluded: dict[str, str]) -> None:

@@ -82,7 +82,7 @@ def check_trainer_support(config: AppConfig) -> None:
     if config.trainer.parallelism is Parallelism.fsdp:
         if config.trainer.fp16:
             raise ConfigError(
-                "trainer.fp16=true with trainer.parallelism=fsdp is not proven: use "
+                "trainer.fp16=true with trainer.parallelism=fsdp is not verified: use "
                 "trainer.bf16=true."
             )
         if config.trainer.optim == "muon":

@@ -1,4 +1,8 @@
-"""Which attention implementation a model gets, and why, in one line."""
+"""Which attention implementation a model gets, and why, in one line.
+
+There is one decision: `choose_attention` makes an AttentionPlan from the configuration, the loader
+builds the model with it, and `verify_attention` makes it an AttentionChoice on the loaded model.
+"""
 
 import logging
 from dataclasses import dataclass
@@ -22,7 +26,9 @@ refusal comes before the weights are loaded; `verify_attention` finds the others
 
 
 @dataclass(frozen=True)
-class AttentionChoice:
+class AttentionPlan:
+    """The implementation to load the model with, decided before weights are loaded."""
+
     name: str
     """For from_pretrained's `attn_implementation`."""
     reason: str
@@ -30,12 +36,25 @@ class AttentionChoice:
     """The user named it: it is used or refused, never replaced."""
 
     def __str__(self) -> str:
+        """Say it in a line of the log."""
+        return f"attention       {self.name} ({self.reason})"
+
+
+@dataclass(frozen=True)
+class AttentionChoice:
+    """The implementation that the loaded model trains with."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        """Say it in a line of the log."""
         return f"attention       {self.name} ({self.reason})"
 
 
 def choose_attention(
     model_config: PretrainedConfig, device: torch.device | str, packing: bool, requested: str
-) -> AttentionChoice:
+) -> AttentionPlan:
     """Choose from the configuration alone, before weights are loaded.
 
     `requested` is model.attn_implementation. Raises ConfigError for what cannot be right.
@@ -55,51 +74,50 @@ def choose_attention(
                 f"{torch.device(device).type}; allowed here: auto, {packed_attention.NAME}, sdpa, "
                 "eager"
             )
-        return AttentionChoice(requested, "asked for by model.attn_implementation", asked_for=True)
+        return AttentionPlan(requested, "asked for by model.attn_implementation", asked_for=True)
     return _choose_automatically(model_config, on_cuda)
 
 
-def _choose_automatically(model_config: PretrainedConfig, on_cuda: bool) -> AttentionChoice:
+def _choose_automatically(model_config: PretrainedConfig, on_cuda: bool) -> AttentionPlan:
     family = model_config.model_type
     family_class = model_class(model_config)
     if family_class is None:
-        return AttentionChoice("sdpa", f"{family} is code that its checkpoint carries")
+        return AttentionPlan("sdpa", f"{family} is code that its checkpoint carries")
     if not compat.can_set_attention(family_class):
         name = "sdpa" if compat.supports_sdpa(family_class) else "eager"
-        return AttentionChoice(name, f"{family} has its own attention code")
+        return AttentionPlan(name, f"{family} has its own attention code")
     text_config = model_config.get_text_config(decoder=True)
     if getattr(text_config, "attn_logit_softcapping", None) is not None:
         if not on_cuda:
             reason = "soft-capped scores: plain attention inside each document"
-            return AttentionChoice(packed_attention.NAME, reason)
+            return AttentionPlan(packed_attention.NAME, reason)
         if is_installed("flash_attn"):
             reason = "soft-capped scores: flash-attn inside each document"
-            return AttentionChoice(packed_attention.NAME, reason)
-        return AttentionChoice("flex_attention", "soft-capped scores, and flash-attn is missing")
+            return AttentionPlan(packed_attention.NAME, reason)
+        return AttentionPlan("flex_attention", "soft-capped scores, and flash-attn is missing")
     if not compat.supports_sdpa(family_class):
-        return AttentionChoice("eager", f"{family} allows none of the fused kernels")
+        return AttentionPlan("eager", f"{family} allows none of the fused kernels")
     how = "one SDPA call per document"
     if on_cuda:
         how = f"the variable-length flash kernel in 16 bits without dropout, else {how}"
-    return AttentionChoice(packed_attention.NAME, how)
+    return AttentionPlan(packed_attention.NAME, how)
 
 
 def verify_attention(
-    model: PreTrainedModel, choice: AttentionChoice, called: nn.Module | None = None
+    model: PreTrainedModel, plan: AttentionPlan, called: nn.Module | None = None
 ) -> AttentionChoice:
-    """Prove on the loaded model that packed documents stay apart; fall back until they do.
+    """Verify on the loaded model that packed documents stay apart; fall back until they do.
 
     Call it when the model is as training will call it (use_cache off); `called` is what training
     calls, where that wraps the model. Returns what is in use; raises ConfigError when no
     implementation isolates, or the one that was asked for does not.
     """
-    fallbacks = () if choice.asked_for else (packed_attention.NAME, "sdpa", "eager")
+    fallbacks = () if plan.asked_for else (packed_attention.NAME, "sdpa", "eager")
     findings: list[str] = []
-    for name in dict.fromkeys((choice.name, *fallbacks)):
+    for name in dict.fromkeys((plan.name, *fallbacks)):
         finding = _try_implementation(model, name, called or model)
         if finding is None:
-            reason = "; ".join([choice.reason, *findings])
-            return choice if not findings else AttentionChoice(name, reason)
+            return AttentionChoice(name, "; ".join([plan.reason, *findings]))
         findings.append(f"{name}: {finding}")
         logger.warning("attention %s cannot be used with packing: %s", name, finding)
     hint = " (use_cache is on: turn it off)" if getattr(model.config, "use_cache", False) else ""
@@ -116,10 +134,10 @@ def use_attention(model: PreTrainedModel, name: str) -> None:
 
 
 def _try_implementation(model: PreTrainedModel, name: str, called: nn.Module) -> str | None:
-    """None when documents are isolated under `name`, else what is wrong with it."""
+    """Return None when documents are isolated under `name`, else what is wrong with it."""
     try:
         use_attention(model, name)
-        proof = verify_isolation(model, called)
+        check = verify_isolation(model, called)
     except (ValueError, TypeError, AttributeError, NotImplementedError, ImportError) as error:
         return str(error).splitlines()[0]
-    return None if proof.isolated else proof.sentence()
+    return None if check.isolated else check.sentence()

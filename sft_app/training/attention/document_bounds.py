@@ -30,12 +30,14 @@ class Documents:
 
     @property
     def max_seqlen(self) -> int:
+        """Return the tokens of the longest document."""
         return max(self.lengths)
 
 
 def documents_of_lengths(
     lengths: list[int], device: torch.device | str, window: int | None = None
 ) -> Documents:
+    """Return consecutive documents of these lengths (tokens)."""
     ends = torch.tensor([0, *lengths]).cumsum(0)
     return Documents(tuple(lengths), ends.to(device=device, dtype=torch.int32), window)
 
@@ -85,7 +87,7 @@ def documents_of_mask(
 
 
 def lengths_of_batch(batch: dict[str, torch.Tensor]) -> list[int]:
-    """Tokens of each document in a batch as our collators make it.
+    """Return the tokens of each document in a batch as our collators make it.
 
     Padding at the end of a packed row counts as a document, as it does in the forward.
     """
@@ -99,7 +101,7 @@ def lengths_of_batch(batch: dict[str, torch.Tensor]) -> list[int]:
 
 
 def lengths_from_positions(position_ids: torch.Tensor) -> list[int]:
-    """Lengths of the documents in `position_ids` [B, T], which restart at 0 with each document."""
+    """Return the lengths of documents in `position_ids` [B, T], which restart at 0 with each."""
     begins = position_ids.cpu() == 0
     begins[:, 0] = True
     starts = begins.flatten().nonzero().flatten().tolist()

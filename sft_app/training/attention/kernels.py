@@ -17,6 +17,8 @@ from sft_app.training.attention.document_bounds import Documents
 
 @dataclass(frozen=True)
 class AttentionSettings:
+    """What a layer asks of its attention, beside the documents."""
+
     scale: float | None = None
     """Factor of the scores; None: 1/sqrt(D)."""
     softcap: float | None = None
@@ -31,7 +33,7 @@ Kernel = Callable[
 
 
 def choose_kernel(query: torch.Tensor, value: torch.Tensor, settings: AttentionSettings) -> Kernel:
-    """The fastest kernel that can do exactly this on the tensors' device."""
+    """Return the fastest kernel that can do exactly this on the tensors' device."""
     fused = (
         query.is_cuda
         and query.dtype in (torch.bfloat16, torch.float16)
@@ -47,8 +49,10 @@ def choose_kernel(query: torch.Tensor, value: torch.Tensor, settings: AttentionS
 
 
 def _flash_has_head_size(size: int) -> bool:
-    """Called directly, the kernels do not pad: multiples of 8. Between 192 and 256 some GPUs have
-    no backward."""
+    """Tell whether flash kernels take it: called directly they do not pad, so multiples of 8.
+
+    Between 192 and 256 some GPUs have no backward.
+    """
     return size % 8 == 0 and (size <= 192 or size == 256)
 
 
@@ -59,7 +63,7 @@ def one_call_per_document(
     documents: Documents,
     settings: AttentionSettings,
 ) -> torch.Tensor:
-    """Works on every device and dtype; the cost is that of the documents alone."""
+    """Attend on any device in any dtype; the cost is that of the documents alone."""
     lengths = list(documents.lengths)
     # split, not slices: its backward is one concatenation, that of a slice a batch of zeros.
     triples = zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True)
@@ -73,7 +77,7 @@ def _one_document(
     window: int | None,
     settings: AttentionSettings,
 ) -> torch.Tensor:
-    """query [n, H, D] -> [n, H, Dv]."""
+    """Attend in one document: query [n, H, D] -> [n, H, Dv]."""
     # [n, H, D] -> [1, H, n, D]
     q, k, v = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (query, key, value))
     if window is None or window >= query.shape[0]:
@@ -113,7 +117,7 @@ def attend_heads_first(
     allowed: torch.Tensor | None,
     settings: AttentionSettings,
 ) -> torch.Tensor:
-    """Heads-first attention; `allowed` [queries, keys], None: causal."""
+    """Attend with heads first; `allowed` [queries, keys], None: causal."""
     if settings.softcap is not None:
         return soft_capped_attention(query, key, value, allowed, settings)
     return F.scaled_dot_product_attention(
@@ -135,7 +139,7 @@ def soft_capped_attention(
     allowed: torch.Tensor | None,
     settings: AttentionSettings,
 ) -> torch.Tensor:
-    """Plain attention with capped scores, which SDPA does not have.
+    """Attend with capped scores, which SDPA does not have.
 
     query [B, H, n, D], key and value [B, K, m, D]; keeps n*m scores a head: fine for documents of a
     few thousand tokens. `allowed` broadcasts to [B, 1, n, m]; None: causal.
@@ -160,7 +164,7 @@ def torch_varlen(
     documents: Documents,
     settings: AttentionSettings,
 ) -> torch.Tensor:
-    """The variable-length flash kernel that PyTorch carries (CUDA, bf16 and fp16)."""
+    """Call the variable-length flash kernel that PyTorch carries (CUDA, bf16 and fp16)."""
     from torch.nn.attention.varlen import varlen_attn
 
     parameters = _varlen_parameters()
@@ -172,14 +176,15 @@ def torch_varlen(
             groups = query.shape[1] // key.shape[1]
             key = key.repeat_interleave(groups, dim=1)
             value = value.repeat_interleave(groups, dim=1)
-    ends, longest = documents.cu_seqlens, documents.max_seqlen
-    attended = varlen_attn(query, key, value, ends, ends, longest, longest, **options)  # type: ignore[arg-type]
+    cu_seqlens, max_seqlen = documents.cu_seqlens, documents.max_seqlen
+    bounds = (cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
+    attended = varlen_attn(query, key, value, *bounds, **options)  # type: ignore[arg-type]
     assert isinstance(attended, torch.Tensor)
     return attended
 
 
 def _varlen_parameters() -> frozenset[str]:
-    """Parameters of this PyTorch's varlen_attn; empty where it lacks what causality needs.
+    """Return the parameters of torch's varlen_attn; none where it lacks what causality needs.
 
     The signature is young: `is_causal` gave way to `window_size` and `scale` in 2.11, and
     `enable_gqa` came in 2.12.
@@ -199,18 +204,17 @@ def flash_attn_varlen(
     documents: Documents,
     settings: AttentionSettings,
 ) -> torch.Tensor:
-    """The flash-attn package, where installed: it also has soft-capping and dropout."""
+    """Call the flash-attn package, where installed: it also has soft-capping and dropout."""
     from flash_attn import flash_attn_varlen_func
 
-    ends, longest = documents.cu_seqlens, documents.max_seqlen
     attended: torch.Tensor = flash_attn_varlen_func(
         query,
         key,
         value,
-        cu_seqlens_q=ends,
-        cu_seqlens_k=ends,
-        max_seqlen_q=longest,
-        max_seqlen_k=longest,
+        cu_seqlens_q=documents.cu_seqlens,
+        cu_seqlens_k=documents.cu_seqlens,
+        max_seqlen_q=documents.max_seqlen,
+        max_seqlen_k=documents.max_seqlen,
         dropout_p=settings.dropout,
         softmax_scale=settings.scale,
         causal=True,
@@ -221,5 +225,5 @@ def flash_attn_varlen(
 
 
 def _flash_window(documents: Documents) -> tuple[int, int]:
-    """Flash kernels count the keys to the left of the query; ours counts the query as well."""
+    """Return a window as flash kernels count it: keys left of the query, without the query."""
     return (-1 if documents.window is None else documents.window - 1, 0)

@@ -3,7 +3,7 @@
 transformers asks two functions for each attention implementation: one makes the mask, once per
 forward; the other attends, once per layer. Ours makes no mask but the list of documents, and
 attends inside each; the padding of a row counts as one more document. What is neither packed nor
-padded goes to PyTorch's SDPA as it would without us. In a forward of one part of the rows (see
+padded goes to PyTorch's SDPA as it would without us. In a forward of a sequence shard (see
 context_parallel.py) the documents are those of the whole rows, and attention sees all of them.
 """
 
@@ -61,7 +61,7 @@ def make_documents(
     device: torch.device | str = "cpu",
     **options: Any,
 ) -> Documents | ContextParallelDocuments | torch.Tensor | None:
-    """What transformers hands to the layers as their mask.
+    """Return what transformers hands to the layers as their mask.
 
     `Documents` for packed or padded rows and for sliding windows; None for plain causal attention;
     the dense boolean mask [B, 1, T, T] of SDPA with a cache, and for rules that are not causal.
@@ -71,7 +71,7 @@ def make_documents(
     split = documents_of_this_forward()
     if split is not None:
         if use_vmap or attention_mask is not None or q_length != kv_length:
-            raise ValueError("its attention follows a rule that a part of a row does not tell")
+            raise ValueError("its mask function cannot be read off a sequence shard")
         return split.within(local_size)
     packable = (
         not use_vmap  # a rule of the model's own, which need not be causal inside a document
@@ -112,7 +112,7 @@ def attend(
     softcap: float | None = None,
     **extra: Any,
 ) -> tuple[torch.Tensor, None]:
-    """query [B, H, T, D], key and value [B, K, T, D] -> ([B, T, H, D], None)."""
+    """Attend: query [B, H, T, D], key and value [B, K, T, D] -> ([B, T, H, D], None)."""
     for name in ("s_aux", "position_bias"):
         if extra.get(name) is not None:
             raise NotImplementedError(f"attention with {name} has no packed kernel")
@@ -152,7 +152,7 @@ def _attend_with_other_ranks(
     split: ContextParallelDocuments,
     settings: AttentionSettings,
 ) -> torch.Tensor:
-    """query [B, H, T/P, D] of this rank's positions -> [B, T/P, H, Dv] of the same."""
+    """Attend with query [B, H, T/P, D] of this rank's positions -> [B, T/P, H, Dv] of the same."""
     q, k, v = all_to_all_seq_to_heads(query, key, value, split.cp_group)
     documents = split.documents
     if len(documents.lengths) == len(q) and documents.window is None:
@@ -164,7 +164,7 @@ def _attend_with_other_ranks(
 
 
 def _of_one_dtype(*tensors: torch.Tensor) -> Iterable[torch.Tensor]:
-    """Under autocast, rotated queries and keys are float32 beside values of 16 bits."""
+    """Cast under autocast, where rotated queries and keys are float32 beside values of 16 bits."""
     kind = tensors[0].device.type
     if not torch.is_autocast_enabled(kind):
         return tensors
@@ -190,7 +190,7 @@ def _attend_soft_capped(
 def _preferred_kernels(
     query: torch.Tensor, mask: torch.Tensor | None
 ) -> AbstractContextManager[None]:
-    """cuDNN first on Hopper: about twice as fast on long rows there, slower on other GPUs."""
+    """Put cuDNN first on Hopper: about twice as fast on long rows there, slower on other GPUs."""
     long_unmasked = mask is None and query.is_cuda and query.shape[2] >= CUDNN_FROM_LENGTH
     if not long_unmasked or torch.cuda.get_device_capability(query.device) != (9, 0):
         return nullcontext()

@@ -1,4 +1,4 @@
-"""Proof, on the loaded model, that packed documents do not see each other.
+"""Verify, on the loaded model, that packed documents do not see each other.
 
 Nothing in a configuration tells whether a family honours position_ids that restart: some ignore
 them in silence, and then every document is trained on what its neighbours say. So we ask the model.
@@ -18,7 +18,9 @@ TOLERATED_SHARE = 1e-3
 
 
 @dataclass(frozen=True)
-class IsolationProof:
+class IsolationCheck:
+    """What changing one document moved."""
+
     isolated: bool
     leak: float
     """Largest change of a logit in documents whose tokens were not touched."""
@@ -26,6 +28,7 @@ class IsolationProof:
     """Largest change of a logit in the document whose first token was changed."""
 
     def sentence(self) -> str:
+        """Say by how much, in logits."""
         verdict = "packed documents are isolated" if self.isolated else "packed documents leak"
         return (
             f"{verdict}: changing one document moved the others' logits by {self.leak:.1e}, "
@@ -34,8 +37,8 @@ class IsolationProof:
 
 
 @torch.no_grad()
-def verify_isolation(model: PreTrainedModel, called: nn.Module | None = None) -> IsolationProof:
-    """One forward over three short rows through `called`, which may wrap the model.
+def verify_isolation(model: PreTrainedModel, called: nn.Module | None = None) -> IsolationCheck:
+    """Put three short rows through `called`, which may wrap the model, in one forward.
 
     Row 0 is the reference; in row 1 the first document has other tokens; in row 2 only its first
     token is another, which shows how much a token can do where it may.
@@ -61,4 +64,4 @@ def verify_isolation(model: PreTrainedModel, called: nn.Module | None = None) ->
     control = (other_token - reference)[1:DOCUMENT].abs().max().item()
     rounding = 2 * torch.finfo(logits.dtype).eps * reference.abs().max().item()
     isolated = control > rounding and leak <= max(TOLERATED_SHARE * control, rounding)
-    return IsolationProof(isolated, leak, control)
+    return IsolationCheck(isolated, leak, control)

@@ -50,6 +50,7 @@ class CompileLayers(TrainerCallback):
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
+        """Find the layers of the loaded model."""
         self.layers = decoder_layers(model)
         if not self.layers:
             raise ConfigError(
@@ -60,6 +61,7 @@ class CompileLayers(TrainerCallback):
         """Settings of torch that are put back when training ends."""
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Compile each layer."""
         # A layer's gradients are ready layer by layer anyway.
         self._settings.enter_context(compat.no_ddp_buckets_in_graphs())
         self._recompute = [compat.recomputation(layer) for layer in self.layers]
@@ -74,6 +76,7 @@ class CompileLayers(TrainerCallback):
         )
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        """Put back the plain layers, and what was set in torch."""
         for layer, recompute in zip(self.layers, self._recompute, strict=True):
             vars(layer).pop("forward", None)
             if recompute is not None:

@@ -18,12 +18,14 @@ class ProfileSteps(TrainerCallback):
     """Writes trace.json (chrome://tracing, ui.perfetto.dev) and operators.txt; on rank 0 only."""
 
     def __init__(self, directory: Path) -> None:
+        """Write into `directory`."""
         self.directory = directory
         self.profiler: profile | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Start the profiler."""
         if not state.is_world_process_zero:
             return
         activities = [ProfilerActivity.CPU]
@@ -40,12 +42,14 @@ class ProfileSteps(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Count a step."""
         if self.profiler is not None:
             self.profiler.step()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Stop, and write what a run of fewer steps has recorded."""
         if self.profiler is not None:
             self.profiler.stop()  # also writes what a run of fewer steps has recorded
             self.profiler = None

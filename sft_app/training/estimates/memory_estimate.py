@@ -42,14 +42,17 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """All of them: what the fields are on top of each other."""
+        """Return the sum of all parts."""
         parts = (self.weights, self.gradients, self.optimizer, self.activations, self.logits)
         return sum(parts) + self.gathered
 
     def as_dict(self) -> dict[str, Any]:
+        """Return what stands in plan.json."""
         return {**asdict(self), "total": self.total}
 
     def __str__(self) -> str:
+        """Say it in a line of the log."""
+
         def gib(number: int) -> str:
             return f"{number / 2**30:.2f} GiB"
 
@@ -72,7 +75,7 @@ def estimate_memory(
     chunk_bytes: int,
     num_shards: int = 1,
 ) -> MemoryEstimate:
-    """A step over rows of `context_length` tokens, or its part of them, as one process holds it.
+    """Estimate what one process holds in a step over rows, or sequence shards, of the context.
 
     Frozen weights have neither gradients nor optimizer state; with an adapter, only it has them.
     `dtype` is the parameters', `compute_dtype` that of matrix products, which activations have.
@@ -88,8 +91,8 @@ def estimate_memory(
     mixed = compute_dtype != dtype and num_shards == 1  # FSDP gathers them so in the first place
     copies = sum(p.numel() for p in parameters if p.dim() > 1) * compute_dtype.itemsize * mixed
     text = config.get_text_config(decoder=True)
-    part = math.ceil(context_length / trainer.context_parallel_size)
-    tokens = trainer.per_device_train_batch_size * part
+    shard = math.ceil(context_length / trainer.context_parallel_size)
+    tokens = trainer.per_device_train_batch_size * shard
     # the logits, their float32 copy in the loss, and the gradient of each
     logits = tokens * text.vocab_size * (2 * compute_dtype.itemsize + 8)
     return MemoryEstimate(
@@ -113,7 +116,7 @@ def _saved_by_quantisation(model: PreTrainedModel, adapter: AdapterConfig) -> in
 
 
 def _gathered(trained: nn.Module, model: PreTrainedModel) -> int:
-    """The layer in use and the one that is fetched meanwhile; embedding and head all the time.
+    """Count the layer in use and the one fetched meanwhile; embedding and head all the time.
 
     A gradient is whole until it is reduced, right after its layer's backward.
     """
@@ -126,7 +129,7 @@ def _gathered(trained: nn.Module, model: PreTrainedModel) -> int:
 
 
 def _activations(trainer: TrainerConfig, tokens: int, text: PretrainedConfig, itemsize: int) -> int:
-    """Bytes kept for the backward pass: whole layers, or the input of those that are recomputed."""
+    """Count bytes kept for backward: whole layers, or the input of those that are recomputed."""
     layers = text.num_hidden_layers
     layer_input = tokens * text.hidden_size * itemsize
     whole_layer = layer_input * ACTIVATION_BYTES // 2

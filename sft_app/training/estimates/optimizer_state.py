@@ -25,7 +25,7 @@ BLOCK = 256
 
 
 def optimizer_state_bytes(trained: nn.Module, optim: str) -> int:
-    """Of all trainable parameters; tables of a kilobyte, which do not grow, are left out."""
+    """Return the bytes for all trainable parameters, but for tables of a kilobyte."""
     if optim not in BITSANDBYTES:
         return int(sum(_bytes(parameter, optim) for parameter, _ in _trainable(trained)))
     (moments,) = {number for family, number in MOMENTS.items() if family in optim}
@@ -36,7 +36,7 @@ def optimizer_state_bytes(trained: nn.Module, optim: str) -> int:
 
 
 def _trainable(model: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:
-    """Each once, and whether it is an embedding's: there the Trainer asks for 32 bits."""
+    """Yield each once, and whether it is an embedding's: there the Trainer asks for 32 bits."""
     embeddings = {
         parameter
         for module in model.modules()

@@ -12,11 +12,14 @@ SHARE_OF_MATMUL_RATE = 0.4
 
 @dataclass(frozen=True, kw_only=True)
 class TimeEstimate:
+    """Wall time of training, and the rate that it was reckoned with."""
+
     seconds: float
     matmul_rate: float
     """FLOP/s of one process, as measured."""
 
     def __str__(self) -> str:
+        """Say it in a line of the log."""
         return (
             f"about {timedelta(seconds=round(self.seconds))} at "
             f"{self.matmul_rate / 1e9:,.0f} GFLOP/s of matrix products measured here"
@@ -31,7 +34,7 @@ def estimate_time(
     supervised_share: float,
     num_rows: float,
 ) -> TimeEstimate:
-    """For `num_rows` rows through one process, of which `row_lengths` (tokens) are typical."""
+    """Estimate `num_rows` rows through one process; `row_lengths` (tokens) are typical ones."""
     supervised = int(sum(row_lengths) * supervised_share)
     flops = flops_of_batch(shape, row_lengths, supervised) / len(row_lengths) * num_rows
     return TimeEstimate(

@@ -15,6 +15,8 @@ LIGER_PACKAGE = "liger_kernel"
 
 @dataclass(frozen=True)
 class LossPlan:
+    """How the loss is to be computed, decided before weights are loaded."""
+
     head: LossHead
     """Never auto."""
     reason: str
@@ -25,7 +27,7 @@ class LossPlan:
 def plan_loss(
     asked: LossHead, pretrained: PretrainedConfig, device: torch.device | str
 ) -> LossPlan:
-    """`asked` is trainer.loss_head. Raises ConfigError where that head cannot be had here."""
+    """Choose by `asked` (trainer.loss_head); raise ConfigError where that cannot be had here."""
     if asked in (LossHead.chunked, LossHead.model):
         return LossPlan(asked, f"trainer.loss_head={asked}", asked_for=True)
     obstacle = _liger_obstacle(pretrained, torch.device(device))
@@ -47,5 +49,7 @@ def _liger_obstacle(pretrained: PretrainedConfig, device: torch.device) -> str |
     if not is_installed(LIGER_PACKAGE):
         return "liger-kernel is not installed (pip install 'sft-app[fused]')"
     if logit_transform(pretrained) != LogitTransform():
-        return f"{pretrained.model_type} scales or soft-caps its logits, which is not proven there"
+        return (
+            f"{pretrained.model_type} scales or soft-caps its logits, which is not verified there"
+        )
     return None

@@ -1,4 +1,4 @@
-"""Cross-entropy of a language model's head that never holds all logits.
+"""Chunked linear cross-entropy: a language model's head and loss without holding all logits.
 
 PyTorch 2.13's F.linear_cross_entropy needs less memory (0.05 of the plain head's where this takes
 0.1), but on a CPU the plain head's whole time, where this takes 0.8 (tests/benchmarks), and it has
@@ -19,6 +19,7 @@ CHUNK_BYTES_CUDA = 512 * 2**20
 
 
 def chunk_bytes(device: torch.device) -> int:
+    """Return the bytes of one chunk's float32 logits on `device`."""
     return CHUNK_BYTES_CUDA if device.type == "cuda" else CHUNK_BYTES_CPU
 
 
@@ -31,7 +32,7 @@ class LogitTransform:
 
 
 def logit_transform(pretrained: PretrainedConfig) -> LogitTransform:
-    """Scaling and soft-capping of the logits, from the names that families give them."""
+    """Return scaling and soft-capping of the logits, by the names that families give them."""
     config = pretrained.get_text_config(decoder=True)
     scale = 1.0
     for name in ("logit_scale", "lm_head_multiplier"):  # Cohere, Falcon-H1
@@ -50,7 +51,9 @@ def chunked_cross_entropy(
     transform: LogitTransform | None = None,
     chunk_rows: int | None = None,
 ) -> torch.Tensor:
-    """Sum over M positions of -log softmax(hidden @ weight.T + bias)[target], in nats, float32.
+    """Return the sum over M positions of -log softmax(hidden @ weight.T + bias)[target].
+
+    In nats, float32.
 
     hidden [M, D], weight [V, D], targets [M], bias [V], token_weights [M] (factors of the summed
     terms). The gradients are computed in the forward, chunk by chunk, while the logits are there:
@@ -143,7 +146,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 def _transform(
     logits: torch.Tensor, transform: LogitTransform
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Apply in place; also the slope [R, V] of the soft-cap, None without one."""
+    """Apply in place; return also the slope [R, V] of the soft-cap, None without one."""
     if transform.scale != 1.0:
         logits *= transform.scale
     if transform.softcap is None:

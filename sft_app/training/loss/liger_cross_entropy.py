@@ -17,7 +17,9 @@ def liger_cross_entropy(
     targets: torch.Tensor,
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Sum over M positions of -log softmax(hidden @ weight.T + bias)[target], in nats, float32.
+    """Return the sum over M positions of -log softmax(hidden @ weight.T + bias)[target].
+
+    In nats, float32.
 
     hidden [M, D], weight [V, D], targets [M], bias [V], on a CUDA device. As in the chunked one
     gradients are computed in the forward, those of weight and bias are summed in float32, a frozen

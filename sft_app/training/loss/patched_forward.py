@@ -37,32 +37,35 @@ NEEDS_OWN_FORWARD = frozenset(
 
 CHUNKED = LossPlan(LossHead.chunked, "the default")
 NAMES = {
-    LossHead.chunked: "chunked head",
-    LossHead.liger: "liger-kernel's fused head",
+    LossHead.chunked: "chunked linear cross-entropy",
+    LossHead.liger: "liger-kernel's fused linear cross-entropy",
     LossHead.model: "the model's own",
 }
 
 
 @dataclass(frozen=True)
 class LossChoice:
+    """How the loss of the loaded model is computed."""
+
     head: LossHead
     reason: str
 
     @property
     def chunked(self) -> bool:
-        """No logits: the loss comes from a head that takes hidden states."""
+        """Tell whether there are no logits: the loss is computed from hidden states."""
         return self.head is not LossHead.model
 
     def __str__(self) -> str:
+        """Say it in a line of the log."""
         return f"loss            {NAMES[self.head]} ({self.reason})"
 
 
 def install_chunked_loss(
     model: PreTrainedModel, plan: LossPlan = CHUNKED, *, called: nn.Module | None = None
 ) -> LossChoice:
-    """Make `model(labels=...)` return `loss` and no logits, if that is provably the same loss.
+    """Make `model(labels=...)` return `loss` and no logits, if that verifies as the same loss.
 
-    Without labels (generation, scoring) forward stays as it was. The proof is a tiny batch through
+    Without labels (generation, scoring) forward stays as it was. The check is a tiny batch through
     both; where they differ, or the model is built otherwise, it keeps its own loss, and the choice
     says why. `called` is what training calls, where that wraps the model. Raises ConfigError when
     liger was asked for and fails.
@@ -97,14 +100,14 @@ def _own_loss(plan: LossPlan, findings: list[str]) -> LossChoice:
 def _try_head(
     model: PreTrainedModel, called: nn.Module, head: LossHead
 ) -> tuple[float, str | None]:
-    """Install it, and say how far it is off; with what is wrong with it, where it is taken out."""
+    """Install it; return how far it is off, and what is wrong with it, where it is taken out."""
     transform = logit_transform(model.config)
     model.forward = MethodType(_chunked_forward(type(model).forward, transform, head), model)
     try:
         difference = _relative_difference(model, called)
-        finding = f"the {NAMES[head]}'s loss differs by {difference:.0e}"
+        finding = f"the loss of {NAMES[head]} differs by {difference:.0e}"
     except (TypeError, ValueError, AttributeError, RuntimeError, ImportError) as error:
-        difference, finding = math.inf, f"the {NAMES[head]} fails: {error}"
+        difference, finding = math.inf, f"{NAMES[head]} fails: {error}"
     if difference <= (1e-5 if compute_dtype(model) == torch.float32 else 2e-2):
         return difference, None
     del model.forward
@@ -112,7 +115,7 @@ def _try_head(
 
 
 def chunked_loss_obstacle(model: PreTrainedModel) -> str | None:
-    """What in the model's build speaks against the chunked head; it may be without memory."""
+    """Return what in the model's build rules it out; the model may be without memory."""
     head = model.get_output_embeddings()
     head = None if head is None else _linear_inside(head)
     if type(head) is not nn.Linear:
@@ -127,7 +130,7 @@ def chunked_loss_obstacle(model: PreTrainedModel) -> str | None:
 def _chunked_forward(
     own_forward: Callable[..., Any], transform: LogitTransform, loss_head: LossHead
 ) -> Callable[..., Any]:
-    """The model is not in the closure: a deep copy of it must not call the original."""
+    """Return a forward without the model in its closure: a deep copy must not call the original."""
 
     @functools.wraps(own_forward)  # the Trainer reads the signature
     def forward(
@@ -148,7 +151,9 @@ def _chunked_forward(
         plain_head = type(linear) is nn.Linear and not _belongs_to_other_batches(linear.weight)
         if args or NEEDS_OWN_FORWARD & kwargs.keys() or not plain_head:
             if loss_weights is not None:
-                raise ValueError("loss_weights need the chunked head, which cannot be used here")
+                raise ValueError(
+                    "loss_weights need the chunked cross-entropy, which cannot be used here"
+                )
             if num_items_in_batch is not None:
                 kwargs["num_items_in_batch"] = num_items_in_batch
             if shift_labels is not None:
@@ -167,12 +172,12 @@ def _chunked_forward(
 
 
 def _linear_inside(head: nn.Module) -> nn.Module:
-    """The layer itself, also where PEFT trains some rows of its weight (those of added tokens)."""
+    """Return the layer itself, also where PEFT trains some rows of its weight (added tokens)."""
     return getattr(head, "original_module", head)
 
 
 def _belongs_to_other_batches(weight: torch.Tensor) -> bool:
-    """A shard of FSDP's; those of tensor parallel ranks, which have one batch, may be gathered."""
+    """Tell FSDP's shards; those of tensor-parallel ranks, which have one batch, may be gathered."""
     if not isinstance(weight, DTensor):
         return False
     return "tp" not in (weight.device_mesh.mesh_dim_names or ())
@@ -191,12 +196,12 @@ def supervised_loss(
     loss_weights: torch.Tensor | None = None,
     loss_head: LossHead = LossHead.chunked,
 ) -> torch.Tensor:
-    """Cross-entropy of predicting shift_labels [B, T] from hidden [B, T, D], in nats.
+    """Return the cross-entropy of predicting shift_labels [B, T] from hidden [B, T, D], in nats.
 
-    Labels and `loss_weights` [B, T], factors of the tokens' terms (only the chunked head has them),
-    stand at the position that predicts. `num_items_in_batch`: supervised tokens over all
-    micro-batches and ranks of the optimizer step, by which the sum is divided; None: those of this
-    call. A batch without a supervised token costs nothing and teaches nothing: loss 0.
+    Labels and `loss_weights` [B, T], factors of the tokens' terms (chunked only), stand at the
+    position that predicts. `num_items_in_batch`: supervised tokens over all micro-batches and
+    ranks of the optimizer step, by which the sum is divided; None: those of this call. A batch
+    without a supervised token costs nothing and teaches nothing: loss 0.
     """
     flat_labels = shift_labels.flatten()
     kept = (flat_labels != IGNORE_INDEX).nonzero().flatten()  # the one wait for the device
@@ -223,7 +228,7 @@ def supervised_loss(
 
 @torch.no_grad()
 def _relative_difference(model: PreTrainedModel, called: nn.Module) -> float:
-    """Between the chunked and the model's own loss of a tiny batch with some labels ignored."""
+    """Compare our loss with the model's own, on a tiny batch with some labels ignored."""
     vocab_size = model.config.get_text_config(decoder=True).vocab_size
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(vocab_size, (2, 12), generator=generator).to(model.device)

@@ -21,6 +21,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 @dataclass(frozen=True)
 class ModelShape:
+    """What the operations of a model are counted from."""
+
     body_factor: int
     """Sum over the matrices of the body of their size times 6 (trained) or 4 (frozen)."""
     head_factor: int
@@ -32,7 +34,7 @@ class ModelShape:
 
 
 def flops_of_batch(shape: ModelShape, lengths: Sequence[int], supervised_tokens: int) -> int:
-    """Forward and backward over documents of these lengths (tokens)."""
+    """Count forward and backward over documents of these lengths (tokens)."""
     flops = shape.body_factor * sum(lengths) + shape.head_factor * supervised_tokens
     for window in shape.windows:
         flops += 6 * shape.attention_size * sum(_twice_the_pairs(n, window) for n in lengths)
@@ -40,7 +42,7 @@ def flops_of_batch(shape: ModelShape, lengths: Sequence[int], supervised_tokens:
 
 
 def _twice_the_pairs(length: int, window: int | None) -> int:
-    """Query-key pairs, times two: n^2 when causal."""
+    """Count query-key pairs, times two: n^2 when causal."""
     if window is None or window >= length:
         return length**2
     return 2 * length * window - window**2
@@ -72,7 +74,7 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
 
 
 def _num_weights(parameter: torch.Tensor) -> int:
-    """Also of a matrix in 4 bits, which is stored as bytes."""
+    """Count the weights, also of a matrix in 4 bits, which is stored as bytes."""
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else math.prod(state.shape)
 

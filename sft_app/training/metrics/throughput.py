@@ -44,7 +44,7 @@ class Utilisation:
 def utilisation(
     flops: float, seconds: float, *, datasheet_rate: float | None, measured_rate: float | None
 ) -> Utilisation:
-    """`flops` done by one device in `seconds`; the rates in FLOP/s of that device."""
+    """Relate `flops` done by one device in `seconds` to the rates of that device in FLOP/s."""
     achieved = flops / seconds
     return Utilisation(
         of_datasheet=achieved / datasheet_rate if datasheet_rate else None,
@@ -53,7 +53,7 @@ def utilisation(
 
 
 def datasheet_rate(device_name: str) -> float | None:
-    """Dense bfloat16 FLOP/s by a CUDA device's name; None for an unknown one."""
+    """Return dense bfloat16 FLOP/s by a CUDA device's name; None for an unknown one."""
     for name, tflops in DATASHEET_TFLOPS:
         if re.search(rf"\b{name}\b", device_name):  # an A4000 is no A40
             return tflops * 1e12
@@ -63,7 +63,7 @@ def datasheet_rate(device_name: str) -> float | None:
 def measure_matmul_rate(
     device: torch.device | str, dtype: torch.dtype, seconds: float = 0.5
 ) -> float:
-    """FLOP/s of square matrix products: the best of those that fit in about `seconds`.
+    """Measure the FLOP/s of square matrix products: the best of those in about `seconds`.
 
     The best, not the mean: other processes only ever take away from it.
     """

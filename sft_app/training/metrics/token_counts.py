@@ -52,8 +52,7 @@ def counts_of_batch(batch: Batch, shape: ModelShape) -> tuple[int, int, int, int
 
 
 class WorkCount:
-    """Counts of all ranks together, since training began; a resumed run goes on from its
-    checkpoint's."""
+    """The work of all ranks since training began; a resumed run goes on from its checkpoint."""
 
     def __init__(self, shape: ModelShape, device: torch.device, dtype: torch.dtype) -> None:
         """Count for a model of `shape` that multiplies in `dtype`; measures the device's rate."""
@@ -138,7 +137,7 @@ class WorkCount:
         )
 
     def _seconds_left(self, state: TrainerState) -> float:
-        """At the mean speed since this process began to train."""
+        """Extrapolate the mean speed since this process began to train."""
         steps = state.global_step - self._first_step
         seconds = self.seconds - self._seconds_before
         return seconds / steps * (state.max_steps - state.global_step)

@@ -1,10 +1,10 @@
-"""One row on several processes: each keeps consecutive positions of it.
+"""Context parallelism: each rank of a group keeps one sequence shard of every row.
 
-The ranks of a context-parallel group read the same batches. What stands before and after attention
-looks at one position at a time, and works on a rank's own; attention (ulysses.py) sees whole rows.
-So three things have to be known of the whole row before it is cut: where its documents begin, which
-position each token has, and what it is to predict, which for the last token of a part stands in the
-next part.
+The ranks of a group read the same batches. What stands before and after attention looks at one
+position at a time, and works on a rank's own shard; attention (ulysses.py) sees whole rows. Three
+things have to be known of the whole row before it is sharded: where its documents begin, which
+position each token has, and what it is to predict, which for the last token of a shard stands in
+the next one.
 
 Letters in shapes: B rows, T positions in a row, P ranks of the group.
 """
@@ -37,25 +37,25 @@ class ContextParallelGroup:
     group: dist.ProcessGroup
     size: int
     rank: int
-    """Within the group: the number of this process's part of each row."""
+    """Within the group: the index of this process's shard of each row."""
 
 
 @dataclass(frozen=True)
 class ContextParallelDocuments:
-    """The documents of whole rows, of which each rank of `among` has a part."""
+    """The documents of whole rows, of which each rank of `cp_group` has a shard."""
 
     documents: Documents
     cp_group: ContextParallelGroup
 
     def within(self, window: int | None) -> "ContextParallelDocuments":
-        """For layers that see `window` keys only (None: all)."""
+        """Return the same for layers that see `window` keys only (None: all)."""
         if window is not None and window >= self.documents.max_seqlen:
             window = None
         return replace(self, documents=replace(self.documents, window=window))
 
 
 def init_context_parallel_group(size: int, device: torch.device) -> ContextParallelGroup | None:
-    """The group of this process among those of `size` consecutive ranks; None for groups of one.
+    """Return this process's group of `size` consecutive ranks; None for groups of one.
 
     A collective: every rank calls it. Raises ConfigError when the processes cannot be grouped so.
     """
@@ -71,7 +71,7 @@ def init_context_parallel_group(size: int, device: torch.device) -> ContextParal
 def shard_for_context_parallel(
     batch: dict[str, Tensor], cp_group: ContextParallelGroup
 ) -> tuple[dict[str, Tensor], Documents]:
-    """This rank's part [B, T/P] of a batch [B, T], and the documents of the whole rows.
+    """Return this rank's shard [B, T/P] of a batch [B, T], and the documents of the whole rows.
 
     Rows are filled up to a multiple of P, by a document of padding. `position_ids` restart with
     each document, padding included, as those of our collators do; without them each row is one
@@ -81,12 +81,12 @@ def shard_for_context_parallel(
     length = rows["input_ids"].shape[1] // cp_group.size
     mine = slice(cp_group.rank * length, (cp_group.rank + 1) * length)
     lengths = lengths_from_positions(rows["position_ids"])
-    part = {name: tensor[:, mine].contiguous() for name, tensor in rows.items()}
-    return part, documents_of_lengths(lengths, rows["input_ids"].device)
+    shard = {name: tensor[:, mine].contiguous() for name, tensor in rows.items()}
+    return shard, documents_of_lengths(lengths, rows["input_ids"].device)
 
 
 def _filled_up(batch: dict[str, Tensor], multiple: int) -> dict[str, Tensor]:
-    """Whole rows, labels shifted; an attention mask says nothing that the positions do not."""
+    """Return whole rows, labels shifted; an attention mask adds nothing to what positions say."""
     count, length = batch["input_ids"].shape
     missing = -length % multiple
     positions = batch.get("position_ids")
@@ -115,7 +115,7 @@ _in_this_forward: ContextVar[ContextParallelDocuments | None] = ContextVar(
 def context_parallel_attention(
     documents: Documents, cp_group: ContextParallelGroup
 ) -> Iterator[None]:
-    """Forwards in here are of one part of the rows that `documents` cover.
+    """Run forwards on this rank's shard of the rows that `documents` cover.
 
     Backward, with all that it recomputes, may come later: the layers are handed the documents.
     """
@@ -127,5 +127,5 @@ def context_parallel_attention(
 
 
 def documents_of_this_forward() -> ContextParallelDocuments | None:
-    """None outside of `context_parallel_attention`: rows are whole."""
+    """Return what `context_parallel_attention` has set; None outside of it: rows are whole."""
     return _in_this_forward.get()

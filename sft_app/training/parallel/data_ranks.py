@@ -1,4 +1,4 @@
-"""Which batches a process reads, where several processes work on the same ones."""
+"""Data-parallel rank and size, where several processes work on the same batches."""
 
 from dataclasses import dataclass
 
@@ -8,43 +8,47 @@ from torch.utils.data import DataLoader
 
 @dataclass(frozen=True)
 class DataParallelRank:
-    count: int
-    """Groups of processes; each group reads batches of its own."""
-    index: int
-    """This process's group."""
-    counts: bool
+    """Which batches this process reads."""
+
+    size: int
+    """Groups of processes that read batches of their own."""
+    rank: int
+    """The group of this process, from 0."""
+    is_first_of_its_batch: bool
     """Whether this process counts what its group reads."""
-    group_size: int
+    model_parallel_size: int
+    """Processes that work on one batch together: a context- or tensor-parallel group."""
 
     def __str__(self) -> str:
-        if self.group_size == 1:
-            return f"{self.count} processes"
-        groups = "1 group" if self.count == 1 else f"{self.count} groups"
-        return f"{groups} of {self.group_size} processes"
+        """Describe the groups, as in "2 groups of 4 processes"."""
+        if self.model_parallel_size == 1:
+            return f"{self.size} processes"
+        groups = "1 group" if self.size == 1 else f"{self.size} groups"
+        return f"{groups} of {self.model_parallel_size} processes"
 
     def apply(self, loader: DataLoader) -> None:
         """Have a loader that accelerate prepared yield the batches of this group.
 
-        accelerate deals batches out to all processes in turn; a single one needs no dealer.
+        accelerate gives each process every n-th batch; a single process has no such sampler.
         """
-        dealer = loader.batch_sampler
-        if not isinstance(dealer, BatchSamplerShard):
-            assert self.group_size == 1, "accelerate deals out where there are several processes"
+        sampler = loader.batch_sampler
+        if not isinstance(sampler, BatchSamplerShard):
+            assert self.model_parallel_size == 1, "accelerate shards batches over processes"
             return
-        dealer.num_processes = self.count
-        dealer.process_index = self.index
-        if self.count == 1:  # nobody to keep step with: the last batch may be a short one
-            dealer.even_batches = False
+        sampler.num_processes = self.size
+        sampler.process_index = self.rank
+        if self.size == 1:  # nobody to keep step with: the last batch may be a short one
+            sampler.even_batches = False
         # accelerate looks for the sampler here when it skips what was read before a resume. Without
         # it, the order of the first epoch would be that of every resumed one.
-        dealer.sampler = dealer.batch_sampler.sampler
+        sampler.sampler = sampler.batch_sampler.sampler
 
 
-def data_parallel_rank(world_size: int, rank: int, group_size: int) -> DataParallelRank:
-    """Of process `rank`, where `group_size` consecutive ones read the same batches."""
+def data_parallel_rank(world_size: int, rank: int, model_parallel_size: int) -> DataParallelRank:
+    """Return that of process `rank`; `model_parallel_size` consecutive ones read equal batches."""
     return DataParallelRank(
-        count=world_size // group_size,
-        index=rank // group_size,
-        counts=rank % group_size == 0,
-        group_size=group_size,
+        size=world_size // model_parallel_size,
+        rank=rank // model_parallel_size,
+        is_first_of_its_batch=rank % model_parallel_size == 0,
+        model_parallel_size=model_parallel_size,
     )

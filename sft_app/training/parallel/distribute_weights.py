@@ -1,4 +1,4 @@
-"""Hand out the weights that rank 0 alone has read, one after the other.
+"""Scatter or broadcast the weights that rank 0 alone has read, one after the other.
 
 So no device holds them all: FSDP2 shards a model whose parameters are on the meta device without a
 byte of memory, and quantised layers are built the same way. What arrives here is what rank 0 keeps
@@ -66,7 +66,7 @@ def scatter_shards(model: nn.Module, weights: dict[str, Tensor], device: torch.d
 def broadcast_weights(
     model: nn.Module, weights: dict[str, Tensor], device: torch.device
 ) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter by name, whole and on `device`, on every rank: let go of it before the next.
+    """Yield every parameter by name, whole and on `device`, on every rank: drop it before the next.
 
     The parameters of `model` are without memory; `weights` is what `move_to_meta` returned, and is
     left empty.
@@ -83,7 +83,7 @@ def broadcast_weights(
 
 
 def broadcast_buffers(model: nn.Module, device: torch.device) -> None:
-    """Rank 0's buffers on every rank's device."""
+    """Broadcast rank 0's buffers to every rank's device."""
     places = places_of(model)
     for _, buffer in list(model.named_buffers()):
         whole = torch.empty_like(buffer, device=device) if buffer.is_meta else buffer.to(device)
@@ -93,6 +93,7 @@ def broadcast_buffers(model: nn.Module, device: torch.device) -> None:
 
 
 def replace(places: list[tuple[nn.Module, str]], tensor: Tensor) -> None:
+    """Put `tensor` wherever the parameter or buffer that it replaces is referred to."""
     for module, attribute in places:
         setattr(module, attribute, tensor)
 
@@ -100,7 +101,7 @@ def replace(places: list[tuple[nn.Module, str]], tensor: Tensor) -> None:
 def _scatter_rows(
     whole: Tensor | None, shape: torch.Size, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """This rank's rows of `whole`, which rank 0 has: cut as `torch.chunk` cuts, as FSDP2 does."""
+    """Return this rank's rows of `whole`, which rank 0 has, in the sizes of FSDP2 (torch.chunk)."""
     rank, world_size = ranks.rank(), ranks.world_size()
     length = math.ceil(shape[0] / world_size)
     mine = torch.empty((length, *shape[1:]), dtype=dtype, device=device)

@@ -37,7 +37,7 @@ from sft_app.training.precision import compute_dtype
 
 
 def wants_shards(trainer: TrainerConfig) -> bool:
-    """Whether the model is sharded: a single process has nothing to share."""
+    """Tell whether the model is sharded: a single process has nothing to share."""
     return ranks.is_distributed() and trainer.parallelism is Parallelism.fsdp
 
 
@@ -72,7 +72,7 @@ def shard(trained: nn.Module, model: PreTrainedModel, device: torch.device) -> N
 
 
 def gather_weights(trained: nn.Module) -> dict[str, Tensor]:
-    """All weights, whole and on the CPU, on rank 0; nothing elsewhere. Every rank calls it.
+    """Return all weights, whole and on the CPU, on rank 0; nothing elsewhere. Every rank calls it.
 
     They are gathered one by one, and leave the device before the next one is: so a device holds
     its shards and the largest of them.
@@ -83,13 +83,13 @@ def gather_weights(trained: nn.Module) -> dict[str, Tensor]:
 
 
 def save_shards(trained: nn.Module, optimizer: Any, directory: Path) -> None:
-    """Each rank writes its part of weights and optimizer state below `directory`."""
+    """Write this rank's shards of weights and optimizer state below `directory`."""
     weights, state = get_state_dict(trained, _plain(optimizer))
     save({"model": weights, "optimizer": state}, checkpoint_id=directory / SHARDS)
 
 
 def load_shards(trained: nn.Module, optimizer: Any, directory: Path) -> None:
-    """What `save_shards` wrote, also by another number of ranks."""
+    """Read what `save_shards` wrote, also by another number of ranks."""
     if not (directory / SHARDS).is_dir():
         raise ConfigError(
             f"trainer.resume_from_checkpoint={directory} was written whole, and "
@@ -108,7 +108,7 @@ def load_shards(trained: nn.Module, optimizer: Any, directory: Path) -> None:
 
 
 def _plain(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer inside accelerate's wrapper."""
+    """Return the optimizer inside accelerate's wrapper."""
     inner = getattr(optimizer, "optimizer", optimizer)
     assert isinstance(inner, torch.optim.Optimizer)
     return inner

@@ -1,4 +1,4 @@
-"""Attention over rows that several ranks hold parts of: positions are exchanged for heads.
+"""Attention over sequence shards: positions are exchanged for heads (all-to-all).
 
 Before attention each rank has all heads of its own positions; it gives the others their heads, and
 gets from them the positions that it lacks. Then each rank attends, over whole rows, with its share
@@ -23,18 +23,18 @@ from sft_app.training.parallel.context_parallel import ContextParallelGroup
 def all_to_all_seq_to_heads(
     query: Tensor, key: Tensor, value: Tensor, cp_group: ContextParallelGroup
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """query [B, H, t, D] -> [B, H/P, T, D]; key and value [B, K, t, D] likewise.
+    """Exchange query [B, H, t, D] -> [B, H/P, T, D]; key and value [B, K, t, D] likewise.
 
     P divides H. Key and value heads that P does not divide are repeated until it does, so that each
     query head meets its own on its rank.
     """
     query, key, value = (_in_dtype_of_kernels(tensor) for tensor in (query, key, value))
     heads = (query, _divisible(key, cp_group.size), _divisible(value, cp_group.size))
-    parts = [_by_rank(tensor, cp_group.size) for tensor in heads]
+    chunks = [_by_rank(tensor, cp_group.size) for tensor in heads]
     # One exchange for the three of them.
-    received = exchange(torch.cat(parts, dim=-1), cp_group)  # [P, B, t, features]
+    received = exchange(torch.cat(chunks, dim=-1), cp_group)  # [P, B, t, features]
     rows = received.transpose(0, 1).flatten(1, 2)  # [B, T, features]
-    split = rows.split([part.shape[-1] for part in parts], dim=-1)
+    split = rows.split([chunk.shape[-1] for chunk in chunks], dim=-1)
     q, k, v = (
         features.unflatten(-1, (-1, tensor.shape[-1])).transpose(1, 2)
         for features, tensor in zip(split, heads, strict=True)
@@ -43,9 +43,9 @@ def all_to_all_seq_to_heads(
 
 
 def all_to_all_heads_to_seq(attended: Tensor, cp_group: ContextParallelGroup) -> Tensor:
-    """[B, T, H/P, D] -> [B, t, H, D]."""
-    parts = attended.unflatten(1, (cp_group.size, -1)).transpose(0, 1)  # [P, B, t, h, D]
-    return exchange(parts, cp_group).permute(1, 2, 0, 3, 4).flatten(2, 3)
+    """Exchange [B, T, H/P, D] -> [B, t, H, D]."""
+    chunks = attended.unflatten(1, (cp_group.size, -1)).transpose(0, 1)  # [P, B, t, h, D]
+    return exchange(chunks, cp_group).permute(1, 2, 0, 3, 4).flatten(2, 3)
 
 
 def _in_dtype_of_kernels(tensor: Tensor) -> Tensor:
@@ -66,17 +66,17 @@ def _by_rank(heads: Tensor, size: int) -> Tensor:
     return heads.unflatten(1, (size, -1)).permute(1, 0, 3, 2, 4).flatten(3, 4)
 
 
-def exchange(parts: Tensor, cp_group: ContextParallelGroup) -> Tensor:
-    """[P, ...]: entry j goes to rank j of the group; entry i of the answer is from rank i."""
-    received: Tensor = _Exchange.apply(parts, cp_group.group)
+def exchange(chunks: Tensor, cp_group: ContextParallelGroup) -> Tensor:
+    """Send entry j of [P, ...] to rank j of the group; entry i of the answer is from rank i."""
+    received: Tensor = _Exchange.apply(chunks, cp_group.group)
     return received
 
 
 class _Exchange(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, parts: Tensor, group: dist.ProcessGroup) -> Tensor:
+    def forward(ctx: Any, chunks: Tensor, group: dist.ProcessGroup) -> Tensor:
         ctx.group = group
-        return _all_to_all(parts, group)
+        return _all_to_all(chunks, group)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -84,8 +84,8 @@ class _Exchange(torch.autograd.Function):
         return _all_to_all(gradient, ctx.group), None
 
 
-def _all_to_all(parts: Tensor, group: dist.ProcessGroup) -> Tensor:
-    parts = parts.contiguous()
-    received = torch.empty_like(parts)
-    dist.all_to_all_single(received, parts, group=group)
+def _all_to_all(chunks: Tensor, group: dist.ProcessGroup) -> Tensor:
+    chunks = chunks.contiguous()
+    received = torch.empty_like(chunks)
+    dist.all_to_all_single(received, chunks, group=group)
     return received

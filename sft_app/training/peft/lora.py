@@ -22,7 +22,7 @@ def add_adapter(
     seed: int,
     new_token_ids: Sequence[int] = (),
 ) -> nn.Module:
-    """`put_adapter`, the same on every rank, and a line in the log about it."""
+    """Call `put_adapter`, with the same result on every rank, and log a line about it."""
     torch.manual_seed(seed)  # whatever was drawn before
     trained = put_adapter(model, config, new_token_ids)
     if trained is not model:
@@ -42,7 +42,7 @@ def add_adapter(
 def put_adapter(
     model: PreTrainedModel, config: AdapterConfig, new_token_ids: Sequence[int] = ()
 ) -> nn.Module:
-    """The model itself without an adapter; else PEFT's wrapper, only the adapter trainable.
+    """Return the model itself, or PEFT's wrapper with only the adapter trainable.
 
     PEFT puts its layers into `model`, which goes on being the model inside the wrapper. The rows of
     `new_token_ids`, in the embedding and in the head, are trained beside the adapter: nothing else
@@ -66,6 +66,7 @@ def put_adapter(
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules="all-linear" if targets == ["all-linear"] else targets,
+        exclude_modules=_routers(model) if targets == ["all-linear"] else None,
         use_rslora=config.rank_stabilised,
         trainable_token_indices=_rows_to_train(model, new_token_ids) or None,
     )
@@ -78,7 +79,7 @@ def put_adapter(
 
 
 def _rows_to_train(model: PreTrainedModel, token_ids: Sequence[int]) -> dict[str, list[int]]:
-    """By layer, as PEFT wants it: the embedding, and the head where it has a weight of its own."""
+    """Return rows by layer, as PEFT wants it: the embedding's, and an untied head's."""
     if not token_ids:
         return {}
     names = {module: name for name, module in model.named_modules()}
@@ -89,8 +90,19 @@ def _rows_to_train(model: PreTrainedModel, token_ids: Sequence[int]) -> dict[str
     return rows
 
 
+def _routers(model: PreTrainedModel) -> list[str] | None:
+    """Return linear layers whose forward a family has changed, such as routers returning pairs."""
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and type(module).__module__.startswith("transformers.models")
+    ]
+    return names or None
+
+
 def merge_gathered(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The plain model's weights from the gathered ones of a sharded model, adapter added.
+    """Return the plain model's weights from gathered ones of a sharded model, adapter added.
 
     What is sharded cannot be merged in place: a twin without memory takes the weights over.
     """
@@ -107,7 +119,7 @@ def merge_gathered(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Te
 
 
 def merge_adapter(model: nn.Module) -> PreTrainedModel:
-    """The plain model, the adapter added to its weights; a model without an adapter as it is."""
+    """Return the plain model, adapter added to its weights; one without an adapter as it is."""
     if isinstance(model, PreTrainedModel):
         return model
     wrapper: Any = model  # PEFT's
@@ -117,6 +129,6 @@ def merge_adapter(model: nn.Module) -> PreTrainedModel:
 
 
 def plain_model(model: nn.Module) -> PreTrainedModel:
-    """The loaded model, also from inside PEFT's wrapper."""
+    """Return the loaded model, also from inside PEFT's wrapper."""
     wrapper: Any = model
     return model if isinstance(model, PreTrainedModel) else wrapper.get_base_model()

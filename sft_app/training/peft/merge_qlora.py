@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 def merge_into_full_precision(
     trained: nn.Module, config: AppConfig, plans: ModelPlans, device: torch.device
 ) -> PreTrainedModel:
-    """The plain model, on rank 0 in the host's memory, elsewhere without memory for its weights.
+    """Return the plain model, on rank 0 in the host's memory, elsewhere without memory.
 
     `trained`, PEFT's wrapper of the quantised model, is spent: it leaves the device.
     """
@@ -59,7 +59,7 @@ def release(model: nn.Module) -> None:
 
 
 def bring_to_device(model: PreTrainedModel, device: torch.device) -> bool:
-    """What rank 0 holds in the host's memory, in full precision and whole on every rank's device.
+    """Put what rank 0 holds in the host's memory, in full precision, whole on every device.
 
     False, and nothing done, where a device has no room for it: then 4 bits were a necessity.
     """
@@ -81,7 +81,7 @@ def bring_to_device(model: PreTrainedModel, device: torch.device) -> bool:
 
 
 def has_room(num_bytes: int, device: torch.device) -> bool:
-    """On every rank's device, with a tenth to spare; the host has it already."""
+    """Tell whether every rank's device has room, with a tenth to spare; the host has it already."""
     if device.type != "cuda":
         return True
     free = torch.tensor(torch.cuda.mem_get_info(device)[0], device=device)

@@ -31,7 +31,7 @@ CONSTANTS_PER_GROUP = 256
 
 
 def layers_to_quantise(model: PreTrainedModel) -> dict[str, nn.Linear]:
-    """By name: every plain linear layer but the head.
+    """Return every plain linear layer but the head, by name.
 
     Rows that are not whole blocks stay as they are: no published model has them, and with a block
     in two rows bitsandbytes' CPU kernels give wrong numbers (0.50.2).
@@ -45,7 +45,7 @@ def layers_to_quantise(model: PreTrainedModel) -> dict[str, nn.Linear]:
 
 
 def bytes_in_4_bits(weight: torch.Tensor, *, double: bool) -> int:
-    """What a weight takes, its constants included."""
+    """Return what a weight takes in bytes, its constants included."""
     constants = -(-weight.numel() // BLOCK)
     groups = -(-constants // CONSTANTS_PER_GROUP)
     return weight.numel() // 2 + (constants + 4 * groups if double else 4 * constants)

@@ -104,12 +104,12 @@ def test_a_missing_package_is_named(
         ),
         (
             ["trainer.context_parallel_size=2", "+trainer.extra.neftune_noise_alpha=5"],
-            "length of a part",
+            "length of a shard",
         ),
         (["trainer.loss_head=liger", "launch.device=cpu"], "launch.device=cpu"),
         (
             ["trainer.context_parallel_size=2", "trainer.torch_compile=true"],
-            r"not proven with trainer\.torch_compile",
+            r"not verified with trainer\.torch_compile",
         ),
         (["trainer.tensor_parallel_size=0"], "must be 1"),
         (
@@ -118,21 +118,24 @@ def test_a_missing_package_is_named(
         ),
         (
             ["trainer.tensor_parallel_size=2", "trainer.context_parallel_size=2"],
-            r"not proven with trainer\.context_parallel_size=2",
+            r"not verified with trainer\.context_parallel_size=2",
         ),
         (
             ["trainer.tensor_parallel_size=2", "trainer.parallelism=fsdp"],
-            r"not proven with trainer\.parallelism=fsdp",
+            r"not verified with trainer\.parallelism=fsdp",
         ),
-        (["trainer.tensor_parallel_size=2", "adapter=lora"], r"not proven with adapter\.method"),
-        (["trainer.tensor_parallel_size=2", "trainer.fp16=true"], r"not proven with trainer\.fp16"),
+        (["trainer.tensor_parallel_size=2", "adapter=lora"], r"not verified with adapter\.method"),
+        (
+            ["trainer.tensor_parallel_size=2", "trainer.fp16=true"],
+            r"not verified with trainer\.fp16",
+        ),
         (
             ["trainer.tensor_parallel_size=2", "trainer.optim=adafactor"],
             "use one of adamw_torch_fused, adamw_torch, sgd",
         ),
         (
             ["trainer.tensor_parallel_size=2", "+trainer.extra.accelerator_config={}"],
-            "deals the batches out",
+            "assigns batches",
         ),
     ],
 )

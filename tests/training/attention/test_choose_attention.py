@@ -5,21 +5,24 @@ import torch
 from transformers import AutoConfig
 
 from sft_app.common.errors import ConfigError
-from sft_app.training.attention import packed_attention
+from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
+from sft_app.training.attention import choose_attention as choose_attention_module
+from sft_app.training.attention import kernels, packed_attention
 from sft_app.training.attention.choose_attention import (
     LEAKING_FAMILIES,
-    AttentionChoice,
+    AttentionPlan,
     choose_attention,
     verify_attention,
 )
 from sft_app.training.attention.verify_isolation import verify_isolation
+from sft_app.training.peft.lora import put_adapter
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mistral", "gemma2", "mixtral", "gptj"])
-def test_families_that_isolate_are_proved_to(random_model, family):
+def test_families_that_isolate_are_verified_to(random_model, family):
     model = random_model(family)
     choice = choose_attention(model.config, "cpu", packing=True, requested="auto")
-    assert verify_attention(model, choice) == choice
+    assert verify_attention(model, choice).name == choice.name
     assert verify_isolation(model).isolated
 
 
@@ -27,7 +30,7 @@ def test_families_that_isolate_are_proved_to(random_model, family):
 def test_families_known_to_leak_do_leak(random_model, family):
     model = random_model(family)
     with pytest.raises(ConfigError, match=r"does not keep packed documents apart.*packing=none"):
-        verify_attention(model, AttentionChoice("eager", "test"))
+        verify_attention(model, AttentionPlan("eager", "test"))
 
 
 @pytest.mark.parametrize("family", sorted(LEAKING_FAMILIES))
@@ -40,7 +43,7 @@ def test_a_cache_in_training_breaks_packing_and_is_named(random_model):
     model = random_model("llama")
     model.config.use_cache = True
     with pytest.raises(ConfigError, match="use_cache is on"):
-        verify_attention(model, AttentionChoice(packed_attention.NAME, "test"))
+        verify_attention(model, AttentionPlan(packed_attention.NAME, "test"))
 
 
 def test_what_the_packed_kernel_cannot_do_falls_back_and_says_so(random_model, monkeypatch):
@@ -49,7 +52,7 @@ def test_what_the_packed_kernel_cannot_do_falls_back_and_says_so(random_model, m
 
     packed_attention.register()
     monkeypatch.setattr(packed_attention, "_attend_inside_documents", refuse)
-    choice = verify_attention(random_model("llama"), AttentionChoice(packed_attention.NAME, "auto"))
+    choice = verify_attention(random_model("llama"), AttentionPlan(packed_attention.NAME, "auto"))
     assert choice.name == "sdpa"
     assert "s_aux has no packed kernel" in str(choice)
 
@@ -82,13 +85,28 @@ def test_soft_capped_models_use_flex_attention_on_cuda_without_flash_attn():
     assert choice.name == "flex_attention"
 
 
-def test_the_proof_leaves_the_model_in_the_mode_it_was_in(random_model):
+def test_with_flash_attn_installed_a_family_without_it_trains_lora(random_model, monkeypatch):
+    for module in (choose_attention_module, kernels):
+        monkeypatch.setattr(module, "is_installed", lambda name: True)
+    model_class = type(random_model("llama4_text"))
+    assert not model_class._supports_flash_attn, "the test needs another family"
+    plan = choose_attention(AutoConfig.for_model("llama4_text"), "cuda", True, "auto")
+    model = random_model("llama4_text", attention=plan.name)
+    trained = put_adapter(model, AdapterConfig(method=AdapterMethod.lora))
+    choice = verify_attention(model, plan, trained)
+    assert choice.name == plan.name, "what is logged before loading holds after it"
+    tokens = torch.arange(3, 15).unsqueeze(0)
+    trained(input_ids=tokens, labels=tokens).loss.backward()
+    assert any(p.grad is not None and p.grad.any() for p in trained.parameters())
+
+
+def test_the_check_leaves_the_model_in_the_mode_it_was_in(random_model):
     model = random_model("llama").train()
     verify_isolation(model)
     assert model.training
 
 
-def test_the_proof_holds_in_bfloat16(random_model):
+def test_the_check_holds_in_bfloat16(random_model):
     model = random_model("llama", attention="sdpa").to(torch.bfloat16)
     assert verify_isolation(model).isolated
     model.config.use_cache = True

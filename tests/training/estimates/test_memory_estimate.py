@@ -91,7 +91,7 @@ def test_what_grows_with_the_context_grows_in_proportion(compose: Compose, times
     assert more.weights == one.weights
 
 
-def test_the_chunked_head_holds_one_chunk_however_long_the_row(compose: Compose) -> None:
+def test_the_chunked_cross_entropy_holds_one_chunk_however_long_the_row(compose: Compose) -> None:
     assert estimate(compose(), context_length=2**20).logits == 2 * 2**14
     small = estimate(compose(), context_length=2)
     assert small.logits == 2 * SMALL.vocab_size * (2 * 4 + 8)

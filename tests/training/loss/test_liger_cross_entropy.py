@@ -31,7 +31,7 @@ def test_it_equals_the_plain_head() -> None:
         "frozen parts have no gradient",
         "no positions, no loss",
         "autocast equal",
-        "model equal: loss            liger-kernel's fused head",
+        "model equal: loss            liger-kernel's fused linear cross-entropy",
     ):
         assert held in printed
 
@@ -58,7 +58,7 @@ def test_auto_takes_liger_on_a_gpu_where_it_is_installed(random_model, liger_is)
 @pytest.mark.parametrize(
     ("family", "settings"), [("gemma2", {"final_logit_softcapping": 2.0}), ("cohere", {})]
 )
-def test_logits_that_are_scaled_or_capped_stay_with_the_chunked_head(
+def test_logits_that_are_scaled_or_capped_stay_with_the_chunked_cross_entropy(
     random_model, liger_is, family, settings
 ) -> None:
     pretrained = random_model(family, **settings).config
@@ -80,7 +80,7 @@ def test_a_fused_head_that_is_wrong_is_replaced_or_refused(random_model, monkeyp
     monkeypatch.setattr(loss_module, "liger_cross_entropy", wrong)
     choice = install_chunked_loss(random_model("llama"), LossPlan(LossHead.liger, "installed"))
     assert choice.head is LossHead.chunked
-    assert "liger-kernel's fused head's loss differs by" in str(choice)
+    assert "the loss of liger-kernel's fused linear cross-entropy differs by" in str(choice)
     asked = LossPlan(LossHead.liger, "asked", asked_for=True)
     with pytest.raises(ConfigError, match=r"trainer\.loss_head=liger cannot be used here"):
         install_chunked_loss(random_model("llama"), asked)

@@ -1,4 +1,4 @@
-"""The chunked head is the model's own loss, without its logits."""
+"""The chunked cross-entropy is the model's own loss, without its logits."""
 
 import copy
 
@@ -175,7 +175,9 @@ def test_backward_a_second_time_is_an_error():
         loss.backward()
 
 
-def test_a_model_that_the_chunked_head_cannot_run_keeps_its_own_loss(random_model, monkeypatch):
+def test_a_model_that_the_chunked_cross_entropy_cannot_run_keeps_its_own_loss(
+    random_model, monkeypatch
+):
     def fail(*args, **kwargs):
         raise TypeError("no such argument")
 
@@ -183,6 +185,7 @@ def test_a_model_that_the_chunked_head_cannot_run_keeps_its_own_loss(random_mode
     model = random_model("llama")
     choice = install_chunked_loss(model)
     assert (
-        str(choice) == "loss            the model's own (the chunked head fails: no such argument)"
+        str(choice)
+        == "loss            the model's own (chunked linear cross-entropy fails: no such argument)"
     )
     assert model(**batch_with_ignored_labels()).logits is not None

@@ -102,12 +102,12 @@ def step(model: PreTrainedModel, batch: Batch, num_items: int) -> tuple[float, B
     return loss.item(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
-def step_in_parts(
-    model: PreTrainedModel, batch: Batch, num_items: int, among: ContextParallelGroup
+def step_in_shards(
+    model: PreTrainedModel, batch: Batch, num_items: int, cp_group: ContextParallelGroup
 ) -> tuple[float, Batch]:
     """The same, summed over the ranks, each of which had a part."""
-    part, documents = shard_for_context_parallel(batch, among)
-    with context_parallel_attention(documents, among):
+    part, documents = shard_for_context_parallel(batch, cp_group)
+    with context_parallel_attention(documents, cp_group):
         loss = model(**part, num_items_in_batch=num_items).loss
     loss.backward()
     total = loss.detach().clone()
@@ -120,9 +120,9 @@ def step_in_parts(
     return total.item(), gradients
 
 
-def check_gradients(among: ContextParallelGroup) -> None:
+def check_gradients(cp_group: ContextParallelGroup) -> None:
     cases = dict(CASES)
-    if among.size == 4:  # 12 query heads and 6 of keys: neither divides the other's share
+    if cp_group.size == 4:  # 12 query heads and 6 of keys: neither divides the other's share
         cases = {"six key and value heads": ("llama", HEADS_OF_A_THIRD, packed_batch)}
     for case, (family, overrides, make_batch) in cases.items():
         batch = make_batch()
@@ -132,31 +132,31 @@ def check_gradients(among: ContextParallelGroup) -> None:
         ours = prepared(build_random_model(family, **overrides)).model
         if case.endswith("own loss"):
             del ours.forward
-        loss, found = step_in_parts(ours, batch, num_items, among)
+        loss, found = step_in_shards(ours, batch, num_items, cp_group)
         assert loss == pytest.approx(expected, rel=1e-5), case
         for name, gradient in gradients.items():
             torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4, msg=case)
         say(f"gradients, {case}")
 
 
-def check_weighted_tokens(among: ContextParallelGroup) -> None:
+def check_weighted_tokens(cp_group: ContextParallelGroup) -> None:
     batch = packed_batch() | {"loss_weights": torch.rand(3, 24, generator=seeded())}
     ours = prepared(build_random_model("llama")).model
     expected, gradients = step(ours, batch, 30)
     twin = prepared(build_random_model("llama")).model
-    loss, found = step_in_parts(twin, batch, 30, among)
+    loss, found = step_in_shards(twin, batch, 30, cp_group)
     assert loss == pytest.approx(expected, rel=1e-5)
     torch.testing.assert_close(found["lm_head.weight"], gradients["lm_head.weight"])
     say("weighted tokens")
 
 
-def check_mixed_precision(among: ContextParallelGroup) -> None:
+def check_mixed_precision(cp_group: ContextParallelGroup) -> None:
     batch, losses = packed_batch(), []
-    for part in (None, among):
+    for part in (None, cp_group):
         model = prepared(build_random_model("llama")).model
         with torch.autocast("cpu", torch.bfloat16):
             found = (
-                step(model, batch, 30) if part is None else step_in_parts(model, batch, 30, part)
+                step(model, batch, 30) if part is None else step_in_shards(model, batch, 30, part)
             )
         losses.append(found)
     (expected, gradients), (loss, in_parts) = losses
@@ -167,20 +167,20 @@ def check_mixed_precision(among: ContextParallelGroup) -> None:
     say("mixed precision")
 
 
-def check_proof(among: ContextParallelGroup) -> None:
+def check_verification(cp_group: ContextParallelGroup) -> None:
     for family in ("llama", "mistral", "gemma2", "gpt2", "mixtral"):
         model = prepared(build_random_model(family)).model
-        proof = compare_shards_with_whole(model, among, model)
-        assert proof.equal and proof.control > 1e-2, proof.sentence()
+        check = compare_shards_with_whole(model, cp_group, model)
+        assert check.equal and check.control > 1e-2, check.sentence()
     in_16_bits = prepared(build_random_model("llama").bfloat16()).model
-    assert verify_context_parallel(in_16_bits, among).equal
+    assert verify_context_parallel(in_16_bits, cp_group).equal
     mamba = build_random_model("mamba2")
     mixed = build_random_model("mixtral", output_router_logits=True)
     other_attention = build_random_model("llama", attention="sdpa")
     for model in (mamba, mixed, other_attention):
-        with pytest.raises(ConfigError, match=r"cannot be trained on parts of rows .*moves? the"):
-            verify_context_parallel(model, among)
-    say("the proof")
+        with pytest.raises(ConfigError, match=r"cannot be trained on sequence shards .*moves? the"):
+            verify_context_parallel(model, cp_group)
+    say("the check on the loaded model")
 
 
 def train_eight_rows(
@@ -212,15 +212,20 @@ def save_reference(directory: Path) -> None:
 
 
 def check_trainer(
-    among: ContextParallelGroup, directory: Path, name: str, *, sharded: bool = False, **args: Any
+    cp_group: ContextParallelGroup,
+    directory: Path,
+    name: str,
+    *,
+    sharded: bool = False,
+    **args: Any,
 ) -> None:
     losses, counts, weights = torch.load(directory / f"{name}.pt")
     model = build_random_model("llama")
-    ours = replace(prepared(model, ADAPTERS[name]), context=among)
+    ours = replace(prepared(model, ADAPTERS[name]), context=cp_group)
     if sharded:
         shard(ours.model, model, CPU)
         ours = replace(ours, sharded=True)
-    groups = dist.get_world_size() // among.size
+    groups = dist.get_world_size() // cp_group.size
     trainer = train_eight_rows(ours, directory / "parts", 4 // groups, **args)
     assert losses_of(trainer) == pytest.approx(losses, rel=1e-5)
     assert (
@@ -249,15 +254,15 @@ if __name__ == "__main__":
         save_reference(directory)
         sys.exit()
     dist.init_process_group("gloo")
-    among = init_context_parallel_group(size, CPU)
-    assert among is not None
+    cp_group = init_context_parallel_group(size, CPU)
+    assert cp_group is not None
     if what == "gradients":
-        check_gradients(among)
-        check_weighted_tokens(among)
-        check_mixed_precision(among)
-        check_proof(among)
+        check_gradients(cp_group)
+        check_weighted_tokens(cp_group)
+        check_mixed_precision(cp_group)
+        check_verification(cp_group)
     else:
-        check_trainer(among, directory, "all weights")
-        check_trainer(among, directory, "lora", gradient_checkpointing=True)
-        check_trainer(among, directory, "all weights", sharded=True, gradient_checkpointing=True)
+        check_trainer(cp_group, directory, "all weights")
+        check_trainer(cp_group, directory, "lora", gradient_checkpointing=True)
+        check_trainer(cp_group, directory, "all weights", sharded=True, gradient_checkpointing=True)
     dist.destroy_process_group()

@@ -14,18 +14,18 @@ LENGTHS = [1 + 7 * i % 43 for i in range(43)]
 Batches = list[list[int]]
 
 
-def loader_of(rank: int, world_size: int, group_size: int) -> DataLoaderShard:
+def loader_of(rank: int, world_size: int, model_parallel_size: int) -> DataLoaderShard:
     """As accelerate prepares it for a process, batches of 2, and then shared."""
     Accelerator(cpu=True)  # its state, which the loader asks for
-    share = data_parallel_rank(world_size, rank, group_size)
+    data_parallel = data_parallel_rank(world_size, rank, model_parallel_size)
     examples: Any = range(len(LENGTHS))
-    sampler = LengthGroupedSampler(LENGTHS, 2 * share.count, seed=1)
+    sampler = LengthGroupedSampler(LENGTHS, 2 * data_parallel.size, seed=1)
     loader = prepare_data_loader(
         DataLoader(examples, batch_size=2, sampler=sampler),
         num_processes=world_size,
         process_index=rank,
     )
-    share.apply(loader)
+    data_parallel.apply(loader)
     return loader
 
 
@@ -35,7 +35,7 @@ def epoch_of(loader: DataLoaderShard, epoch: int) -> Batches:
 
 
 def test_ranks_of_a_group_read_the_same_batches_and_groups_others() -> None:
-    read = [epoch_of(loader_of(rank, world_size=4, group_size=2), 0) for rank in range(4)]
+    read = [epoch_of(loader_of(rank, world_size=4, model_parallel_size=2), 0) for rank in range(4)]
     assert read[0] == read[1]
     assert read[2] == read[3]
     both = [index for batch in [*read[0], *read[2]] for index in batch]
@@ -44,16 +44,18 @@ def test_ranks_of_a_group_read_the_same_batches_and_groups_others() -> None:
 
 
 def test_one_group_reads_what_one_process_reads() -> None:
-    alone = epoch_of(loader_of(0, world_size=1, group_size=1), 0)
+    alone = epoch_of(loader_of(0, world_size=1, model_parallel_size=1), 0)
     assert [len(batch) for batch in alone] == [2] * 21 + [1]
-    assert epoch_of(loader_of(1, world_size=2, group_size=2), 0) == alone
+    assert epoch_of(loader_of(1, world_size=2, model_parallel_size=2), 0) == alone
 
 
-@pytest.mark.parametrize(("world_size", "group_size"), [(1, 1), (2, 1), (2, 2), (4, 2)])
+@pytest.mark.parametrize(("world_size", "model_parallel_size"), [(1, 1), (2, 1), (2, 2), (4, 2)])
 def test_a_run_resumed_in_its_second_epoch_goes_on_in_that_order(
-    world_size: int, group_size: int
+    world_size: int, model_parallel_size: int
 ) -> None:
-    first, second = (epoch_of(loader_of(0, world_size, group_size), epoch) for epoch in (0, 1))
+    first, second = (
+        epoch_of(loader_of(0, world_size, model_parallel_size), epoch) for epoch in (0, 1)
+    )
     assert first != second
-    resumed = skip_first_batches(loader_of(0, world_size, group_size), 1)
+    resumed = skip_first_batches(loader_of(0, world_size, model_parallel_size), 1)
     assert epoch_of(resumed, 1) == second[1:]

@@ -163,7 +163,7 @@ def test_a_rank_never_holds_more_than_its_shards_and_some_layers(
     random_model: Callable[..., PreTrainedModel],
     tmp_path: Path,
 ) -> None:
-    """Every tensor counts, those of the proofs too: 18 layers of 1 MB, and 0.4 MB around them."""
+    """Every tensor counts, those of the checks too: 18 layers of 1 MB, and 0.4 MB around them."""
     random_model(
         "llama", hidden_size=128, intermediate_size=512, num_hidden_layers=18, vocab_size=400
     ).save_pretrained(tmp_path)
@@ -173,6 +173,6 @@ def test_a_rank_never_holds_more_than_its_shards_and_some_layers(
     reader, receiver = on_two_ranks(memory, config)
     for rank in (reader, receiver):
         assert rank["shards"] == pytest.approx(rank["whole"] / 2, rel=0.01)
-        assert rank["loss"].startswith("equal"), "the proofs ran on the shards"
+        assert rank["loss"].startswith("equal"), "the checks ran on the shards"
     assert receiver["peak"] < 0.75 * receiver["whole"]
     assert reader["peak"] > reader["whole"], "rank 0 reads it, into the host's memory"
