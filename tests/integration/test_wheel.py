@@ -1,22 +1,26 @@
-"""The wheel carries its configuration, and works from any folder."""
+"""The wheel carries its configuration, and works from any folder, in an environment of its own."""
 
 import os
 import subprocess
 import sys
+import sysconfig
+import tomllib
+import venv
 from pathlib import Path
 
 import pytest
 
+import sft_app
+
 ROOT = Path(__file__).parents[2]
+PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that the wheel, built from this checkout, is installed into."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy: setuptools would leave build/ in the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     source = folder / "source"
-    # Built from a copy: setuptools would leave build/ in the checkout.
     files = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -26,44 +30,107 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
     build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source)]
-    subprocess.run([*pip, *build], check=True)
-    (wheel,) = folder.glob("sft_app-*.whl")
-    target = folder / "site"
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(target), str(wheel)], check=True)
-    return target
+    subprocess.run([*PIP, *build], check=True)
+    (built,) = folder.glob("sft_app-*.whl")
+    return built
 
 
-def run_installed(installed: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty environment that the wheel is installed into.
+
+    The libraries are those of the running one, lent by path: its .pth files, and with them this
+    checkout, count for nothing there.
+    """
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = str(folder / "bin" / "python")
+    install = [*PIP, "--python", python, "install", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(install, check=True)
+    lent = [p for p in sys.path if p.endswith(("site-packages", "dist-packages"))]
+    assert sysconfig.get_paths()["purelib"] in lent
+    (site_packages,) = folder.glob("lib/python*/site-packages")
+    (site_packages / "lent.pth").write_text("\n".join(lent) + "\n")
+    return folder
+
+
+def installed_package(environment: Path) -> Path:
+    (package,) = environment.glob("lib/python*/site-packages/sft_app")
+    return package
+
+
+def run(
+    environment: Path, cwd: Path, command: str, *arguments: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "sft_app.train", *arguments],
+        [str(environment / "bin" / command), *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(installed)},
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         capture_output=True,
         text=True,
         check=False,
     )
 
 
-def test_it_composes_from_another_folder(installed: Path, tmp_path: Path) -> None:
+def test_an_index_would_accept_it(wheel: Path) -> None:
+    check = [sys.executable, "-m", "twine", "check", "--strict", str(wheel)]
+    answer = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_the_version_is_said_in_one_place(environment: Path, tmp_path: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert "version" not in project and "version" in project["dynamic"]
+    ask = "import importlib.metadata as m, sft_app; print(m.version('sft-app'), sft_app.__file__)"
+    version, file = run(environment, tmp_path, "python", "-c", ask).stdout.split()
+    assert version == sft_app.__version__
+    assert Path(file).is_relative_to(environment)
+
+
+def test_it_composes_from_another_folder(environment: Path, tmp_path: Path) -> None:
     arguments = ("experiment=demo", "rope=yarn", "--cfg", "job")
-    answer = run_installed(installed, tmp_path, *arguments)
+    answer = run(environment, tmp_path, "sft-train", *arguments)
     assert answer.returncode == 0, answer.stderr
     assert "method: yarn" in answer.stdout
-    where = run_installed(installed, tmp_path, "--info", "searchpath").stdout
+    where = run(environment, tmp_path, "sft-train", "--info", "searchpath").stdout
     assert "pkg://sft_app.conf" in where
 
 
-def test_its_own_groups_answer_a_wrong_option(installed: Path, tmp_path: Path) -> None:
-    answer = run_installed(installed, tmp_path, "rope=yarnn")
+def test_every_command_is_installed(environment: Path, tmp_path: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for command in project["scripts"]:
+        answer = run(environment, tmp_path, command, "--help")
+        assert answer.returncode == 0, answer.stderr
+        assert command in answer.stdout
+
+
+@pytest.mark.slow
+def test_a_model_is_trained_from_another_folder(
+    environment: Path, tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    answer = run(
+        environment, tmp_path, "sft-train",
+        f"model.name_or_path={tiny_model}", f"data.train={chat_file}", "context_length=64",
+        "trainer.max_steps=1", "trainer.save_strategy=no", "evaluation=none", "launch.device=cpu",
+        f"data.cache_dir={tmp_path / 'cache'}", "hydra.run.dir=run",
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    assert (tmp_path / "run" / "model" / "config.json").is_file()
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_its_own_groups_answer_a_wrong_option(environment: Path, tmp_path: Path) -> None:
+    answer = run(environment, tmp_path, "sft-train", "rope=yarnn")
     assert answer.returncode == 2
     assert "Did you mean rope=yarn?" in answer.stderr
 
 
-def test_every_data_file_is_in_the_wheel(installed: Path) -> None:
-    packaged = installed / "sft_app" / "conf"
+def test_every_file_is_in_the_wheel(environment: Path) -> None:
+    package = installed_package(environment)
+    packaged = package / "conf"
     assert {p.relative_to(packaged) for p in packaged.rglob("*.yaml")} == {
         p.relative_to(ROOT / "conf") for p in (ROOT / "conf").rglob("*.yaml")
     }
-    for pattern in ("*.html", "*.css", "*.js", "*.jinja", "pretrain/*.yaml"):
+    for pattern in ("*.py", "*.html", "*.css", "*.js", "*.jinja", "pretrain/*.yaml"):
         ours = {p.relative_to(ROOT) for p in (ROOT / "sft_app").rglob(pattern)}
-        assert ours == {p.relative_to(installed) for p in (installed / "sft_app").rglob(pattern)}
+        assert ours == {p.relative_to(package.parent) for p in package.rglob(pattern)}
