@@ -18,6 +18,7 @@ from sft_app.config.schema.app import register_schema, to_typed
 from sft_app.launch.job.messages import closing, sweep_job_closing
 from sft_app.launch.job.outer_launcher import refuse_outer_launcher
 from sft_app.launch.job.run_job import JobFailed, JobInterrupted, run_job
+from sft_app.launch.sweep.job_label import job_label, time_left
 from sft_app.launch.sweep.leave_sweep import leave
 from sft_app.launch.sweep.prepare_sweep import PrepareSweep, Sweep
 from sft_app.launch.sweep.run_sweep_job import run_sweep_job
@@ -81,14 +82,17 @@ def train(config: DictConfig) -> None:
 def train_sweep_job(config: DictConfig, run_dir: Path) -> None:
     """Run one job of a sweep; a failure is told, recorded, and lets the others run."""
     overrides = [str(override) for override in HydraConfig.get().overrides.task]
+    jobs = PrepareSweep.sweep.jobs if PrepareSweep.sweep else ()  # none on a Ray worker, say
+    label = job_label(jobs, run_dir) if jobs else None
     try:
-        result = run_sweep_job(to_typed(config), run_dir, overrides)
+        result = run_sweep_job(to_typed(config), run_dir, overrides, label)
     except JobInterrupted:
         report_run(run_dir)
         raise
     if result is not None:
         report_run(run_dir)
-        print(sweep_job_closing(result, run_dir), flush=True)
+        name = label.partition(" ")[0] if label else run_dir.name
+        print(sweep_job_closing(result, name, time_left(jobs)), flush=True)
 
 
 def report_run(run_dir: Path) -> None:

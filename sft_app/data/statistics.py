@@ -55,6 +55,8 @@ class FitStatistics:
     """Examples of which an end is missing."""
     split: int = 0
     """Examples used in more than one chunk."""
+    split_and_truncated: int = 0
+    """Of these, the ones that lose an end as well: `truncated` counts them, too."""
     chunks: int = 0
     """Documents that training sees."""
     used_tokens: int = 0

@@ -1,4 +1,4 @@
-"""Data statistics for people: what stands on the screen and in the log before training."""
+"""Data statistics for people: what sft-plan prints, and the counts on a run's screen."""
 
 from collections.abc import Mapping
 
@@ -13,57 +13,89 @@ from sft_app.data.statistics import (
 _INDENT = " " * 16
 _BAR = 40
 """Characters of the longest bar of the histogram."""
+FEW_EXAMPLES = 50
+"""Fewer have no distribution worth a picture."""
 
 
 def describe(statistics: DataStatistics) -> str:
     """Return the statistics as lines of text."""
     context = statistics.context_length
-    lines = [*_read("data", statistics.train_read)]
-    lines += _fit("training set", statistics.train, context)
+    lines = _block("data", read_counts(statistics.train_read))
+    lines += _block("training set", fit_counts(statistics.train, context))
     if statistics.eval_read is not None:
-        lines += _read("held-out data", statistics.eval_read)
+        lines += _block("held-out data", read_counts(statistics.eval_read))
     if statistics.eval is not None:
-        lines += _fit("held-out set", statistics.eval, context)
-    lines += _lengths(statistics.lengths)
+        lines += _block("held-out set", fit_counts(statistics.eval, context))
+    lines += _lengths(statistics.lengths, statistics.train.examples)
     lines += _packing(statistics.packing, context)
     return "\n".join(lines)
 
 
-def _read(label: str, read: ReadStatistics) -> list[str]:
+def read_counts(read: ReadStatistics) -> list[str]:
+    """Return how many records there were, what became of them, and how to look at them."""
     formats = ", ".join(read.formats) or "no"
-    lines = [f"{label:<16}{read.records:,} records, {read.conversations:,} used ({formats} format)"]
+    lines = [f"{read.records:,} records, {read.conversations:,} used ({formats} format)"]
     if read.skipped:
-        lines.append(f"{_INDENT}skipped: {_counts(read.skipped)}")
-    if read.repaired:
-        lines.append(f"{_INDENT}repaired: {_counts(read.repaired)}")
-    return lines
-
-
-def _fit(label: str, fit: FitStatistics, context_length: int) -> list[str]:
-    share = fit.supervised_tokens / fit.used_tokens if fit.used_tokens else 0.0
-    lines = [
-        f"{label:<16}{fit.examples:,} examples, {fit.tokens:,} tokens; {fit.used_tokens:,} of them "
-        f"used, {fit.supervised_tokens:,} supervised ({share:.1%}), in {fit.chunks:,} documents"
-    ]
-    if fit.overlong or fit.lost_tokens:
-        lost = sum(fit.lost_tokens.values())
-        reasons = f": {_counts(fit.lost_tokens)}" if lost else ""
         lines.append(
-            f"{_INDENT}{fit.overlong:,} longer than {context_length:,}: {fit.split:,} split, "
-            f"{fit.truncated:,} truncated, {fit.dropped:,} left out; "
-            f"{lost:,} tokens lost ({lost / max(fit.tokens, 1):.1%}{reasons})"
+            f"{sum(read.skipped.values()):,} skipped: {_counts(read.skipped)} "
+            "(data.on_bad_record=error stops at the first)"
         )
+    if read.repaired:
+        lines.append(f"repaired: {_counts(read.repaired)} (sft-plan data.preview=3 shows examples)")
     return lines
 
 
-def _lengths(lengths: LengthStatistics) -> list[str]:
+def fit_counts(fit: FitStatistics, context_length: int) -> list[str]:
+    """Return tokens and what was kept of them, so that every sum can be checked by hand."""
+    lines = [f"{fit.examples:,} conversations, {_token_sum(fit)}"]
+    shortened = fit.truncated - fit.split_and_truncated
+    too_long = fit.overlong - fit.split - shortened
+    if fit.overlong:
+        split = f"{fit.split:,} split"
+        if fit.split_and_truncated:
+            split += f" ({fit.split_and_truncated:,} of them shortened too)"
+        counted = [
+            (fit.split, split),
+            (shortened, f"{shortened:,} shortened"),
+            (too_long, f"{too_long:,} left out"),
+        ]
+        how = ", ".join(text for count, text in counted if count)
+        lines.append(f"{fit.overlong:,} longer than {context_length:,} tokens: {how}")
+    if fit.dropped > too_long:
+        lines.append(f"{fit.dropped - too_long:,} left out: nothing in them is supervised")
+    return lines
+
+
+def _token_sum(fit: FitStatistics) -> str:
+    """`13,554 tokens - 154 lost (1.1%) + 201 repeated as system prompts = 13,601; ...`."""
+    lost = sum(fit.lost_tokens.values())
+    repeated = fit.used_tokens - (fit.tokens - lost)
+    text = f"{fit.tokens:,} tokens"
+    if lost:
+        text += f" - {lost:,} lost ({lost / max(fit.tokens, 1):.1%})"
+    if repeated:
+        text += f" + {repeated:,} repeated as system prompts"
+    if lost or repeated:
+        text += f" = {fit.used_tokens:,}"
+    share = fit.supervised_tokens / fit.used_tokens if fit.used_tokens else 0.0
+    return f"{text}; {fit.supervised_tokens:,} supervised ({share:.1%})"
+
+
+def _block(label: str, lines: list[str]) -> list[str]:
+    return [f"{label:<16}{lines[0]}", *(f"{_INDENT}{line}" for line in lines[1:])]
+
+
+def _lengths(lengths: LengthStatistics, num_examples: int) -> list[str]:
     if not lengths.histogram:
         return []
     percentiles = ", ".join(
         f"{'longest' if name == '100' else f'p{name}'} {tokens:,}"
         for name, tokens in lengths.percentiles.items()
     )
-    over = ", ".join(f"{_short(int(n))} {share:.1%}" for n, share in lengths.share_over.items())
+    if num_examples < FEW_EXAMPLES:
+        return [f"{'lengths':<16}longest {lengths.percentiles['100']:,} tokens"]
+    longer = {int(n): share for n, share in lengths.share_over.items() if share > 0}
+    over = ", ".join(f"{_short(n)} {share:.1%}" for n, share in longer.items())
     most = max(lengths.histogram.values())
     bars = [
         f"{_INDENT}{'<= ' + _short(int(bound)):>9} {count:>8,} {'#' * round(count / most * _BAR)}"
@@ -71,7 +103,7 @@ def _lengths(lengths: LengthStatistics) -> list[str]:
     ]
     return [
         f"{'lengths':<16}{percentiles} tokens",
-        f"{_INDENT}longer than {over}",
+        *([f"{_INDENT}longer than {over}"] if over else []),
         *(bar.rstrip() for bar in bars),
     ]
 

@@ -12,6 +12,8 @@ MODEL = "model"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 PROFILE = "profile"
+JOB_LABEL = "SFT_JOB_LABEL"
+"""Environment variable: what a job of a sweep calls itself, in the one line that it shows."""
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -2,12 +2,19 @@
 
 import logging
 import math
+import os
+from datetime import timedelta
 
 from transformers import TrainingArguments
 
+from sft_app.config.schema.app import AppConfig
 from sft_app.data.prepare_data import PreparedData
+from sft_app.records.run_files import JOB_LABEL
 from sft_app.training.estimates.time_estimate import estimate_time
+from sft_app.training.log_setup import JOB_LINE
 from sft_app.training.lr_schedule import learning_rate_sum
+from sft_app.training.model_plan import ModelPlans
+from sft_app.training.screen_lines import data_lines, plan_lines, size, warnings_of
 from sft_app.training.sft_trainer import SFTTrainer
 
 log = logging.getLogger(__name__)
@@ -16,8 +23,19 @@ FEW_STEPS = 10
 ONE_STEP_AT_THE_PEAK = 0.999
 
 
-def announce(trainer: SFTTrainer, data: PreparedData) -> None:
-    """Say how many steps there are, of what, and about how long they take."""
+def say_plans(config: AppConfig, plans: ModelPlans, data: PreparedData) -> None:
+    """Say what was decided and read; the plans' warnings as such."""
+    for line in [*data_lines(config, data.statistics), *plan_lines(plans)]:
+        log.info("%s", line)
+    for warning in warnings_of(plans):
+        log.warning("%s", warning)
+
+
+def announce(trainer: SFTTrainer, data: PreparedData, memory_bytes: int) -> None:
+    """Say how many steps there are, of what, and about how long they take.
+
+    A job of a sweep says it in one line, with `memory_bytes`, what a process is estimated to need.
+    """
     args, data_parallel_size = trainer.args, trainer.data_parallel.size
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
     steps = num_steps(args, data, data_parallel_size)
@@ -40,6 +58,13 @@ def announce(trainer: SFTTrainer, data: PreparedData) -> None:
         args.gradient_accumulation_steps,
         trainer.data_parallel,
         estimate,
+    )
+    logging.getLogger(JOB_LINE).info(
+        "%s  %d steps, about %s, %s",
+        os.environ.get(JOB_LABEL, "this job"),
+        steps,
+        timedelta(seconds=max(1, round(estimate.seconds))),
+        size(memory_bytes),
     )
 
 

@@ -19,7 +19,7 @@ from sft_app.loader.model.embeddings import fit_model_to_tokenizer
 from sft_app.loader.model.load_model import load_model
 from sft_app.records.result import Evaluation
 from sft_app.records.run_files import METRICS, MODEL, PLAN, PROFILE, TENSORBOARD, write_atomically
-from sft_app.training.announce import announce
+from sft_app.training.announce import announce, say_plans
 from sft_app.training.arguments import training_arguments
 from sft_app.training.callbacks.compile_layers import CompileLayers, check_compiler
 from sft_app.training.callbacks.metrics_file import MetricsFile
@@ -27,7 +27,7 @@ from sft_app.training.callbacks.profiler import ProfileSteps
 from sft_app.training.callbacks.progress import Progress
 from sft_app.training.callbacks.result_file import ResultFile
 from sft_app.training.checkpoints import find_resume_point
-from sft_app.training.log_setup import set_up_logging
+from sft_app.training.log_setup import DETAILS, set_up_logging
 from sft_app.training.model_plan import ModelPlans, plan_as_dict, plan_data, plan_model
 from sft_app.training.muon import muon_for
 from sft_app.training.parallel.context_parallel import init_context_parallel_group
@@ -39,6 +39,7 @@ from sft_app.training.save_final_model import save_final_model
 from sft_app.training.sft_trainer import SFTTrainer
 
 log = logging.getLogger(__name__)
+details = logging.getLogger(DETAILS)
 
 
 def run_training(config: AppConfig, run_dir: Path) -> None:
@@ -56,14 +57,15 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
 
     with record.phase("plan"):
         plans = plan_model(config, device)
-        log.info("%s", plans)
+        details.info("%s", plans)
         if config.trainer.torch_compile:
             check_compiler(device)
     record.result.rope_method = plans.rope.method
     record.result.rope_factor = plans.rope.factor
     with record.phase("data"):
         data = plan_data(config, plans.tokenizer)
-        log.info("%s", data.statistics)
+        details.info("%s", data.statistics)
+    say_plans(config, plans, data)
     if record.is_main:
         text = json.dumps(plan_as_dict(plans, data), indent=2)
         write_atomically(run_dir / PLAN, text + "\n")
@@ -103,7 +105,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     trainer = make_trainer(prepared, config, args, plans, data, run_dir)
     trainer.add_callback(ResultFile(record))
     with record.phase("train"):
-        announce(trainer, data)
+        announce(trainer, data, plans.memory.total)
         train(trainer, config, run_dir, record)
     record.note_peak_memory(device)
     trainer.release_training_state()

@@ -111,7 +111,7 @@ def test_training_lowers_both_losses(trained: Trained) -> None:
 
 
 def test_the_screen_says_what_and_what_next(trained: Trained) -> None:
-    for words in ("Fine-tuning", "run directory", "step 6/6", "held-out loss", "Next:"):
+    for words in ("model  ", "run  ", "step 6/6", "held-out loss", "Next:"):
         assert words in trained.output
 
 

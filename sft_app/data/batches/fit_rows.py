@@ -46,6 +46,7 @@ def fit_rows(
         statistics.dropped += not chunks
         statistics.truncated += bool(chunks) and bool(lost)
         statistics.split += len(chunks) > 1
+        statistics.split_and_truncated += len(chunks) > 1 and bool(lost)
         statistics.chunks += len(chunks)
         statistics.used_tokens += num_tokens(chunks)
         statistics.supervised_tokens += sum(num_supervised(chunk, spans) for chunk in chunks)

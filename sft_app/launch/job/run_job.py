@@ -17,7 +17,7 @@ from sft_app.launch.job.messages import opening
 from sft_app.launch.job.supervise import Ended, run_supervised
 from sft_app.records.failure import Failure, clear_failures, first_failure
 from sft_app.records.result import RunError, RunResult, Status, read_result
-from sft_app.records.run_files import CONFIG, LOG, RESULT
+from sft_app.records.run_files import CONFIG, JOB_LABEL, LOG, RESULT
 from sft_app.records.step_log import last_line, note_step
 
 
@@ -43,18 +43,20 @@ class JobInterrupted(KeyboardInterrupt):
         self.exit_code = 128 + signum
 
 
-def run_job(config: AppConfig, run_dir: Path) -> RunResult:
+def run_job(config: AppConfig, run_dir: Path, label: str | None = None) -> RunResult:
     """Run one job in `run_dir` and return its result, which stands in result.json as well.
 
-    Raises JobFailed when the job failed, and JobInterrupted after SIGINT or SIGTERM.
+    With a `label` it is a job of a sweep, and shows one line, which begins so. Raises JobFailed
+    when the job failed, and JobInterrupted after SIGINT or SIGTERM.
     """
     save_config(config, run_dir / CONFIG)
     clear_failures(run_dir)
     initial_result(config, Status.running).write(run_dir)
-    print(opening(config, run_dir, num_local_processes(config.launch)), flush=True)
+    if label is None:
+        print(opening(config, run_dir, num_local_processes(config.launch)), flush=True)
     ended = run_supervised(
         worker_command(config.launch, run_dir / CONFIG),
-        worker_environment(config.launch),
+        worker_environment(config.launch) | ({JOB_LABEL: label} if label is not None else {}),
         grace_seconds=config.launch.shutdown_grace_seconds,
     )
     result = conclude(run_dir, ended)

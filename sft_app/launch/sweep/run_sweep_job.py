@@ -23,10 +23,13 @@ from sft_app.records.result import RunError, RunResult, Status, read_result
 from sft_app.records.run_files import CONFIG
 
 
-def run_sweep_job(config: AppConfig, run_dir: Path, overrides: Sequence[str]) -> RunResult | None:
+def run_sweep_job(
+    config: AppConfig, run_dir: Path, overrides: Sequence[str], label: str | None = None
+) -> RunResult | None:
     """Run what is left to do of this job, and return its result, which may be that of a failure.
 
-    `overrides` are the job's own, as Hydra lists them. None: this node only helped node 0. Raises
+    `overrides` are the job's own, as Hydra lists them; `label` is what it is called on the screen
+    (None: as its folder). None: this node only helped node 0. Raises
     JobInterrupted.
     """
     config = apply_budget(config)
@@ -41,7 +44,7 @@ def run_sweep_job(config: AppConfig, run_dir: Path, overrides: Sequence[str]) ->
         if finished is not None:
             return finished
         try:
-            return run_job(resuming(config), run_dir)
+            return run_job(resuming(config), run_dir, label or run_dir.name)
         except JobFailed:
             return read_result(run_dir)  # told already; the sweep goes on
 

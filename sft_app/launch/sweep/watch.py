@@ -61,4 +61,4 @@ def _describe(result: RunResult, job: SweepJob) -> str:
             f"{job.name}: {result.status}: {result.error.type}{rank}: {result.error.message}\n"
             f"  The log stands in {job.run_dir}"
         )
-    return sweep_job_closing(result, job.run_dir)
+    return sweep_job_closing(result, job.name)

@@ -97,8 +97,7 @@ def load_model(
     freeze_towers(built)
     check_built(built, plan.rotary_dims)
     logger.info(
-        "model: %s, %.1fM parameters in %s (%s)",
-        model_config.name_or_path,
+        "parameters      %.1fM in %s (%s)",
         sum(p.numel() for p in built.parameters()) / 1e6,
         str(dtype.value).removeprefix("torch."),
         dtype.reason,

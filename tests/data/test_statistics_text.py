@@ -1,0 +1,52 @@
+"""Counts that a reader can add up."""
+
+import re
+
+from sft_app.data.statistics import FitStatistics, ReadStatistics
+from sft_app.data.statistics_text import fit_counts, read_counts
+
+
+def numbers(text: str) -> list[int]:
+    return [
+        int(found.replace(",", "")) for found in re.findall(r"(?<![\d.])\d[\d,]*(?![\d.%])", text)
+    ]
+
+
+def test_tokens_lost_and_repeated_add_up_to_those_used() -> None:
+    fit = FitStatistics(
+        examples=90, tokens=4_133, used_tokens=4_301, supervised_tokens=900, overlong=27,
+        split=25, truncated=20, split_and_truncated=18, lost_tokens={"truncated": 33},
+    )  # fmt: skip
+    tokens, cut = fit_counts(fit, 128)
+    examples, whole, lost, repeated, used, supervised = numbers(tokens)
+    assert (examples, whole, lost, used, supervised) == (90, 4_133, 33, 4_301, 900)
+    assert whole - lost + repeated == used
+    assert "- 33 lost" in tokens and "+ 201 repeated" in tokens
+    overlong, context, split, both, shortened = numbers(cut)
+    assert (overlong, context, split, both) == (27, 128, 25, 18)
+    assert split + shortened == overlong
+
+
+def test_what_is_left_out_for_its_length_and_for_want_of_labels_is_told_apart() -> None:
+    fit = FitStatistics(examples=10, tokens=100, used_tokens=100, overlong=3, dropped=5)
+    assert fit_counts(fit, 8)[1:] == [
+        "3 longer than 8 tokens: 3 left out",
+        "2 left out: nothing in them is supervised",
+    ]
+
+
+def test_where_nothing_was_lost_nothing_is_said() -> None:
+    fit = FitStatistics(examples=2, tokens=50, used_tokens=50, supervised_tokens=10)
+    assert fit_counts(fit, 128) == ["2 conversations, 50 tokens; 10 supervised (20.0%)"]
+
+
+def test_skipped_and_repaired_records_stand_apart_with_the_way_to_look_at_them() -> None:
+    read = ReadStatistics(
+        records=10, conversations=7, skipped={"empty": 2, "other": 1}, repaired={"merged": 4},
+        formats={"sharegpt": 10},
+    )  # fmt: skip
+    assert read_counts(read) == [
+        "10 records, 7 used (sharegpt format)",
+        "3 skipped: empty 2, other 1 (data.on_bad_record=error stops at the first)",
+        "repaired: merged 4 (sft-plan data.preview=3 shows examples)",
+    ]

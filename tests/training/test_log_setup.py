@@ -1,0 +1,34 @@
+"""What of a worker's log reaches the screen, and how it looks there."""
+
+import logging
+
+from sft_app.training.log_setup import ScreenLines, wrap
+
+
+def line(text: str, level: int = logging.INFO, *, width: int | None = None, rank: int = 0) -> str:
+    record = logging.LogRecord("sft_app.x", level, __file__, 1, text, None, None)
+    return ScreenLines(rank, width=width, colour=False).format(record)
+
+
+def test_a_warning_is_marked_in_words_and_its_label_stays() -> None:
+    shown = line("evaluation      no document is long enough", logging.WARNING)
+    assert shown == "WARNING         evaluation: no document is long enough"
+    assert line("only 3 steps", logging.WARNING) == "WARNING         only 3 steps"
+    assert line("attention       sdpa") == "attention       sdpa"
+
+
+def test_on_a_terminal_a_warning_has_a_colour() -> None:
+    record = logging.LogRecord("x", logging.WARNING, __file__, 1, "careful", None, None)
+    shown = ScreenLines(0, width=80, colour=True).format(record)
+    assert shown.startswith("\x1b[33m") and shown.endswith("\x1b[0m")
+
+
+def test_a_long_line_is_wrapped_below_its_text_and_loses_nothing() -> None:
+    text = "context         " + " ".join(f"word{number}" for number in range(40))
+    for width in (40, 80, 140):
+        lines = wrap(text, width).splitlines()
+        assert max(map(len, lines)) <= width
+        assert " ".join(lines).split() == text.split()
+        assert all(line.startswith("  ") for line in lines[1:])
+    assert wrap(text, 80).splitlines()[1].startswith(" " * 16 + "word")
+    assert line(text, width=None) == text, "in a file or a pipe nothing is wrapped"
