@@ -9,10 +9,10 @@ from sft_app.common.errors import ConfigError
 
 PACKAGE_PREFIX = "pkg://"
 
-DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".csv", ".tsv", ".txt")
+DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".csv", ".tsv", ".txt")
 """Endings of files that records can be read from."""
 
-COMPRESSED_SUFFIXES = (".gz", ".zst")
+COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 """Endings that may follow those of DATA_SUFFIXES; what is read is the file inside."""
 
 DOCUMENT_SUFFIXES = (*DATA_SUFFIXES, ".md", ".py")
@@ -47,6 +47,27 @@ def hub_dataset(reference: str) -> HubDataset | None:
     if match is None:
         return None
     return HubDataset(match["repository"], match["config"], match["split"] or "train")
+
+
+@dataclass(frozen=True, slots=True)
+class SavedDataset:
+    """A folder that `save_to_disk` of the library datasets wrote, and the split to read."""
+
+    folder: Path
+    split: str
+    """Without meaning where the folder holds one dataset and no splits."""
+
+
+def saved_dataset(reference: str) -> SavedDataset | None:
+    """Return the saved dataset that `folder` or `folder:split` names; None when there is none."""
+    whole = Path(reference).expanduser()
+    if (whole / "state.json").is_file() or (whole / "dataset_dict.json").is_file():
+        return SavedDataset(whole, "train")
+    name, separator, split = reference.rpartition(":")
+    folder = Path(name).expanduser()
+    if separator and (folder / "dataset_dict.json").is_file():
+        return SavedDataset(folder, split)
+    return None
 
 
 def package_file(reference: str) -> Path:
@@ -94,7 +115,8 @@ def check_data_source(key: str, reference: str, suffixes: tuple[str, ...]) -> No
     A well-formed hub id passes: whether the hub has it is found out when it is asked. `suffixes`
     are file endings that tell a missing file from a hub id such as `org/chat.json`.
     """
-    _check_source(key, reference, hub_dataset(reference) is not None, suffixes)
+    if saved_dataset(reference) is None:
+        _check_source(key, reference, hub_dataset(reference) is not None, suffixes)
 
 
 def check_file(key: str, reference: str) -> None:

@@ -7,16 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from sft_app.data.read.open_file import BROKEN, open_bytes
-from sft_app.data.read.read_files import wrong_encoding
-from sft_app.data.read.record import BadRecord, Record
+from sft_app.data.read.limits import MAX_RECORD_BYTES, Unreadable, check_depth, unreadable
+from sft_app.data.read.open_file import open_bytes
+from sft_app.data.read.record import BadRecord, Record, wrong_encoding
 
 _CHUNK = 1 << 22
-_LARGEST_RECORD = 1 << 28
-"""Characters. A quote that is never closed would otherwise read the whole file into memory."""
+_LONGEST_HEAD = 1 << 12
+"""Characters before the list of records in a file of one object."""
 
 _SPACE = re.compile(r"[ \t\r\n]*")
+_STRING = r'"(?:[^"\\]|\\.)*"'
 _FIRST_KEY = re.compile(r'\{\s*"((?:[^"\\]|\\.)*)"\s*:')
+_HEAD = re.compile(
+    rf"\{{\s*(?:{_STRING}\s*:\s*(?:{_STRING}|[\w.+-]+)\s*,\s*)*"
+    r'"(?:data|rows|records|examples|instances|train)"\s*:\s*\[(?=\s*[\{\]])'
+)
+"""An object that wraps the records: `{"version": "1.0", "data": [`."""
 
 
 class _Window:
@@ -41,8 +47,14 @@ class _Window:
         self.ended = not data
         self.text += self._decoder.decode(data, final=self.ended)
 
+    def look_ahead(self, characters: int) -> str:
+        """Return the text of the window, with this many characters ahead if the file has them."""
+        while not self.ended and len(self.text) - self.at < characters:
+            self.more()
+        return self.text
+
     def move(self, to: int) -> bool:
-        """Whether what was passed is UTF-8."""
+        """Go on to this place; return whether what was passed is UTF-8."""
         passed = self.text[self.at : to]
         clean = True
         try:
@@ -66,23 +78,26 @@ class _Window:
 
 
 def read_json(path: Path) -> Iterator[Record | BadRecord]:
-    """Yield the records of an array `[...]`, or objects that follow each other.
+    """Yield the records of an array `[...]`, of `{"data": [...]}`, or objects after each other.
 
     Broken records are reported with line and byte; reading goes on at the next object that begins
     with the same key as the records before it.
     """
     with open_bytes(path) as file:
-        try:
-            yield from _records(path, _Window(file))
-        except BROKEN:
-            raise
-        except RecursionError:
-            yield BadRecord("broken_json", f"{path}: expected less deeply nested JSON")
+        window = _Window(file)
+        if window.skip_space() == "\ufeff":
+            window.move(window.at + 1)
+        window.skip_space()
+        head = _HEAD.match(window.look_ahead(_LONGEST_HEAD), window.at)
+        if head is not None:
+            window.move(head.end() - 1)
+        yield from _records(path, window)
+        if head is not None:
+            yield from _rest_of_wrapper(path, window)
 
 
 def _records(path: Path, window: _Window) -> Iterator[Record | BadRecord]:
-    if window.skip_space() == "\ufeff":
-        window.move(window.at + 1)
+    """Records up to the end of an array, or, where they stand in none, of the file."""
     is_array = window.skip_space() == "["
     if is_array:
         window.move(window.at + 1)
@@ -99,27 +114,57 @@ def _records(path: Path, window: _Window) -> Iterator[Record | BadRecord]:
         yield result
         if isinstance(result, BadRecord) and result.reason == "cut_off":
             return
-    if is_array and character == "":
+    if not is_array:
+        return
+    if character == "":
         yield BadRecord(
             "cut_off", f"{path}: the file ends at byte {window.byte}, expected a closing ]"
         )
         return
-    if is_array:
-        window.move(window.at + 1)
-        if window.skip_space():
-            yield BadRecord(
-                "trailing_text",
-                f"{path} line {window.line}, byte {window.byte}: expected nothing after the "
-                "closing ]",
-            )
+    window.move(window.at + 1)
+    following = window.skip_space()
+    if following == "[":
+        yield from _records(path, window)
+    elif following and following not in ",}":
+        yield BadRecord("trailing_text", f"{_place(path, window)}: expected nothing after the ]")
+
+
+def _rest_of_wrapper(path: Path, window: _Window) -> Iterator[BadRecord]:
+    """What stands behind the list of records in `{"data": [...], ...}` must hold no records."""
+    place = _place(path, window)
+    window.look_ahead(MAX_RECORD_BYTES)
+    rest = window.text[window.at :].lstrip(", \t\r\n")
+    try:
+        others = json.loads("{" + rest)
+    except (ValueError, RecursionError):
+        yield BadRecord("trailing_text", f"{place}: expected the end of the object")
+        return
+    for name in (key for key, value in others.items() if isinstance(value, list) and value):
+        yield BadRecord(
+            "more_lists",
+            f"{place}: expected one list of records, found another under {name}; split the file",
+        )
+
+
+def _place(path: Path, window: _Window) -> str:
+    return f"{path} line {window.line}, byte {window.byte}"
 
 
 def _next_record(path: Path, window: _Window, number: int) -> Record | BadRecord:
     where = f"{path} record {number}, line {window.line}"
     byte = window.byte
-    value, end, error = _decode(window)
+    try:
+        value, end, error = _decode(window)
+    except Unreadable as problem:
+        _recover(window)
+        return BadRecord(problem.reason, f"{where}, byte {byte}: {problem}")
     if error is None:
+        brackets = window.text.count("{", window.at, end) + window.text.count("[", window.at, end)
         clean = window.move(end)
+        try:
+            check_depth(value, brackets)
+        except Unreadable as problem:
+            return BadRecord(problem.reason, f"{where}, byte {byte}: {problem}")
         return Record(value, where) if clean else wrong_encoding(f"{where}, byte {byte}")
     error_at = window.text[: error.pos].count("\n", window.at) + window.line
     could_be_cut = _is_cut(error, window)
@@ -151,8 +196,10 @@ def _decode(window: _Window) -> tuple[Any, int, json.JSONDecodeError | None]:
         except json.JSONDecodeError as error:
             if not _is_cut(error, window) or window.ended:
                 return None, window.at, error
-            if len(window.text) - window.at > _LARGEST_RECORD:
-                return None, window.at, error
+        except (RecursionError, ValueError) as error:
+            raise unreadable(error) from error
+        if len(window.text) - window.at > MAX_RECORD_BYTES:
+            raise Unreadable("too_large", f"expected at most {MAX_RECORD_BYTES:,} bytes")
         window.more()
 
 
@@ -172,6 +219,6 @@ def _recover(window: _Window) -> bool:
         if window.ended:
             window.move(len(window.text))
             return False
-        if len(window.text) - window.at > _LARGEST_RECORD:
+        if len(window.text) - window.at > MAX_RECORD_BYTES:
             window.move(len(window.text) - _CHUNK)
         window.more()

@@ -1,7 +1,9 @@
 """Files, compressed or not, as streams of bytes."""
 
+import bz2
 import gzip
 import io
+import lzma
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,22 +12,44 @@ from typing import IO
 
 import zstandard
 
-BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
-"""What reading raises where a compressed file is damaged or cut off."""
+
+class BrokenCompression(ValueError):
+    """The compressed file is damaged or cut off."""
+
+
+_BROKEN = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+"""What reading raises where a compressed file is damaged or cut off; bz2 raises a bare OSError."""
 
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file, compressed or not; its bytes are uncompressed as they are asked for."""
+    """Open a file, compressed or not; its bytes are uncompressed as they are asked for.
+
+    Reading raises BrokenCompression where the compressed data are damaged or end early.
+    """
     suffix = path.suffix.lower()
     with path.open("rb") as file:
-        if suffix == ".gz":
-            with gzip.GzipFile(fileobj=file) as stream:
-                yield io.BufferedReader(stream)
-        elif suffix == ".zst":
-            yield io.BufferedReader(_ZstdFile(file))
-        else:
-            yield file
+        try:
+            match suffix:
+                case ".gz":
+                    with gzip.GzipFile(fileobj=file) as stream:
+                        yield io.BufferedReader(stream)
+                case ".bz2":
+                    with bz2.BZ2File(file) as stream:
+                        yield io.BufferedReader(stream)
+                case ".xz":
+                    with lzma.LZMAFile(file) as stream:
+                        yield io.BufferedReader(stream)
+                case ".zst":
+                    yield io.BufferedReader(_ZstdFile(file))
+                case _:
+                    yield file
+        except _BROKEN as error:
+            raise BrokenCompression(str(error)) from error
+        except OSError as error:
+            if suffix == ".bz2" and error.errno is None:
+                raise BrokenCompression(str(error)) from error
+            raise
 
 
 class _ZstdFile(io.RawIOBase):

@@ -6,13 +6,14 @@ from typing import Any
 from sft_app import compat
 from sft_app.common.errors import ConfigError
 from sft_app.config.locations import hub_dataset
+from sft_app.data.read.columnar import without_added_nulls
 from sft_app.data.read.record import BadRecord, Record
 
 
 def read_hub(name: str) -> Iterator[Record | BadRecord]:
     """Yield the rows of a dataset as `hub_dataset` reads its name."""
     for number, row in enumerate(_load(name), start=1):
-        yield Record(row, f"{name} row {number}")
+        yield Record(without_added_nulls(row), f"{name} row {number}")
 
 
 def hub_digest(name: str) -> str:

@@ -33,3 +33,8 @@ class Origin:
     """`conversation.content_key`."""
     source: int
     """Its number in `data.train`."""
+
+
+def wrong_encoding(where: str) -> BadRecord:
+    """Return what stands for a record whose bytes are not UTF-8."""
+    return BadRecord("wrong_encoding", f"{where}: expected UTF-8 text, such as iconv makes")

@@ -1,6 +1,9 @@
 """What `data.train` and `data.eval` may say, resolved to files and hub datasets."""
 
-from dataclasses import dataclass
+import glob
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,11 @@ from sft_app.config.locations import (
     data_suffix,
     hub_dataset,
     package_file,
+    saved_dataset,
 )
+from sft_app.data.read.folders import dataset_files, kind_of_no_data
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +32,8 @@ class Source:
     """Empty for a dataset of the hub."""
     weight: float = 1.0
     """How often each conversation is used in an epoch: 2 = twice, 0.5 = a half chosen by seed."""
+    ignored: dict[str, int] = field(default_factory=dict)
+    """Files of the folder or glob that are no data, by kind: hidden, licence_or_readme, ..."""
 
 
 def resolve_sources(
@@ -32,7 +41,8 @@ def resolve_sources(
 ) -> list[Source]:
     """Turn the value of the setting `key` into sources.
 
-    Accepts a file, a folder (every file below it with one of `suffixes`), a glob, a hub dataset id
+    Accepts a file, a folder (every file below it with one of `suffixes`), a glob, a folder that
+    `save_to_disk` of the library datasets wrote (`folder` or `folder:split`), a hub dataset id
     (`org/name`, `org/name:split` or `org/name/config:split`), `pkg://package/inner/path`, or a list
     of these, each alone or as `{path: ..., weight: ...}`.
 
@@ -56,7 +66,8 @@ def _resolve_entry(entry: Any, key: str, suffixes: tuple[str, ...]) -> Source:
         entry = entry["path"]
     if not isinstance(entry, str) or not entry:
         raise ConfigError(f"{key}={entry!r} is not a path: give a file, folder, glob or hub id.")
-    return Source(entry, _files(entry, key, suffixes), weight)
+    files, ignored = _files(entry, key, suffixes)
+    return Source(entry, files, weight, ignored)
 
 
 def _weight(value: Any, key: str) -> float:
@@ -65,20 +76,38 @@ def _weight(value: Any, key: str) -> float:
     return float(value)
 
 
-def _files(text: str, key: str, suffixes: tuple[str, ...]) -> tuple[Path, ...]:
-    is_package = text.startswith(PACKAGE_PREFIX)
-    path = package_file(text) if is_package else Path(text).expanduser()
+def _files(
+    text: str, key: str, suffixes: tuple[str, ...]
+) -> tuple[tuple[Path, ...], dict[str, int]]:
+    """The files behind a path, and how many beside them are no data, by kind."""
+    path = package_file(text) if text.startswith(PACKAGE_PREFIX) else Path(text).expanduser()
     if path.is_file():
-        return (path,)
+        return (path,), {}
+    saved = saved_dataset(text)
+    if saved is not None:
+        return dataset_files(saved, key), {}
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.is_file() and data_suffix(p) in suffixes)
+        candidates = [(p, p.relative_to(path)) for p in path.rglob("*") if p.is_file()]
     elif hub_dataset(text) is not None and data_suffix(Path(text)) not in suffixes:
-        return ()
+        return (), {}
+    elif glob.has_magic(str(path)):
+        matches = map(Path, glob.glob(str(path), recursive=True))
+        candidates = [(p, Path(p.name)) for p in matches if p.is_file()]
     else:
         raise ConfigError(f"{key}={text} does not exist: give a file, folder, glob or hub id.")
-    if not found:
+    kinds = {found: kind_of_no_data(below, suffixes) for found, below in candidates}
+    files = tuple(sorted(found for found, kind in kinds.items() if kind is None))
+    ignored = dict(Counter(kind for kind in kinds.values() if kind is not None))
+    if not files:
+        beside = f" (only {_counts(ignored)})" if ignored else ""
         raise ConfigError(
-            f"{key}={text} has no readable file: expected {', '.join(suffixes)}, "
-            f"each also with {' or '.join(COMPRESSED_SUFFIXES)}."
+            f"{key}={text} has no readable file{beside}: expected {', '.join(suffixes)}, "
+            f"each also with {', '.join(COMPRESSED_SUFFIXES)}."
         )
-    return tuple(found)
+    if ignored:
+        log.info("%s=%s: files that are no data are left out: %s", key, text, _counts(ignored))
+    return files, ignored
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
