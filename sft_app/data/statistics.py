@@ -22,6 +22,10 @@ class ReadStatistics:
     """Records that could not be read, by reason."""
     repaired: dict[str, int] = field(default_factory=dict)
     """Conversations that a policy of `repair` changed or left out, by policy."""
+    not_rendered: dict[str, int] = field(default_factory=dict)
+    """Conversations whose chat template leaves out some of their content, by what it leaves out."""
+    ignored_files: dict[str, int] = field(default_factory=dict)
+    """Files of folders that are no data (hidden ones, licences), by kind."""
     formats: dict[str, int] = field(default_factory=dict)
     """Records by detected format."""
     examples_of_skipped: list[str] = field(default_factory=list)

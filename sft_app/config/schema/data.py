@@ -6,6 +6,28 @@ from typing import Any
 
 from omegaconf import MISSING
 
+COLUMN_NAMES = (
+    "messages",
+    "role",
+    "content",
+    "system",
+    "tools",
+    "instruction",
+    "input",
+    "output",
+    "history",
+    "prompt",
+    "completion",
+    "text",
+    "weight",
+    "reasoning_content",
+    "tool_calls",
+)
+"""What `data.columns` may name."""
+
+ROLE_NAMES = ("system", "user", "assistant", "tool")
+"""What `data.roles` may map speakers to."""
+
 
 class DataFormat(StrEnum):
     """How a record says who said what."""
@@ -35,6 +57,24 @@ class Overlong(Enum):
     split = "split"
     """Cut at questions; each piece begins with the system prompt. What fits in no piece is
     truncated."""
+
+
+class OverlongQuestion(StrEnum):
+    """What becomes of a question that leaves too little of a row to its answer."""
+
+    keep_ends = "keep_ends"
+    """Its middle is cut out; the answer keeps all its labels."""
+    drop = "drop"
+    """Question and answer are left out, and counted."""
+
+
+class SpecialTokensInText(StrEnum):
+    """How text of a message is read that looks like a special token of the tokenizer."""
+
+    text = "text"
+    """As the text that it is: only the chat template writes special tokens."""
+    tokens = "tokens"
+    """As that token, as `apply_chat_template(tokenize=True)` reads it."""
 
 
 class OnBadRecord(StrEnum):
@@ -71,8 +111,8 @@ class DataConfig:
     train: Any = MISSING
     """A file, folder, glob, hub dataset id (`org/name`, `org/name:split`), `pkg://package/file`, or
     a list of `{path: ..., weight: ...}`: each conversation is used `weight` times an epoch (2 =
-    twice, 0.5 = a half chosen by seed). Files: .json, .jsonl, .csv, .tsv, .txt, each also .gz or
-    .zst, and .parquet."""
+    twice, 0.5 = a half chosen by seed). Files: .json, .jsonl, .csv, .tsv, .txt, also .gz, .bz2,
+    .xz or .zst; .parquet, .arrow, and folders that `save_to_disk` of datasets wrote."""
     eval: Any = None
     """The same for held-out data; null: `eval_examples` conversations are taken out of `train` by
     `split_seed`."""
@@ -82,8 +122,18 @@ class DataConfig:
     format: DataFormat = DataFormat.auto
     """How a record says who said what; auto: what the first readable record of each file looks
     like."""
+    columns: Any = None
+    """Under which keys records or turns hold what: `{instruction: question, output: best_answer}`,
+    `{messages: dialogue, role: who, content: said}`. What is not named is found by itself."""
+    roles: Any = None
+    """Names of speakers beyond the usual ones, and their roles: `{student: user, tutor:
+    assistant}`."""
+    special_tokens_in_text: SpecialTokensInText = SpecialTokensInText.text
+    """What a special token that a message spells out, such as <|im_end|>, is to the model."""
     overlong: Overlong = Overlong.split
     """What happens to an example longer than `context_length`; always counted."""
+    overlong_question: OverlongQuestion = OverlongQuestion.keep_ends
+    """What `overlong=split` does with a question that leaves its answer no room."""
     on_bad_record: OnBadRecord = OnBadRecord.error
     """What happens at a record that cannot be used as it is."""
     packing: Packing = Packing.best_fit

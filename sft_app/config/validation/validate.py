@@ -23,6 +23,7 @@ from sft_app.config.transformers_names import (
     scheduler_names,
     training_argument_names,
 )
+from sft_app.config.validation.check_data import check_data_names
 from sft_app.config.validation.check_trainer import check_trainer_support
 
 METHOD_FIELDS: dict[str, tuple[RopeMethod, ...]] = {
@@ -64,6 +65,7 @@ def validate(config: AppConfig, *, on_slurm: bool = False) -> None:
         _check_model,
         _check_rope,
         _check_data,
+        check_data_names,
         _check_evaluation,
         _check_trainer,
         _check_trainer_extra,

@@ -17,10 +17,26 @@ class Message:
     """Loss weight of an assistant message: 0 = no labels, 1 = as usual."""
     extra: dict[str, Any] = field(default_factory=dict)
     """What else the chat template may read: tool_calls, tool_call_id, name, reasoning_content."""
+    earlier: tuple[tuple[int, float], ...] = ()
+    """Of answers that were joined: characters of `content` up to which each but the last one goes,
+    and its weight. `weight` is that of the rest, with the end of the turn."""
+
+    @property
+    def is_supervised(self) -> bool:
+        """Tell whether some part of the message carries labels."""
+        return self.role == "assistant" and (
+            self.weight > 0 or any(weight > 0 for _, weight in self.earlier)
+        )
 
     def as_template_input(self) -> dict[str, Any]:
-        """Return the mapping that chat templates are written for."""
-        return {"role": self.role, "content": self.content, **self.extra}
+        """Return the mapping that chat templates are written for.
+
+        Reasoning stands under each name that templates use for it.
+        """
+        names = {}
+        if reasoning := self.extra.get("reasoning_content"):
+            names = {"reasoning": reasoning, "thinking": reasoning}
+        return {"role": self.role, "content": self.content, **names, **self.extra}
 
 
 @dataclass(slots=True)
@@ -46,13 +62,15 @@ class Passage:
 def content_key(item: Conversation | Passage) -> int:
     """Return 64 bits that depend on nothing but the content.
 
-    Choosing examples by this key (see `select`) keeps exact duplicates together, so that none of
-    them is held out while its twin is trained on.
+    Choosing examples by this key (see `train_eval_split`) keeps exact duplicates together, so that
+    none of them is held out while its twin is trained on.
     """
     if isinstance(item, Passage):
         parts: list[Any] = [item.prompt, item.completion]
     else:
         parts = [[m.role, m.content, m.extra] for m in item.messages]
+        if item.tools:
+            parts.append(item.tools)
     text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str)
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little")

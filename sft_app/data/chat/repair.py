@@ -2,16 +2,18 @@
 
 | what | policy | counted as |
 |---|---|---|
-| a message without text and without a tool call | the message is left out | blank_message_removed |
-| an unknown role | the conversation is left out | unknown_role |
+| a message that says nothing | the message is left out | blank_message_removed |
 | a system message after the first place | joins the next user message | later_system_joined_user |
+| a system message after the last question | is left out | trailing_system_removed |
 | two messages of one role in a row | joined by a blank line | same_role_joined |
 | answers before the first question | those messages are left out | leading_answer_removed |
 | questions after the last answer | those messages are left out | trailing_question_removed |
 | no question and answer after that | the conversation is left out | no_question_and_answer |
 | no message at all | the conversation is left out | empty |
 
-Tool messages may follow each other, and an assistant message with tool calls is never joined.
+Tool results may follow each other and may be empty. Answers that are joined keep their weights;
+calls of tools that follow each other become the calls of one turn, and a text before a call belongs
+to its turn. A text after a call stays a turn of its own.
 """
 
 from collections import Counter
@@ -19,7 +21,7 @@ from dataclasses import replace
 
 from sft_app.data.chat.conversation import Conversation, Message
 
-KNOWN_ROLES = ("system", "user", "assistant", "tool")
+_BETWEEN = "\n\n"
 
 
 def repair(conversation: Conversation) -> tuple[Conversation | None, Counter[str]]:
@@ -30,14 +32,13 @@ def repair(conversation: Conversation) -> tuple[Conversation | None, Counter[str
     applied: Counter[str] = Counter()
     if not conversation.messages:
         return None, Counter(empty=1)
-    if any(m.role not in KNOWN_ROLES for m in conversation.messages):
-        return None, Counter(unknown_role=1)
 
     messages = [m for m in conversation.messages if not _is_blank(m)]
     _note(applied, "blank_message_removed", len(messages) < len(conversation.messages))
 
-    joined = _join_later_system(messages)
-    _note(applied, "later_system_joined_user", len(joined) < len(messages))
+    joined, waiting = _join_later_system(messages)
+    _note(applied, "later_system_joined_user", len(joined) + len(waiting) < len(messages))
+    _note(applied, "trailing_system_removed", bool(waiting))
     messages = joined
 
     joined = _join_same_role(messages)
@@ -63,7 +64,9 @@ def _note(applied: Counter[str], policy: str, happened: bool) -> None:
 
 
 def _is_blank(message: Message) -> bool:
-    return not message.content.strip() and not message.extra.get("tool_calls")
+    if message.role == "tool" or message.content.strip():
+        return False
+    return not (message.extra.get("tool_calls") or message.extra.get("reasoning_content"))
 
 
 def _split_system(messages: list[Message]) -> tuple[list[Message], list[Message]]:
@@ -72,36 +75,69 @@ def _split_system(messages: list[Message]) -> tuple[list[Message], list[Message]
     return [], messages
 
 
-def _join_later_system(messages: list[Message]) -> list[Message]:
+def _join_later_system(messages: list[Message]) -> tuple[list[Message], list[str]]:
+    """The messages, and the system prompts that no question follows."""
     result: list[Message] = []
     waiting: list[str] = []
     for index, message in enumerate(messages):
         if message.role == "system" and index > 0:
             waiting.append(message.content)
         elif message.role == "user" and waiting:
-            result.append(replace(message, content="\n\n".join([*waiting, message.content])))
+            result.append(replace(message, content=_BETWEEN.join([*waiting, message.content])))
             waiting = []
         else:
             result.append(message)
-    return result
+    return result, waiting
 
 
 def _join_same_role(messages: list[Message]) -> list[Message]:
     result: list[Message] = []
     for message in messages:
-        previous = result[-1] if result else None
-        if (
-            previous is not None
-            and previous.role == message.role
-            and message.role != "tool"
-            and not previous.extra.get("tool_calls")
-            and not message.extra.get("tool_calls")
-        ):
-            result[-1] = replace(
-                previous,
-                content=f"{previous.content}\n\n{message.content}",
-                weight=min(previous.weight, message.weight),
-            )
+        if result and _belong_together(result[-1], message):
+            result[-1] = _joined(result[-1], message)
         else:
             result.append(message)
     return result
+
+
+def _belong_together(first: Message, second: Message) -> bool:
+    if first.role != second.role or first.role == "tool":
+        return False
+    if first.extra.get("tool_calls"):
+        return bool(second.extra.get("tool_calls")) and not second.content.strip()
+    return True
+
+
+def _joined(first: Message, second: Message) -> Message:
+    contents = [text for text in (first.content, second.content) if text.strip()]
+    extra = {**first.extra, **second.extra}
+    calls = [*first.extra.get("tool_calls", ()), *second.extra.get("tool_calls", ())]
+    if calls:
+        extra["tool_calls"] = calls
+    thoughts = [m.extra["reasoning_content"] for m in (first, second) if _reasons(m)]
+    if thoughts:
+        extra["reasoning_content"] = _BETWEEN.join(thoughts)
+    joined = replace(first, content=_BETWEEN.join(contents), extra=extra)
+    if first.extra.get("tool_calls"):
+        # Calls of one turn are one text to the template: what is not to be learned stays unlearned.
+        return replace(joined, weight=min(first.weight, second.weight))
+    if first.weight == second.weight and not first.earlier and not second.earlier:
+        return joined
+    return replace(joined, weight=second.weight, earlier=_earlier(first, second))
+
+
+def _earlier(first: Message, second: Message) -> tuple[tuple[int, float], ...]:
+    """Weights by place; what stands between two answers is learned only if both are."""
+    end = len(first.content)
+    places = [*first.earlier, (end, first.weight)]
+    if not second.content.strip():
+        return tuple(places)
+    start = end + len(_BETWEEN) if end else 0
+    next_weight = second.earlier[0][1] if second.earlier else second.weight
+    places.append((start, min(first.weight, next_weight)))
+    places += [(start + stop, weight) for stop, weight in second.earlier]
+    return tuple(places)
+
+
+def _reasons(message: Message) -> bool:
+    return bool(message.extra.get("reasoning_content"))

@@ -1,13 +1,15 @@
 """The reading half of the chain: sources to usable conversations, and a count of the rest."""
 
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from sft_app.common.errors import DataError
 from sft_app.config.schema.data import DataConfig, DataFormat, OnBadRecord, TrainOn
 from sft_app.data.chat.conversation import Conversation, Passage, content_key
-from sft_app.data.chat.formats import NotThisFormat, detect, normalise
+from sft_app.data.chat.field_names import FieldNames, NotThisFormat
+from sft_app.data.chat.formats import detect, normalise
 from sft_app.data.chat.repair import repair
 from sft_app.data.read.read_files import read_file
 from sft_app.data.read.read_hub import read_hub
@@ -18,6 +20,8 @@ from sft_app.data.statistics import ReadStatistics, add_counts
 log = logging.getLogger(__name__)
 
 _MESSAGES_KEPT = 5
+_MEDIA_PLACE = re.compile(r"<(?:image|video|audio)>")
+"""What some datasets write where an image belongs; said, because the model will read it as text."""
 
 
 @dataclass(slots=True)
@@ -36,11 +40,13 @@ class ConversationReader:
     def __init__(self, data: DataConfig) -> None:
         """Start with nothing read."""
         self._data = data
+        self._names = FieldNames(data.columns or {}, data.roles or {})
         self.statistics = ReadStatistics()
 
     def read(self, sources: list[Source]) -> Iterator[Item]:
         """Yield every usable conversation, in the order of the sources and of their files."""
         for number, source in enumerate(sources):
+            add_counts(self.statistics.ignored_files, source.ignored)
             if source.files:
                 for file in source.files:
                     yield from self._read_records(read_file(file), str(file), number)
@@ -66,11 +72,15 @@ class ConversationReader:
                 continue
             try:
                 if format is DataFormat.auto:
-                    format = detect(record.value)
+                    found = detect(record.value, self._names)
+                    if found is None:
+                        add_counts(self.statistics.repaired, {"empty": 1})
+                        continue
+                    format = found
                     log.info("%s: format %s, seen from its records", name, format.value)
-                content = normalise(record.value, format)
+                content = normalise(record.value, format, self._names)
             except NotThisFormat as error:
-                self.bad_record("not_this_format", f"{record.where}: {error}")
+                self.bad_record(error.reason, f"{record.where}: {error}")
                 continue
             add_counts(self.statistics.formats, {format.value: 1})
             usable = self._usable(content)
@@ -86,8 +96,12 @@ class ConversationReader:
             add_counts(self.statistics.repaired, {"empty": 1})
             return None
         repaired, policies = repair(content)
+        if repaired is not None and any(_MEDIA_PLACE.search(m.content) for m in content.messages):
+            policies["media_placeholder_in_text"] = 1
         add_counts(self.statistics.repaired, policies)
         if repaired is not None and self._data.train_on is TrainOn.last_turn:
             *before, last = repaired.messages
-            return replace(repaired, messages=[*(replace(m, weight=0.0) for m in before), last])
+            return replace(
+                repaired, messages=[*(replace(m, weight=0.0, earlier=()) for m in before), last]
+            )
         return repaired

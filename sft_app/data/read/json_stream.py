@@ -192,15 +192,22 @@ def _decode(window: _Window) -> tuple[Any, int, json.JSONDecodeError | None]:
             value, end = _decoder.raw_decode(window.text, window.at)
             # A number at the very end of the window may go on.
             if end < len(window.text) or window.ended:
-                return value, end, None
+                break
         except json.JSONDecodeError as error:
             if not _is_cut(error, window) or window.ended:
                 return None, window.at, error
         except (RecursionError, ValueError) as error:
             raise unreadable(error) from error
         if len(window.text) - window.at > MAX_RECORD_BYTES:
-            raise Unreadable("too_large", f"expected at most {MAX_RECORD_BYTES:,} bytes")
+            raise _too_large()
         window.more()
+    if end - window.at > MAX_RECORD_BYTES:
+        raise _too_large()
+    return value, end, None
+
+
+def _too_large() -> Unreadable:
+    return Unreadable("too_large", f"expected at most {MAX_RECORD_BYTES:,} bytes")
 
 
 def _is_cut(error: json.JSONDecodeError, window: _Window) -> bool:

@@ -91,7 +91,7 @@ def _files(
     elif hub_dataset(text) is not None and data_suffix(Path(text)) not in suffixes:
         return (), {}
     elif glob.has_magic(str(path)):
-        matches = map(Path, glob.glob(str(path), recursive=True))
+        matches = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207
         candidates = [(p, Path(p.name)) for p in matches if p.is_file()]
     else:
         raise ConfigError(f"{key}={text} does not exist: give a file, folder, glob or hub id.")

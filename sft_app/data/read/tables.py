@@ -35,9 +35,11 @@ def read_table(path: Path) -> Iterator[Record | BadRecord]:
 
 
 def _lines(text: io.TextIOWrapper) -> Iterator[str]:
-    """Yield lines, and those that are too long in parts that the csv module refuses."""
+    """Yield lines, and of those that are too long a beginning that is too long as well."""
     while line := text.readline(MAX_RECORD_BYTES + 2):
         yield line
+        while len(line) > MAX_RECORD_BYTES and not line.endswith("\n"):
+            line = text.readline(MAX_RECORD_BYTES + 2)
 
 
 def _record(row: list[str], header: list[str], where: str) -> Record | BadRecord:

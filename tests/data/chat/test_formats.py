@@ -7,7 +7,8 @@ import pytest
 
 from sft_app.config.schema.data import DataFormat
 from sft_app.data.chat.conversation import Conversation, Message, Passage
-from sft_app.data.chat.formats import NotThisFormat, detect, normalise
+from sft_app.data.chat.field_names import FieldNames, NotThisFormat
+from sft_app.data.chat.formats import detect, normalise
 
 
 def conversation_of(record: dict[str, Any], format: DataFormat) -> Conversation:
@@ -54,6 +55,31 @@ SAME = {
         },
     ),
     "alpaca": (DataFormat.alpaca, {"instruction": "Q", "input": "", "output": "A"}),
+    "role and value": (
+        DataFormat.messages,
+        {"conversations": [{"role": "user", "value": "Q"}, {"role": "ai", "value": "A"}]},
+    ),
+    "other speakers": (
+        DataFormat.sharegpt,
+        {"conversations": [{"from": "prompter", "value": "Q"}, {"from": "doctor", "value": "A"}]},
+    ),
+    "JSON in a cell": (
+        DataFormat.messages,
+        {
+            "messages": json.dumps(
+                [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+            ),
+            "score": "3",
+        },
+    ),
+    "dolly": (
+        DataFormat.alpaca,
+        {"instruction": "Q", "context": "", "response": "A", "category": "open_qa"},
+    ),
+    "question and answer": (DataFormat.alpaca, {"question": "Q", "answer": "A"}),
+    "query and response": (DataFormat.alpaca, {"query": "Q", "response": "A", "type": "x"}),
+    "input and output": (DataFormat.alpaca, {"input": "Q", "output": "A"}),
+    "prompt and response": (DataFormat.alpaca, {"prompt": "Q", "response": "A"}),
     "alpaca of a table": (DataFormat.alpaca, {"instruction": "Q", "input": None, "output": "A"}),
 }
 
@@ -169,7 +195,8 @@ def test_weights_of_messages():
     [
         ([1], DataFormat.sharegpt, "expected an object, found list"),
         ({"conversations": "x"}, DataFormat.sharegpt, "expected a list under"),
-        ({"conversations": [{"value": "x"}]}, DataFormat.sharegpt, "turns with text under from"),
+        ({"conversations": [{"value": "x"}]}, DataFormat.sharegpt, "turn 1 names no speaker"),
+        ({"messages": ["x"]}, DataFormat.messages, "turn 1 to be no object"),
         ({"conversations": [{"from": "gpt", "value": 3}]}, DataFormat.sharegpt, "found int"),
         (
             {"messages": [{"role": "user", "content": [{"image": "x"}]}]},
@@ -177,6 +204,11 @@ def test_weights_of_messages():
             "list",
         ),
         ({"instruction": "x"}, DataFormat.alpaca, "expected text under output"),
+        (
+            {"question": "x", "answer": "y", "response": "z"},
+            DataFormat.alpaca,
+            "one of resp",
+        ),
         ({"prompt": "x", "completion": 1}, DataFormat.prompt_completion, "under completion"),
         ({"text": None}, DataFormat.text, "expected text under text"),
     ],
@@ -189,3 +221,119 @@ def test_what_a_format_expects_is_said(record, format, message):
 def test_a_record_of_no_known_format():
     with pytest.raises(NotThisFormat, match="found the keys body, title"):
         detect({"body": "x", "title": "y"})
+
+
+NAMES = FieldNames(
+    {"messages": "dialogue", "role": "who", "content": "said", "output": "best", "input": "about"},
+    {"Student": "user", "tutor": "assistant"},
+)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"dialogue": [{"who": "Student", "said": "Q"}, {"who": "tutor", "said": "A"}]},
+        {"question": "Q", "best": "A", "output": "not this one"},
+    ],
+    ids=["turns", "a pair"],
+)
+def test_columns_and_roles_are_what_the_settings_say(record):
+    assert normalise(record, detect(record, NAMES), NAMES) == EXPECTED
+
+
+def test_an_unknown_speaker_is_named_with_the_way_out():
+    record = {
+        "conversations": [{"from": "human", "value": "Q"}, {"from": "Narrator", "value": "N"}]
+    }
+    with pytest.raises(
+        NotThisFormat, match=r"turn 2 .*'Narrator'.*data.roles=\{Narrator: "
+    ) as found:
+        normalise(record, DataFormat.sharegpt)
+    assert found.value.reason == "unknown_role"
+
+
+@pytest.mark.parametrize(
+    ("turn", "message"),
+    [
+        ({"from": "gpt", "text": "lost"}, "turn 2 has its text under text, .* have value"),
+        ({"from": "gpt", "value": None, "content": "lost"}, "turn 2 has its text under content"),
+        ({"from": "gpt", "valeu": "lost"}, r"turn 2 has no text under value \(it has from, valeu"),
+    ],
+)
+def test_a_turn_with_a_wrong_key_is_named_and_joins_no_neighbours(turn, message):
+    question = {"from": "human", "value": "Q"}
+    turns = [question, turn, question, {"from": "gpt", "value": "A"}]
+    with pytest.raises(NotThisFormat, match=message) as found:
+        normalise({"conversations": turns}, DataFormat.sharegpt)
+    assert found.value.reason == "missing_text"
+
+
+def test_a_record_without_turns_shows_no_format():
+    assert detect({"messages": []}) is None
+    assert detect({"conversations": "[]"}) is None
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_reasoning_is_one_thing_under_every_name(key):
+    record = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", key: "R"}]}
+    answer = normalise(record, DataFormat.messages).messages[1]
+    assert answer.content == "" and answer.extra == {"reasoning_content": "R"}
+    seen = answer.as_template_input()
+    assert seen["reasoning_content"] == seen["reasoning"] == seen["thinking"] == "R"
+
+
+@pytest.mark.parametrize(
+    ("keys", "weight"),
+    [
+        ({"loss": False}, 0),
+        ({"loss": True}, 1),
+        ({"training": False}, 0),
+        ({"loss_mask": 0}, 0),
+        ({"loss_mask": 1}, 1),
+        ({"weight": None, "train": False}, 0),
+        ({"weight": None, "train": True}, 1),
+        ({"weight": 0.5, "train": True}, 0.5),
+        ({"weight": 0.5, "loss": None}, 0.5),
+        ({"weight": "0.25"}, 0.25),
+        ({"train": "False"}, 0),
+    ],
+    ids=str,
+)
+def test_every_switch_of_a_turn_means_what_its_maker_means(keys, weight):
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", **keys}]
+    assert normalise({"messages": turns}, DataFormat.messages).messages[1].weight == weight
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"images": ["cat.jpg"]},
+        {"image": "cat.jpg"},
+        {"videos": ["cat.mp4"]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+    ],
+    ids=str,
+)
+def test_media_are_refused_with_a_reason_of_their_own(extra):
+    turns = [{"role": "user", "content": "<image>?"}, {"role": "assistant", "content": "A"}]
+    with pytest.raises(NotThisFormat) as found:
+        normalise({"messages": turns} | extra, DataFormat.messages)
+    assert found.value.reason == "media"
+    assert normalise({"messages": turns, "images": []}, DataFormat.messages).messages
+
+
+def test_null_arguments_that_no_schema_knows_are_no_arguments():
+    def tool(name, *parameters):
+        properties = {parameter: {"type": "string"} for parameter in parameters}
+        return {"name": name, "parameters": {"properties": properties, "default": None}}
+
+    call = {"name": "weather", "arguments": {"city": "Oslo", "day": None, "ticker": None}}
+    record = {
+        "tools": [tool("weather", "city", "day") | {"strict": None}],
+        "messages": [{"role": "assistant", "content": None, "tool_calls": [{"function": call}]}],
+    }
+    conversation = normalise(record, DataFormat.messages)
+    (seen,) = conversation.messages[0].extra["tool_calls"]
+    assert seen["function"]["arguments"] == {"city": "Oslo", "day": None}
+    assert "strict" not in conversation.tools[0]["function"]
+    assert conversation.tools[0]["function"]["parameters"]["default"] is None

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sft_app.config.schema.data import ROLE_NAMES
 from sft_app.data.chat.conversation import Conversation, Message
-from sft_app.data.chat.repair import KNOWN_ROLES, repair
+from sft_app.data.chat.repair import repair
 
-SHORT = {"s": "system", "u": "user", "a": "assistant", "t": "tool", "x": "narrator"}
+SHORT = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}
 
 
 def conversation(text):
@@ -36,6 +37,8 @@ def as_text(repaired):
         ("u:Q a:A s:S u:R a:B", "u:Q a:A u:S\n\nR a:B", "later_system_joined_user"),
         ("u:Q a: u:R a:A", "u:Q\n\nR a:A", "blank_message_removed"),
         ("u:Q a:A t:T t:T a:B", "u:Q a:A t:T t:T a:B", None),
+        ("u:Q a:A t: a:B", "u:Q a:A t: a:B", None),
+        ("u:Q a:A s:S", "u:Q a:A", "trailing_system_removed"),
     ],
 )
 def test_policies_that_keep_the_conversation(before, after, policy):
@@ -51,7 +54,6 @@ def test_policies_that_keep_the_conversation(before, after, policy):
     ("text", "policy"),
     [
         ("", "empty"),
-        ("u:Q x:N a:A", "unknown_role"),
         ("a:A", "no_question_and_answer"),
         ("u:Q", "no_question_and_answer"),
         ("s:S", "no_question_and_answer"),
@@ -70,16 +72,57 @@ def test_a_blank_message_with_a_tool_call_is_kept():
     assert repaired is not None and repaired.messages == messages
 
 
-def test_joined_answers_are_learned_only_if_both_are():
-    messages = [Message("user", "Q"), Message("assistant", "A", 0.0), Message("assistant", "B")]
-    repaired, _ = repair(Conversation(messages))
-    assert repaired is not None and repaired.messages[-1].weight == 0
+def weights_by_character(message):
+    ends = [*message.earlier, (len(message.content), message.weight)]
+    weights, at = [], 0
+    for end, weight in ends:
+        weights += [weight] * (end - at)
+        at = end
+    return weights
+
+
+def test_joined_answers_keep_their_weights_and_what_is_between_is_learned_only_if_both_are():
+    parts = (("A", 0), ("BB", 1), ("C", 2))
+    answers = [Message("assistant", text, weight) for text, weight in parts]
+    (_, joined) = repair(Conversation([Message("user", "Q"), *answers]))[0].messages
+    assert joined.content == "A\n\nBB\n\nC"
+    assert weights_by_character(joined) == [0, 0, 0, 1, 1, 1, 1, 2]
+    assert joined.is_supervised
+
+
+def called(name, content="", weight=1.0):
+    calls = [{"type": "function", "function": {"name": name, "arguments": {}}}]
+    return Message("assistant", content, weight, {"tool_calls": calls})
+
+
+def test_calls_in_a_row_are_calls_of_one_turn_and_a_text_before_them_is_its_text():
+    messages = [
+        Message("user", "Q"),
+        Message("assistant", "Let me look."),
+        called("f"),
+        called("g"),
+    ]
+    messages += [Message("tool", "1"), Message("tool", "2"), Message("assistant", "A")]
+    roles = ["user", "assistant", "tool", "tool", "assistant"]
+    repaired, applied = repair(Conversation(messages))
+    assert [m.role for m in repaired.messages] == roles and applied == {"same_role_joined": 1}
+    call = repaired.messages[1]
+    assert call.content == "Let me look."
+    assert [c["function"]["name"] for c in call.extra["tool_calls"]] == ["f", "g"]
+
+
+def test_a_call_that_is_not_to_be_learned_is_not_learned_with_another():
+    messages = [Message("user", "Q"), called("f"), called("g", weight=0.0)]
+    assert not repair(Conversation(messages))[0].messages[1].is_supervised
+
+
+def test_an_answer_of_reasoning_alone_stays():
+    messages = [Message("user", "Q"), Message("assistant", "", extra={"reasoning_content": "hm"})]
+    assert repair(Conversation(messages)) == (Conversation(messages), {})
 
 
 MESSAGES = st.lists(
-    st.builds(
-        Message, st.sampled_from([*KNOWN_ROLES, "narrator"]), st.sampled_from(["", " ", "x"])
-    ),
+    st.builds(Message, st.sampled_from(ROLE_NAMES), st.sampled_from(["", " ", "x"])),
     max_size=8,
 )
 
@@ -94,7 +137,7 @@ def test_whatever_comes_in_templates_get_question_first_and_answer_last(messages
     turns = roles[1:] if roles[0] == "system" else roles
     assert turns[0] == "user" and turns[-1] == "assistant"
     assert "system" not in turns
-    assert all(m.content.strip() for m in repaired.messages)
+    assert all(m.content.strip() or m.role == "tool" for m in repaired.messages)
     assert all(a != b or a == "tool" for a, b in pairwise(roles))
 
 

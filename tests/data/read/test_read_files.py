@@ -1,7 +1,9 @@
 """Files of every kind to records; broken ones are named by file, line or byte."""
 
+import bz2
 import gzip
 import json
+import lzma
 import resource
 
 import pyarrow as pa
@@ -10,7 +12,7 @@ import pytest
 import zstandard
 
 from sft_app.common.errors import DataError
-from sft_app.data.read import json_stream as read_json
+from sft_app.data.read import columnar, json_lines, json_stream, tables
 from sft_app.data.read.read_files import read_file
 from sft_app.data.read.record import BadRecord, Record
 
@@ -40,7 +42,7 @@ def as_lines(ensure_ascii=False):
 @pytest.fixture(params=[1, 7, 1 << 22], ids=["chunk 1", "chunk 7", "chunk 4M"])
 def any_chunk(request, monkeypatch):
     """A record may be cut by the end of a chunk anywhere."""
-    monkeypatch.setattr(read_json, "_CHUNK", request.param)
+    monkeypatch.setattr(json_stream, "_CHUNK", request.param)
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -75,12 +77,20 @@ def test_jsonl_and_blank_lines(tmp_path):
     assert values(path) == RECORDS and not bad(path)
 
 
-@pytest.mark.parametrize("name", ["a.json.gz", "a.jsonl.gz", "a.json.zst", "a.jsonl.zst"])
-def test_compressed_files(tmp_path, name):
-    raw = as_array(2) if ".json." in name else as_lines()
-    packed = gzip.compress(raw) if name.endswith("gz") else zstandard.compress(raw)
-    path = tmp_path / name
-    path.write_bytes(packed)
+COMPRESS = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard.compress,
+}
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_compressed_files(tmp_path, name, suffix):
+    raw = as_array(2) if name == "a.json" else as_lines()
+    path = tmp_path / (name + suffix)
+    path.write_bytes(COMPRESS[suffix](raw))
     assert values(path) == RECORDS and not bad(path)
 
 
@@ -92,12 +102,11 @@ def test_zstandard_files_of_several_frames(tmp_path):
     assert values(path) == RECORDS and not bad(path)
 
 
-@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
-def test_a_compressed_file_cut_off_is_told(tmp_path, name):
-    raw = as_lines()
-    packed = gzip.compress(raw) if name.endswith("gz") else zstandard.compress(raw)
-    path = tmp_path / name
-    path.write_bytes(packed[:-20])
+@pytest.mark.parametrize("suffix", COMPRESS)
+@pytest.mark.parametrize("damage", [lambda d: d[:-20], lambda d: d[:40] + b"x" * 9 + d[49:]])
+def test_a_compressed_file_cut_off_or_damaged_is_told(tmp_path, suffix, damage):
+    path = tmp_path / f"a.jsonl{suffix}"
+    path.write_bytes(damage(COMPRESS[suffix](as_lines())))
     assert [b.reason for b in bad(path)][-1] == "broken_compression"
     assert str(path) in bad(path)[-1].message
 
@@ -227,3 +236,127 @@ def test_memory_is_flat_in_the_size_of_the_file(tmp_path):
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert path.stat().st_size > 140 << 20
     assert grown < 60, f"{grown:.0f} MiB more for a file of 150 MB"
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda records: b'{"data": ' + records + b"}",
+        lambda records: b'{"version": "1.0", "n": 40, "rows": ' + records + b', "x": {"y": 1}}\n',
+        lambda records: records + b"\n" + b"[]",
+    ],
+    ids=["data", "rows with metadata", "two arrays"],
+)
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
+def test_records_in_a_wrapper_are_read(tmp_path, any_chunk, wrap, name):
+    path = tmp_path / name
+    raw = wrap(as_array(1))
+    path.write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
+    assert values(path) == RECORDS and not bad(path)
+
+
+def test_a_second_list_in_a_wrapper_is_not_lost_without_a_word(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(b'{"train": ' + as_array(None) + b', "test": [{"text": "x"}]}')
+    assert values(path) == RECORDS
+    assert [b.reason for b in bad(path)] == ["more_lists"] and "under test" in bad(path)[0].message
+
+
+def test_a_record_whose_own_data_is_a_list_of_texts_is_a_record(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"data": ["Q", "A"]}\n{"data": ["Q", "B"]}')
+    assert values(path) == [{"data": ["Q", "A"]}, {"data": ["Q", "B"]}]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_an_array_in_a_jsonl_file(tmp_path, indent):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(as_array(indent))
+    assert values(path) == RECORDS and not bad(path)
+
+
+DEEP = '{"text": ' + "[" * 400 + "]" * 400 + "}"
+DEEPER = '{"text": ' + "[" * 90_000 + "]" * 90_000 + "}"
+LONG_NUMBER = '{"text": ' + "7" * 5_000 + "}"
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [(DEEP, "too_deep"), (DEEPER, "too_deep"), (LONG_NUMBER, "number_too_long")],
+    ids=["400 levels", "90,000 levels", "5,000 digits"],
+)
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "array.json"])
+def test_what_no_record_needs_is_named_and_the_next_one_read(tmp_path, record, reason, name):
+    lines = ['{"text": "before"}', record, '{"text": "after"}']
+    text = "[" + ",\n".join(lines) + "]" if name == "array.json" else "\n".join(lines) + "\n"
+    path = tmp_path / name
+    path.write_text(text)
+    assert values(path) == [{"text": "before"}, {"text": "after"}]
+    (only,) = bad(path)
+    assert only.reason == reason and "line 2" in only.message
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl.gz", "a.csv", "a.tsv.xz", "a.parquet"])
+def test_a_record_that_is_too_large_is_named_and_the_next_one_read(tmp_path, monkeypatch, name):
+    for module in (json_lines, json_stream, tables, columnar):
+        monkeypatch.setattr(module, "MAX_RECORD_BYTES", 1000)
+    texts = ["before", "x" * 5000, "after"]
+    path = tmp_path / name
+    if name == "a.parquet":
+        pa.parquet.write_table(pa.table({"text": texts}), path)
+    else:
+        rows = [json.dumps({"text": text}) for text in texts]
+        rows = ["text", *texts] if ".json" not in name else rows
+        raw = ("\n".join(rows) + "\n").encode()
+        path.write_bytes(COMPRESS.get(path.suffix, lambda data: data)(raw))
+    assert values(path) == [{"text": "before"}, {"text": "after"}]
+    assert bad(path) and all(b.reason in ("too_large", "broken_table") for b in bad(path))
+
+
+def test_a_line_of_a_compressed_file_is_not_unpacked_beyond_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_lines, "MAX_RECORD_BYTES", 1 << 20)
+    path = tmp_path / "bomb.jsonl.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(b'{"text": "')
+        for _ in range(200):
+            file.write(b"0" * (1 << 20))
+        file.write(b'"}\n{"text": "after"}\n')
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert values(path) == [{"text": "after"}]
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert grown < 60
+
+
+def test_a_csv_with_a_nul_byte_or_an_open_quote_is_a_bad_record(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'text\nfine\n"open ' + b"x" * 100)
+    assert values(path)[0] == {"text": "fine"}
+
+
+UNION = [
+    {"tools": [{"name": "f", "parameters": {"properties": {"city": {"type": "string"}}}}],
+     "messages": [{"role": "assistant", "content": None,
+                   "tool_calls": [{"function": {"name": "f", "arguments": {"city": "P"}}}]}]},
+    {"tools": [{"name": "g", "parameters": {"properties": {"ticker": {"type": "string"}}}}],
+     "messages": [{"role": "assistant", "content": "x",
+                   "tool_calls": [{"function": {"name": "g", "arguments": {"ticker": "X"}}}]}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow file", "arrow stream"])
+def test_columnar_files_give_no_key_that_the_row_did_not_have(tmp_path, kind):
+    table = pa.Table.from_pylist(UNION)
+    path = tmp_path / ("a.parquet" if kind == "parquet" else "a.arrow")
+    if kind == "parquet":
+        pa.parquet.write_table(table, path)
+    else:
+        new = pa.ipc.new_file if kind == "arrow file" else pa.ipc.new_stream
+        with pa.OSFile(str(path), "wb") as sink, new(sink, table.schema) as writer:
+            writer.write_table(table)
+    assert values(path) == UNION
+
+
+def test_a_broken_arrow_file(tmp_path):
+    path = tmp_path / "a.arrow"
+    path.write_bytes(b"no arrow at all")
+    assert [b.reason for b in bad(path)] == ["broken_arrow"]

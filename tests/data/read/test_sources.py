@@ -3,7 +3,8 @@
 import pytest
 
 from sft_app.common.errors import ConfigError
-from sft_app.config.locations import DOCUMENT_SUFFIXES
+from sft_app.config.locations import DATA_SUFFIXES, DOCUMENT_SUFFIXES, check_data_source
+from sft_app.data.read.read_files import read_file
 from sft_app.data.read.read_hub import read_hub
 from sft_app.data.read.record import Record
 from sft_app.data.read.sources import Source, resolve_sources
@@ -105,3 +106,50 @@ def test_a_hub_dataset_without_the_library_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"pip install 'sft-app\[hub\]'"):
         list(read_hub("org/name"))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (".hidden.jsonl", "hidden"),
+        ("._chat.jsonl", "hidden"),
+        (".ipynb_checkpoints/chat-checkpoint.jsonl", "hidden"),
+        (".git/objects/x.txt", "hidden"),
+        ("LICENSE.txt", "licence_or_readme"),
+        ("sub/README.txt", "licence_or_readme"),
+        ("dataset_infos.json", "metadata"),
+        ("notes.md", "other_kind"),
+    ],
+)
+def test_files_that_are_no_data_are_left_out_and_counted(folder, name, kind):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).touch()
+    (source,) = resolve(str(folder))
+    assert names(source, folder) == ["a.json.gz", "b.jsonl", "sub/c.parquet"]
+    assert source.ignored.pop("other_kind") == 1
+    assert source.ignored == ({} if kind == "other_kind" else {kind: 1})
+    if not name.startswith("."):
+        assert resolve(str(folder / name))[0].files == (folder / name,)
+
+
+def test_a_data_folder_in_a_hidden_place_is_data(tmp_path):
+    hidden = tmp_path / ".cache" / "chats"
+    hidden.mkdir(parents=True)
+    (hidden / "a.jsonl").touch()
+    assert names(resolve(str(hidden))[0], hidden) == ["a.jsonl"]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_folders_that_save_to_disk_wrote(tmp_path, split):
+    datasets = pytest.importorskip("datasets")
+    rows = {name: [{"text": f"{name} {n}"} for n in range(3)] for name in ("train", "test")}
+    parts = {name: datasets.Dataset.from_list(rows[name]) for name in rows}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    parts[split].save_to_disk(tmp_path / "one")
+    named = [tmp_path / "one", f"{tmp_path}/saved:{split}"]
+    for reference in map(str, [*named, tmp_path / "saved"] if split == "train" else named):
+        check_data_source("data.train", reference, DATA_SUFFIXES)
+        (source,) = resolve(reference)
+        assert [r.value for file in source.files for r in read_file(file)] == rows[split]
+    with pytest.raises(ConfigError, match=r"no split dev: name one of its own, .*saved:train"):
+        resolve(f"{tmp_path}/saved:dev")

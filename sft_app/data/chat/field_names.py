@@ -1,0 +1,49 @@
+"""Under which names records hold what: the settings `data.columns` and `data.roles`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sft_app.data.chat.roles import ROLES
+
+
+class NotThisFormat(ValueError):
+    """The record does not look as its format says; the message says what was expected."""
+
+    def __init__(self, message: str, reason: str = "not_this_format") -> None:
+        """Keep a short name to count by beside the message."""
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class FieldNames:
+    """Hold what the user says about names; whatever they leave out is found by itself."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Our names of fields, and the keys under which records or turns hold them."""
+    roles: Mapping[str, str] = field(default_factory=dict)
+    """Names of speakers, and system, user, assistant or tool."""
+
+    def rename(self, holder: dict[str, Any]) -> dict[str, Any]:
+        """Return a record or turn with its fields under our names, and without null columns."""
+        if not self.columns:
+            return holder
+        taken = set(self.columns) | set(self.columns.values())
+        renamed = {key: value for key, value in holder.items() if key not in taken}
+        for ours, theirs in self.columns.items():
+            if theirs in holder:
+                renamed[ours] = holder[theirs]
+        return renamed
+
+    def role(self, speaker: str, where: str) -> str:
+        """Return the role of a speaker; raise NotThisFormat for one that is not known."""
+        for name in (speaker, speaker.strip().lower()):
+            role = self.roles.get(name) or ROLES.get(name)
+            if role is not None:
+                return role
+        raise NotThisFormat(
+            f"{where} is spoken by {speaker!r}, which is no known role: name it with "
+            f"'data.roles={{{speaker}: user}}' (or system, assistant, tool)",
+            "unknown_role",
+        )

@@ -1,0 +1,145 @@
+"""Lists of turns to messages: who speaks, what is said, and what of it is supervised."""
+
+from collections import Counter
+from typing import Any
+
+from sft_app.data.chat.conversation import Message
+from sft_app.data.chat.field_names import FieldNames, NotThisFormat
+from sft_app.data.chat.roles import CALLERS
+from sft_app.data.chat.tool_calls import parse_json, read_calls, tool_call
+
+SPEAKER_KEYS = ("role", "from", "speaker")
+TEXT_KEYS = ("content", "value", "text", "message")
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+"""Names of one thing: what the model thinks before it answers."""
+
+_TEMPLATE_EXTRAS = ("tool_call_id", "name")
+_MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+_SWITCHES = ("train", "training", "loss", "loss_mask")
+"""Whether a turn is supervised: true or false, 1 or 0. `weight` says how much."""
+
+
+def read_turns(
+    turns: list[Any], names: FieldNames, tools: list[dict[str, Any]] | None
+) -> list[Message]:
+    """Return the messages of a conversation.
+
+    All turns hold speaker and text under the same keys, those that most of them have. Raises
+    NotThisFormat that names the turn and the key.
+    """
+    for number, turn in enumerate(turns, start=1):
+        if not isinstance(turn, dict):
+            raise NotThisFormat(f"expected turns with text, found turn {number} to be no object")
+    renamed = [names.rename(turn) for turn in turns]
+    speaker_key = _common_key(renamed, SPEAKER_KEYS)
+    text_key = _common_key(renamed, TEXT_KEYS)
+    return [
+        _message(turn, f"turn {number}", speaker_key, text_key, names, tools)
+        for number, turn in enumerate(renamed, start=1)
+    ]
+
+
+def refuse_media(holder: dict[str, Any], where: str) -> None:
+    """Raise NotThisFormat for images and the like, which no text stands for."""
+    for key in _MEDIA:
+        if holder.get(key):
+            raise NotThisFormat(f"{where} has {key}, and only text can be trained on", "media")
+
+
+def _common_key(turns: list[dict[str, Any]], keys: tuple[str, ...]) -> str:
+    counts = Counter(key for turn in turns for key in keys if turn.get(key) is not None)
+    return max(keys, key=lambda key: (counts[key], -keys.index(key)))
+
+
+def _message(
+    turn: dict[str, Any],
+    where: str,
+    speaker_key: str,
+    text_key: str,
+    names: FieldNames,
+    tools: list[dict[str, Any]] | None,
+) -> Message:
+    refuse_media(turn, where)
+    speaker = turn.get(speaker_key)
+    if not isinstance(speaker, str):
+        raise NotThisFormat(
+            f"expected turns with text under {speaker_key} and {text_key}; {where} names no "
+            f"speaker under {speaker_key} (it has {', '.join(map(str, turn))})"
+        )
+    calls = read_calls(turn)
+    reasoning = _reasoning(turn, where)
+    content = _text(turn, where, text_key, has_other=bool(calls or reasoning))
+    if speaker.strip().lower() in CALLERS and not calls:
+        calls = parse_json(content)
+        content, calls = "", calls if isinstance(calls, list) else [calls]
+    extra: dict[str, Any] = {k: turn[k] for k in _TEMPLATE_EXTRAS if turn.get(k) is not None}
+    if reasoning:
+        extra["reasoning_content"] = reasoning
+    if calls:
+        extra["tool_calls"] = [tool_call(call, tools) for call in calls]
+    return Message(names.role(speaker, where), content, read_weight(turn), extra)
+
+
+def _text(turn: dict[str, Any], where: str, key: str, has_other: bool) -> str:
+    """What is said; nothing where there are calls or reasoning instead, or where null says so."""
+    if turn.get(key) is not None:
+        return plain_text(turn[key], key)
+    others = [k for k in TEXT_KEYS if isinstance(turn.get(k), str)]
+    if others:
+        raise NotThisFormat(
+            f"{where} has its text under {others[0]}, where the other turns have {key}",
+            "missing_text",
+        )
+    if key not in turn and not has_other:
+        raise NotThisFormat(
+            f"{where} has no text under {key} (it has {', '.join(map(str, turn))})", "missing_text"
+        )
+    return ""
+
+
+def plain_text(value: Any, key: str) -> str:
+    """Return a text, or the text of OpenAI's list of parts; raise NotThisFormat for others."""
+    if isinstance(value, str):
+        return value
+    parts = value if isinstance(value, list) else []
+    texts = [part.get("text") for part in parts if isinstance(part, dict)]
+    if parts and len(texts) == len(parts) and all(isinstance(text, str) for text in texts):
+        return "".join(map(str, texts))
+    is_media = any(isinstance(part, dict) and "text" not in part for part in parts)
+    raise NotThisFormat(
+        f"expected text under {key}, found {type(value).__name__} with other parts",
+        "media" if is_media else "not_this_format",
+    )
+
+
+def _reasoning(turn: dict[str, Any], where: str) -> str:
+    found = {
+        text for key in REASONING_KEYS if isinstance(text := turn.get(key), str) and text.strip()
+    }
+    if len(found) > 1:
+        raise NotThisFormat(f"{where} has two different texts of reasoning: keep one")
+    return found.pop() if found else ""
+
+
+def read_weight(turn: dict[str, Any]) -> float:
+    """Return the loss weight of a turn or record: 0 where any of its keys switches it off."""
+    weight = 1.0
+    for key in ("weight", *_SWITCHES):
+        value = turn.get(key)
+        if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+            value = value.strip().lower() == "true"
+        elif isinstance(value, str) and value.strip():
+            value = _number(value, key)
+        if value is None or value == "":
+            continue
+        if not isinstance(value, int | float) or not 0 <= value < 1e6:
+            raise NotThisFormat(f"expected a weight of 0 or more under {key}, found {value!r}")
+        weight = weight * float(value) if key == "weight" else weight * float(bool(value))
+    return weight
+
+
+def _number(text: str, key: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise NotThisFormat(f"expected a number under {key}, found {text!r}") from None
