@@ -86,7 +86,7 @@ SAME = {
 
 @pytest.mark.parametrize(("format", "record"), SAME.values(), ids=SAME.keys())
 def test_records_of_all_formats_say_the_same(format, record):
-    assert detect(record) is format
+    assert detect(record) == format
     assert normalise(record, format) == EXPECTED
 
 
@@ -238,7 +238,9 @@ NAMES = FieldNames(
     ids=["turns", "a pair"],
 )
 def test_columns_and_roles_are_what_the_settings_say(record):
-    assert normalise(record, detect(record, NAMES), NAMES) == EXPECTED
+    format = detect(record, NAMES)
+    assert format is not None
+    assert normalise(record, format, NAMES) == EXPECTED
 
 
 def test_an_unknown_speaker_is_named_with_the_way_out():
@@ -276,7 +278,7 @@ def test_a_record_without_turns_shows_no_format():
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
 def test_reasoning_is_one_thing_under_every_name(key):
     record = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", key: "R"}]}
-    answer = normalise(record, DataFormat.messages).messages[1]
+    answer = conversation_of(record, DataFormat.messages).messages[1]
     assert answer.content == "" and answer.extra == {"reasoning_content": "R"}
     seen = answer.as_template_input()
     assert seen["reasoning_content"] == seen["reasoning"] == seen["thinking"] == "R"
@@ -301,7 +303,8 @@ def test_reasoning_is_one_thing_under_every_name(key):
 )
 def test_every_switch_of_a_turn_means_what_its_maker_means(keys, weight):
     turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", **keys}]
-    assert normalise({"messages": turns}, DataFormat.messages).messages[1].weight == weight
+    answer = conversation_of({"messages": turns}, DataFormat.messages).messages[1]
+    assert answer.weight == weight
 
 
 @pytest.mark.parametrize(
@@ -319,7 +322,7 @@ def test_media_are_refused_with_a_reason_of_their_own(extra):
     with pytest.raises(NotThisFormat) as found:
         normalise({"messages": turns} | extra, DataFormat.messages)
     assert found.value.reason == "media"
-    assert normalise({"messages": turns, "images": []}, DataFormat.messages).messages
+    assert conversation_of({"messages": turns, "images": []}, DataFormat.messages).messages
 
 
 def test_null_arguments_that_no_schema_knows_are_no_arguments():
@@ -332,8 +335,9 @@ def test_null_arguments_that_no_schema_knows_are_no_arguments():
         "tools": [tool("weather", "city", "day") | {"strict": None}],
         "messages": [{"role": "assistant", "content": None, "tool_calls": [{"function": call}]}],
     }
-    conversation = normalise(record, DataFormat.messages)
+    conversation = conversation_of(record, DataFormat.messages)
     (seen,) = conversation.messages[0].extra["tool_calls"]
     assert seen["function"]["arguments"] == {"city": "Oslo", "day": None}
-    assert "strict" not in conversation.tools[0]["function"]
-    assert conversation.tools[0]["function"]["parameters"]["default"] is None
+    (schema,) = conversation.tools or []
+    assert "strict" not in schema["function"]
+    assert schema["function"]["parameters"]["default"] is None

@@ -72,6 +72,12 @@ def test_a_blank_message_with_a_tool_call_is_kept():
     assert repaired is not None and repaired.messages == messages
 
 
+def repaired(*messages):
+    conversation, _ = repair(Conversation(list(messages)))
+    assert conversation is not None
+    return conversation
+
+
 def weights_by_character(message):
     ends = [*message.earlier, (len(message.content), message.weight)]
     weights, at = [], 0
@@ -84,7 +90,7 @@ def weights_by_character(message):
 def test_joined_answers_keep_their_weights_and_what_is_between_is_learned_only_if_both_are():
     parts = (("A", 0), ("BB", 1), ("C", 2))
     answers = [Message("assistant", text, weight) for text, weight in parts]
-    (_, joined) = repair(Conversation([Message("user", "Q"), *answers]))[0].messages
+    (_, joined) = repaired(Message("user", "Q"), *answers).messages
     assert joined.content == "A\n\nBB\n\nC"
     assert weights_by_character(joined) == [0, 0, 0, 1, 1, 1, 1, 2]
     assert joined.is_supervised
@@ -104,16 +110,16 @@ def test_calls_in_a_row_are_calls_of_one_turn_and_a_text_before_them_is_its_text
     ]
     messages += [Message("tool", "1"), Message("tool", "2"), Message("assistant", "A")]
     roles = ["user", "assistant", "tool", "tool", "assistant"]
-    repaired, applied = repair(Conversation(messages))
-    assert [m.role for m in repaired.messages] == roles and applied == {"same_role_joined": 1}
-    call = repaired.messages[1]
+    conversation = repaired(*messages)
+    assert [m.role for m in conversation.messages] == roles
+    call = conversation.messages[1]
     assert call.content == "Let me look."
     assert [c["function"]["name"] for c in call.extra["tool_calls"]] == ["f", "g"]
 
 
 def test_a_call_that_is_not_to_be_learned_is_not_learned_with_another():
     messages = [Message("user", "Q"), called("f"), called("g", weight=0.0)]
-    assert not repair(Conversation(messages))[0].messages[1].is_supervised
+    assert not repaired(*messages).messages[1].is_supervised
 
 
 def test_an_answer_of_reasoning_alone_stays():

@@ -5,6 +5,7 @@ import gzip
 import json
 import lzma
 import resource
+from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -77,7 +78,7 @@ def test_jsonl_and_blank_lines(tmp_path):
     assert values(path) == RECORDS and not bad(path)
 
 
-COMPRESS = {
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,
     ".bz2": bz2.compress,
     ".xz": lzma.compress,
@@ -308,7 +309,7 @@ def test_a_record_that_is_too_large_is_named_and_the_next_one_read(tmp_path, mon
         rows = [json.dumps({"text": text}) for text in texts]
         rows = ["text", *texts] if ".json" not in name else rows
         raw = ("\n".join(rows) + "\n").encode()
-        path.write_bytes(COMPRESS.get(path.suffix, lambda data: data)(raw))
+        path.write_bytes(COMPRESS.get(path.suffix, bytes)(raw))
     assert values(path) == [{"text": "before"}, {"text": "after"}]
     assert bad(path) and all(b.reason in ("too_large", "broken_table") for b in bad(path))
 
