@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -72,6 +72,11 @@ PRIVATE_NAMES = (
         "transformers.PreTrainedModel._keys_to_ignore_on_load_unexpected",
         "weights that a family leaves out (MTP layers, towers) would vanish without a word",
         "from_pretrained reports what a family leaves out by design",
+    ),
+    PrivateName(
+        "transformers.core_model_loading.rename_source_key",
+        "tensors with a dtype of their own (float32 router biases) would be saved in 16 bits",
+        "save_pretrained keeps the dtypes of the source by itself",
     ),
     PrivateName(
         "transformers.modeling_layers.GradientCheckpointingLayer",
@@ -211,6 +216,30 @@ def ignored_when_loading(model_class: type["PreTrainedModel"], name: str) -> boo
     """Tell whether the family leaves the weight `name` out by design, without reporting it."""
     patterns = model_class._keys_to_ignore_on_load_unexpected or ()
     return any(re.search(pattern, name) for pattern in patterns)
+
+
+def names_in_model(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, str]:
+    """Return what a loaded model calls the tensors that its checkpoint's files call `names`.
+
+    Of tensors that are put together from several, the name of the whole.
+    """
+    from transformers.core_model_loading import (
+        WeightConverter,
+        WeightRenaming,
+        rename_source_key,
+    )
+
+    mapping = getattr(model, "_weight_conversions", None) or []
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    prefix, own = model.base_model_prefix, model.state_dict()
+    renamed = {}
+    for name in names:
+        found, _ = rename_source_key(name, renamings, converters, prefix, own)
+        if found not in own and name in own:
+            found, _ = rename_source_key(name, [], [], prefix, own)
+        renamed[name] = str(found)
+    return renamed
 
 
 def without_quantization(config: "PretrainedConfig") -> "PretrainedConfig":

@@ -13,6 +13,7 @@ from sft_app.data.prepare_data import PreparedData, prepare_data
 from sft_app.data.preview import preview
 from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
 from sft_app.loader.checkpoint.weights_plan import WeightsPlan, plan_weights
+from sft_app.loader.model.generation import GenerationPlan, plan_generation
 from sft_app.loader.model.tensor_parallel import check_tensor_parallel
 from sft_app.loader.rope.rope_plan import RopePlan, apply_rope_plan, plan_rope
 from sft_app.loader.tokenizer.load_tokenizer import load_tokenizer
@@ -33,6 +34,7 @@ class ModelPlans:
 
     pretrained: PretrainedConfig
     weights: WeightsPlan
+    generation: GenerationPlan
     rope: RopePlan
     tokenizer: PreTrainedTokenizerBase
     tokenizer_plan: TokenizerPlan
@@ -48,6 +50,7 @@ class ModelPlans:
             self.weights,
             self.rope,
             self.tokenizer_plan,
+            self.generation,
             self.attention,
             self.precision,
             self.memory,
@@ -61,6 +64,7 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
     trainer = config.trainer
     pretrained = load_pretrained_config(config.model)
     weights = plan_weights(config.model, pretrained)
+    generation = plan_generation(config.model, pretrained)
     rope = plan_rope(
         pretrained,
         config.context_length,
@@ -90,6 +94,7 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
     return ModelPlans(
         pretrained=pretrained,
         weights=weights,
+        generation=generation,
         rope=rope,
         tokenizer=tokenizer,
         tokenizer_plan=tokenizer_plan,
@@ -117,6 +122,7 @@ def plan_as_dict(model: ModelPlans, data: PreparedData) -> dict[str, Any]:
         "weights": model.weights.as_dict(),
         "rope": model.rope.as_dict(),
         "tokenizer": model.tokenizer_plan.as_dict(),
+        "generation": asdict(model.generation),
         "data": data.statistics.as_dict(),
         "attention": asdict(model.attention),
         "loss": asdict(model.loss),

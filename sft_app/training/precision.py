@@ -7,6 +7,7 @@ multiplied in 16 bits, and what is saved has the checkpoint's own dtype again. F
 an adapter, do not move.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -78,10 +79,15 @@ def compute_dtype(model: PreTrainedModel, device: torch.device | None = None) ->
 
 
 @torch.no_grad()
-def round_weights(model: nn.Module, dtype: torch.dtype) -> None:
-    """Round in place to what `dtype` can hold, as they will be saved, so that this is measured."""
-    for parameter in model.parameters():
-        parameter.copy_(parameter.to(dtype))
+def round_weights(
+    model: nn.Module, dtype: torch.dtype, exceptions: Mapping[str, torch.dtype]
+) -> None:
+    """Round to what will be saved, in place, so that what is measured then is that.
+
+    `exceptions`: parameters, by name, that are saved in another dtype than `dtype`.
+    """
+    for name, parameter in model.named_parameters():
+        parameter.copy_(parameter.to(exceptions.get(name, dtype)))
 
 
 def name_of(dtype: torch.dtype) -> str:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from sft_app.common import ranks
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
-from sft_app.loader.model.save_pretrained import save_for_serving
+from sft_app.loader.model.save_pretrained import save_for_serving, saved_dtypes
 from sft_app.training.model_plan import ModelPlans
 from sft_app.training.parallel.fsdp import gather_weights
 from sft_app.training.peft.lora import merge_adapter, merge_gathered, plain_model
@@ -36,7 +36,8 @@ def save_final_model(
     elif not prepared.sharded:
         model = merge_adapter(prepared.model)
     if isinstance(model, PreTrainedModel):
-        round_weights(model, plans.precision.saved)
+        saved = plans.precision.saved
+        round_weights(model, saved, saved_dtypes(model, plans.weights, saved))
     weights = gather_weights(prepared.model) if prepared.sharded else None
     if ranks.is_main():
         save_for_serving(
@@ -45,6 +46,7 @@ def save_final_model(
             plans.rope,
             plans.tokenizer_plan,
             directory,
+            weights_plan=plans.weights,
             dtype=plans.precision.saved,
             state_dict=merge_gathered(prepared.model, weights) if weights else None,
         )

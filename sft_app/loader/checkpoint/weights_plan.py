@@ -18,7 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from sft_app import compat
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.model import ModelConfig
-from sft_app.loader.checkpoint.locate import find_checkpoint
+from sft_app.loader.checkpoint.locate import Checkpoint, find_checkpoint
 from sft_app.loader.checkpoint.quantized_source import (
     TORCH_DTYPES,
     decoded_headers,
@@ -37,6 +37,7 @@ _SHOWN = 3
 class WeightsPlan:
     """What a checkpoint's files hold. Print it, or put `as_dict()` into plan.json."""
 
+    checkpoint: Checkpoint
     num_tensors: int | None
     """None: not known before the weights are read."""
     unread_reason: str | None = None
@@ -46,7 +47,7 @@ class WeightsPlan:
     dtype: torch.dtype | None = None
     """That most of the numbers have; what is saved has it, too."""
     tensor_dtypes: dict[str, torch.dtype] = field(default_factory=dict)
-    """Of tensors that have another one (float32 router biases), by their name in the files."""
+    """Of tensors that have another one (float32 router biases), by their name in the model."""
     towers: str | None = None
     """The class that holds the towers of a multimodal checkpoint, which are kept as they are."""
     dropped: dict[str, int] = field(default_factory=dict)
@@ -56,7 +57,8 @@ class WeightsPlan:
         """Return the plan as JSON can hold it."""
         names = {name: _name(dtype) for name, dtype in self.tensor_dtypes.items()}
         dtype = _name(self.dtype) if self.dtype else None
-        return {**asdict(self), "dtype": dtype, "tensor_dtypes": names}
+        plain = {key: value for key, value in asdict(self).items() if key != "checkpoint"}
+        return {**plain, "dtype": dtype, "tensor_dtypes": names}
 
     def __str__(self) -> str:
         """Return the lines that sft-plan and the log show."""
@@ -91,25 +93,31 @@ def plan_weights(model_config: ModelConfig, hf_config: PretrainedConfig) -> Weig
     """
     name = model_config.name_or_path
     quantized = plan_quantized_source(hf_config, name)
-    headers = read_headers(find_checkpoint(model_config))
+    checkpoint = find_checkpoint(model_config)
+    headers = read_headers(checkpoint)
     towers = None
     if is_multimodal(hf_config):
         built_as = model_class(hf_config)
         towers = built_as.__name__ if built_as else None
     if isinstance(headers, NoHeaders):
         return WeightsPlan(
-            num_tensors=None, unread_reason=headers.reason, quantized=quantized, towers=towers
+            checkpoint=checkpoint,
+            num_tensors=None,
+            unread_reason=headers.reason,
+            quantized=quantized,
+            towers=towers,
         )
     if quantization_of(hf_config) is not None:
         headers = decoded_headers(headers)
-    ignored = _compare(hf_config, headers, name)
+    ignored, renamed = _compare(hf_config, headers, name)
     dtype = _most_common_dtype(headers)
     others = {
-        n: TORCH_DTYPES[h.dtype]
+        renamed[n]: TORCH_DTYPES[h.dtype]
         for n, h in headers.items()
         if TORCH_DTYPES.get(h.dtype, dtype) != dtype and n not in ignored
     }
     return WeightsPlan(
+        checkpoint=checkpoint,
         num_tensors=len(headers) - len(ignored),
         quantized=quantized,
         dtype=dtype,
@@ -119,8 +127,12 @@ def plan_weights(model_config: ModelConfig, hf_config: PretrainedConfig) -> Weig
     )
 
 
-def _compare(hf_config: PretrainedConfig, headers: Headers, name: str) -> set[str]:
-    """Let transformers load the headers; return the names that it leaves out by design.
+def _compare(
+    hf_config: PretrainedConfig, headers: Headers, name: str
+) -> tuple[set[str], dict[str, str]]:
+    """Let transformers load the headers.
+
+    Returns the names that it leaves out by design, and the model's own name of each tensor.
 
     Raises ConfigError for everything else that does not fit.
     """
@@ -132,7 +144,7 @@ def _compare(hf_config: PretrainedConfig, headers: Headers, name: str) -> set[st
         )
     built_as = type(build_skeleton(hf_config))
     try:
-        info, known = _load_headers(built_as, hf_config, headers)
+        model, info = _load_headers(built_as, hf_config, headers)
     except ConfigError:
         raise
     except Exception as error:
@@ -143,25 +155,29 @@ def _compare(hf_config: PretrainedConfig, headers: Headers, name: str) -> set[st
             f"model of its config.json ({what[:300]}); copy the whole checkpoint again."
         ) from error
     check_loaded(info, name)
-    suspects = [n for n in headers if compat.ignored_when_loading(built_as, n) and n not in known]
+    renamed = compat.names_in_model(model, headers)
+    known = set(model.state_dict())
+    suspects = [
+        n for n in headers if compat.ignored_when_loading(built_as, n) and renamed[n] not in known
+    ]
     dropped: set[str] = set()
     # Families name what they leave out by patterns, which may fit weights that they need, too.
     for prefix in _grouped(suspects):
         group = {n for n in suspects if n.startswith(prefix)}
         rest = {n: h for n, h in headers.items() if n not in group}
         try:
-            info, _ = _load_headers(built_as, hf_config, rest)
+            _, info = _load_headers(built_as, hf_config, rest)
         except Exception:  # a part of a weight that is put together from several
             continue
         if not info["missing_keys"]:
             dropped |= group
-    return dropped
+    return dropped, renamed
 
 
 def _load_headers(
     built_as: type[PreTrainedModel], hf_config: PretrainedConfig, headers: Headers
-) -> tuple[dict[str, Any], set[str]]:
-    """Run transformers' loader on tensors without memory; its report, and the model's own names."""
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Run transformers' loader on tensors without memory; return the model and the report."""
     state = {
         name: torch.empty(header.shape, dtype=TORCH_DTYPES[header.dtype], device="meta")
         for name, header in headers.items()
@@ -179,9 +195,7 @@ def _load_headers(
         )
     finally:
         logging.disable(level)
-    own = set(model.state_dict())
-    prefix = f"{model.base_model_prefix}."
-    return info, own | {name.removeprefix(prefix) for name in own}
+    return model, info
 
 
 def _first_hole(headers: Headers) -> str | None:

@@ -39,9 +39,19 @@ def fit_model_to_tokenizer(
         if plan.bos_token_id is not None:
             holder.bos_token_id = plan.bos_token_id
         if plan.eos_token_id is not None:
-            holder.eos_token_id = plan.eos_token_id
-    if model.generation_config is not None and len(plan.stop_token_ids) > 1:
-        model.generation_config.eos_token_id = list(plan.stop_token_ids)
+            holder.eos_token_id = _joined(getattr(holder, "eos_token_id", None), plan.eos_token_id)
+    if model.generation_config is not None and plan.stop_token_ids:
+        model.generation_config.eos_token_id = _joined(
+            model.generation_config.eos_token_id, *plan.stop_token_ids
+        )
+
+
+def _joined(known: int | list[int] | None, *ids: int) -> int | list[int]:
+    """Add ids to a published list of ends (Llama-3.1 has three), of which none is lost."""
+    if not isinstance(known, list) and len(ids) == 1:
+        return ids[0]
+    published = known if isinstance(known, list) else []
+    return [*published, *(i for i in ids if i not in published)]
 
 
 def _set_mean_rows(model: PreTrainedModel, new: list[int]) -> None:

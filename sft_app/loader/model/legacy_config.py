@@ -17,10 +17,11 @@ _PHI3 = ("phi3", "phimoe", "phi4_multimodal")
 _NEOX = ("gpt_neox", "gpt_neox_japanese")
 
 
-def add_legacy_rope_keys(directory: Path) -> None:
+def add_legacy_rope_keys(directory: Path) -> bool:
     """Put rope_theta, rope_scaling and their kin beside `rope_parameters`.
 
-    Should transformers read something else from the file afterwards, it is left as it was.
+    Should transformers read something else from the file afterwards, it is left as it was, and
+    False returned: v4 will then read these positions otherwise.
     """
     path = directory / "config.json"
     original = path.read_text(encoding="utf-8")
@@ -30,22 +31,30 @@ def add_legacy_rope_keys(directory: Path) -> None:
     # A checkpoint with code of its own is read by that code only.
     legacy = {} if "auto_map" in config else legacy_rope_keys(text)
     if not legacy:
-        return
+        return not text.get("rope_parameters")
     before = _read_sets(directory)
     text.update(legacy)
     write_atomically(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
     if _read_sets(directory) != before:
         write_atomically(path, original)
+        return False
+    return True
 
 
 def legacy_rope_keys(text: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys of transformers v4 that mean the same as `text["rope_parameters"]`."""
+    """Return the keys of transformers v4 that mean the same as `text["rope_parameters"]`.
+
+    v4 has one set: that of the layers which see everything. For those with a window it has a base
+    frequency in Gemma 3, and elsewhere (OLMo 3) takes the same one without scaling.
+    """
     parameters = text.get("rope_parameters") or {}
     model_type = text.get("model_type", "")
-    if "full_attention" in parameters and "gemma3" in model_type:
+    if isinstance(parameters.get("full_attention"), dict):
         keys = _flat_keys(parameters["full_attention"], model_type)
         local = parameters.get("sliding_attention") or {}
-        return {**keys, "rope_local_base_freq": local.get("rope_theta")}
+        if "gemma3" in model_type and local:
+            keys["rope_local_base_freq"] = local.get("rope_theta")
+        return keys
     if "rope_theta" not in parameters:
         return {}
     return _flat_keys(parameters, model_type)
@@ -63,8 +72,8 @@ def _flat_keys(parameters: dict[str, Any], model_type: str) -> dict[str, Any]:
     }
     rope_type = scaling.get("rope_type", "default")
     if rope_type in ("linear", "dynamic"):
-        # Until 4.42, exactly these two fields were accepted.
-        scaling = {"type": rope_type, "factor": scaling["factor"]}
+        # Some 30 families read `rope_type` only, older code `type` only.
+        scaling = {"rope_type": rope_type, "type": rope_type, "factor": scaling["factor"]}
     elif rope_type == "longrope" and model_type in _PHI3:
         # Phi-3's own check accepts exactly three, and takes the rest from the top level.
         kept = ("short_factor", "long_factor", "short_mscale", "long_mscale", "attention_factor")

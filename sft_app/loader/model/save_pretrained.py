@@ -1,6 +1,7 @@
 """Save a model so that whoever serves it gets the context and the rope that it was trained with."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,10 +9,19 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sft_app import compat
+from sft_app.loader.checkpoint.weights_plan import WeightsPlan
+from sft_app.loader.model.companion_files import (
+    copy_companions,
+    count_no_dropped_layers,
+    make_tokenizer_portable,
+)
 from sft_app.loader.model.legacy_config import add_legacy_rope_keys
+from sft_app.loader.model.restore_keys import restore_keys
 from sft_app.loader.rope.rope_plan import RopePlan
 from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
 from sft_app.records.run_files import write_atomically
+
+logger = logging.getLogger(__name__)
 
 
 def save_for_serving(
@@ -21,23 +31,28 @@ def save_for_serving(
     tokenizer_plan: TokenizerPlan,
     directory: Path,
     *,
+    weights_plan: WeightsPlan | None = None,
     dtype: torch.dtype | None = None,
     state_dict: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write model, configuration and tokenizer to `directory`; weights in `dtype` (None: theirs).
+    """Write model, configuration and tokenizer to `directory`, with what stood beside the weights.
 
-    `state_dict` holds the full weights when the model itself is sharded. The key-value cache is on
-    in what is saved, and the tokenizer's model_max_length is the effective context: serving engines
-    take the smaller of the two numbers. `model` and `tokenizer` are left as they were.
+    Weights are saved in `dtype` (None: theirs), but for those that have one of their own in the
+    checkpoint that `weights_plan` describes. `state_dict` holds the full weights when the model
+    itself is sharded. The key-value cache is on in what is saved, and the tokenizer's
+    model_max_length is the effective context: serving engines take the smaller of the two numbers.
+    `model` and `tokenizer` are left as they were.
     """
     text = model.config.get_text_config(decoder=True)
     holders = [h for h in (model.config, text, model.generation_config) if h is not None]
     before = [h.use_cache for h in holders]
     max_length = tokenizer.model_max_length
+    main = dtype or model.dtype
     try:
         for holder in holders:
             holder.use_cache = True
-        weights = in_dtype(model, state_dict or model.state_dict(), dtype or model.dtype)
+        exceptions = saved_dtypes(model, weights_plan, main)
+        weights = in_dtypes(state_dict or model.state_dict(), main, exceptions)
         model.save_pretrained(directory, state_dict=weights)
         tokenizer.model_max_length = serving_length(rope_plan, tokenizer_plan)
         tokenizer.save_pretrained(directory)
@@ -45,22 +60,50 @@ def save_for_serving(
         tokenizer.model_max_length = max_length
         for holder, use_cache in zip(holders, before, strict=True):
             holder.use_cache = use_cache
-    _name_dtype(directory, dtype or model.dtype)
-    add_legacy_rope_keys(directory)
-    _name_portable_tokenizer_class(directory)
+    _name_dtype(directory, main)
+    make_tokenizer_portable(directory)
+    if weights_plan is not None:
+        copied = copy_companions(weights_plan.checkpoint, directory)
+        if copied:
+            logger.info("saved: %s copied as they were", ", ".join(copied))
+        count_no_dropped_layers(directory, weights_plan)
+    restore_keys(directory, weights_plan.checkpoint if weights_plan else None)
+    if not add_legacy_rope_keys(directory):
+        logger.warning(
+            "saved: transformers before 5 has no words for this model's positions, and reads others"
+        )
 
 
-def in_dtype(
-    model: PreTrainedModel, weights: Mapping[str, torch.Tensor], dtype: torch.dtype
-) -> dict[str, torch.Tensor]:
-    """Convert to `dtype` all but the layers that the family always keeps in float32.
+def saved_dtypes(
+    model: PreTrainedModel, weights_plan: WeightsPlan | None, main: torch.dtype
+) -> dict[str, torch.dtype]:
+    """Return the tensors, by the model's own names, that are not saved in the dtype `main`.
 
-    Tied weights stay one tensor.
+    They keep what the checkpoint's files have: router biases in float32, for example. Asked for
+    more precision than the checkpoint has, everything gets it. Where nothing is known of the files,
+    the family's own list of what stays in float32 decides.
     """
-    kept = compat.kept_in_float32(model)
+    if weights_plan is None or weights_plan.num_tensors is None:
+        kept = compat.kept_in_float32(model)
+        names = [n for n, _ in model.named_parameters()] + [n for n, _ in model.named_buffers()]
+        return {n: torch.float32 for n in names if any(f".{k}." in f".{n}." for k in kept)}
+    if main == weights_plan.dtype:
+        return dict(weights_plan.tensor_dtypes)
+    return {
+        name: torch.promote_types(main, own)
+        for name, own in weights_plan.tensor_dtypes.items()
+        if own.is_floating_point
+    }
+
+
+def in_dtypes(
+    weights: Mapping[str, torch.Tensor], main: torch.dtype, exceptions: Mapping[str, torch.dtype]
+) -> dict[str, torch.Tensor]:
+    """Convert all numbers to `main` but for the `exceptions`; tied weights stay one tensor."""
     done: dict[tuple[int, torch.Size], torch.Tensor] = {}
     for name, tensor in weights.items():
-        if tensor.is_floating_point() and not any(f".{part}." in f".{name}" for part in kept):
+        if tensor.is_floating_point():
+            dtype = exceptions.get(name, main)
             done.setdefault((tensor.data_ptr(), tensor.shape), tensor.to(dtype))
     return {name: done.get((t.data_ptr(), t.shape), t) for name, t in weights.items()}
 
@@ -80,15 +123,3 @@ def serving_length(rope_plan: RopePlan, tokenizer_plan: TokenizerPlan) -> int:
     if rope_plan.effective_context_length is not None:
         return rope_plan.effective_context_length
     return max(rope_plan.context_length, tokenizer_plan.own_max_length)
-
-
-def _name_portable_tokenizer_class(directory: Path) -> None:
-    """Name, with a tokenizer.json, the class that every version of transformers has and that takes
-    the file as it is: v4 does not know v5's names, and v5's Llama class builds its own rules."""
-    path = directory / "tokenizer_config.json"
-    if not (directory / "tokenizer.json").is_file():
-        return
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    if "auto_map" not in settings:
-        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-        write_atomically(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")

@@ -172,7 +172,7 @@ def test_gemma3_states_its_effective_context_and_both_bases(
     add_tokenizer(Path(checkpoint.name_or_path))
     config, tokenizer = saved(checkpoint, 128, RopeConfig(), tmp_path)
     assert vllm_length(config, tokenizer) == 128
-    assert config["rope_scaling"] == {"type": "linear", "factor": 16.0}
+    assert config["rope_scaling"] == {"rope_type": "linear", "type": "linear", "factor": 16.0}
     assert (config["rope_theta"], config["rope_local_base_freq"]) == (1e6, 1e4)
 
 

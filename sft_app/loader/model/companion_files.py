@@ -1,0 +1,85 @@
+"""Files beside the weights that others need, and that neither model nor tokenizer writes."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import cached_file
+
+from sft_app.loader.checkpoint.locate import Checkpoint
+from sft_app.loader.checkpoint.weights_plan import WeightsPlan
+from sft_app.records.run_files import write_atomically
+
+COMPANIONS = (
+    # llama.cpp's converter reads it for Phi-3, Gemma-2 and others; its vocabulary is the same.
+    "tokenizer.model",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "chat_template.json",
+)
+_MTP_COUNTS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
+_MACHINE_MADE = ("local_files_only", "is_local", "name_or_path", "tokenizer_file")
+
+
+def copy_companions(source: Checkpoint, directory: Path) -> list[str]:
+    """Copy what the source has and `directory` lacks; return the names."""
+    copied = []
+    for name in COMPANIONS:
+        found = _find(source, name)
+        if found is not None and not (directory / name).exists():
+            shutil.copyfile(found, directory / name)
+            copied.append(name)
+    return copied
+
+
+def count_no_dropped_layers(directory: Path, weights_plan: WeightsPlan) -> None:
+    """Set the number of MTP layers to 0 in config.json where they were not carried over.
+
+    Who reads the number (vLLM, llama.cpp's converter) would look for weights that are not there.
+    """
+    if not weights_plan.dropped:
+        return
+    path = directory / "config.json"
+    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for holder in (settings, settings.get("text_config") or {}):
+        holder.update({name: 0 for name in _MTP_COUNTS if holder.get(name)})
+    write_atomically(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+
+
+def make_tokenizer_portable(directory: Path) -> None:
+    """Write tokenizer_config.json so that every version of transformers reads the same from it.
+
+    With a tokenizer.json, it names the class that every version has and that takes the file as it
+    is: v4 does not know v5's names, and v5's Llama class builds its own rules. Further special
+    tokens stand under the name that both versions read. What the library noted about this machine
+    goes.
+    """
+    path = directory / "tokenizer_config.json"
+    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for name in _MACHINE_MADE:
+        settings.pop(name, None)
+    if (directory / "tokenizer.json").is_file() and "auto_map" not in settings:
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        settings.pop("backend", None)
+        if isinstance(settings.get("extra_special_tokens"), list):
+            further = settings.pop("extra_special_tokens")
+            if further:
+                settings["additional_special_tokens"] = further
+    write_atomically(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+
+
+def _find(source: Checkpoint, name: str) -> Path | None:
+    if source.is_local:
+        path = Path(source.location) / name
+        return path if path.is_file() else None
+    found = cached_file(
+        source.location,
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_connection_errors=False,
+        **source.arguments(),
+    )
+    return Path(found) if found else None
