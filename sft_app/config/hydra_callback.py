@@ -48,9 +48,19 @@ def typed_without_hydra(config: DictConfig) -> AppConfig:
         raise ConfigError(f"{error.full_key}: {error.msg or error}") from error
 
 
+PROGRAMS = {"train": "sft-train", "plan": "sft-plan", "report": "sft-report"}
+"""How a module that is run with `python -m` is called as a command."""
+
+
+def program_name() -> str:
+    """Return the command's name, however it was started."""
+    stem = Path(sys.argv[0]).stem
+    return PROGRAMS.get(stem, stem)
+
+
 def exit_with_message(error: Exception) -> NoReturn:
     """Print one message, without a traceback unless HYDRA_FULL_ERROR asks for it; exit with 2."""
     if os.environ.get("HYDRA_FULL_ERROR"):
         raise error
-    print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
+    print(f"{program_name()}: {error}", file=sys.stderr)
     sys.exit(EXIT_BAD_CONFIG)

@@ -39,6 +39,25 @@ def test_questions_are_answered(run_command: Run, tmp_path: Path, question: list
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("command", "answer_has"),
+    [
+        (["sft-train", "--help", "trainer.loss_head"], "liger-kernel's fused"),
+        (["sft-train", "rope=yarn", "--help", "rope"], "rope.method=yarn"),
+        (["sft-plan", "--help"], "sft-plan says what sft-train would do"),
+        (["sft-train", "--schema"], '"$schema": "https://json-schema.org/draft/2020-12/schema"'),
+        (["sft-report", "--help"], "report.html"),
+    ],
+)
+def test_settings_and_commands_explain_themselves(
+    run_command: Run, tmp_path: Path, command: list[str], answer_has: str
+) -> None:
+    answer = run_command(*command, cwd=tmp_path)
+    assert answer.returncode == 0
+    assert answer_has in answer.stdout
+    assert not list(tmp_path.iterdir())
+
+
 def test_tab_completion_offers_options(run_command: Run, tmp_path: Path) -> None:
     answer = run_command(
         "sft-train", "-sc", "query=bash", cwd=tmp_path,
@@ -47,9 +66,12 @@ def test_tab_completion_offers_options(run_command: Run, tmp_path: Path) -> None
     assert "rope=yarn" in answer.stdout.split()
 
 
-def test_composing_imports_neither_torch_nor_transformers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("question", [["--cfg", "job"], ["--help"], ["--help", "trainer"]])
+def test_composing_imports_neither_torch_nor_transformers(
+    tmp_path: Path, question: list[str]
+) -> None:
     code = (
-        "import sys; sys.argv = ['sft-train', '--cfg', 'job']; import atexit;"
+        f"import sys; sys.argv = {['sft-train', *question]}; import atexit;"
         "atexit.register(lambda: print('HEAVY', sorted({'torch', 'transformers', 'matplotlib'}"
         " & set(sys.modules))));"
         "from sft_app.train import main; main()"

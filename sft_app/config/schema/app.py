@@ -24,8 +24,8 @@ class AppConfig:
     # Groups are MISSING rather than default-constructed, because OmegaConf would run a nested
     # `__post_init__` before the values are resolved.
     context_length: int = MISSING
-    """Tokens. The ONE knob: tokenizer.model_max_length, the RoPE target, the packing capacity and
-    the evaluation lengths follow from it."""
+    """Length of training rows, in tokens: the ONE knob. tokenizer.model_max_length, the RoPE
+    target, the packing capacity and the evaluation lengths follow from it."""
     seed: int = MISSING
     """All randomness of training: initial values, order of the data, dropout."""
     model: ModelConfig = MISSING

@@ -109,8 +109,9 @@ class DataConfig:
     """Choose conversations, and how they become batches."""
 
     train: Any = MISSING
-    """A file, folder, glob, hub dataset id (`org/name`, `org/name:split`), `pkg://package/file`, or
-    a list of `{path: ..., weight: ...}`: each conversation is used `weight` times an epoch (2 =
+    """Conversations to train on. A file, folder, glob, hub dataset id (`org/name` with
+    `:split`, `org/name/config:split`), `pkg://package/file`, or a list of
+    `{path: ..., weight: ...}`: each conversation is used `weight` times an epoch (2 =
     twice, 0.5 = a half chosen by seed). Files: .json, .jsonl, .csv, .tsv, .txt, also .gz, .bz2,
     .xz or .zst; .parquet, .arrow, and folders that `save_to_disk` of datasets wrote."""
     eval: Any = None

@@ -27,12 +27,6 @@ OF_OWN_BATCHES = {
 
 def check_parallel(config: AppConfig) -> None:
     """Raise ConfigError for what does not go with sequence shards or tensor-parallel shards."""
-    for key, size in (
-        (CONTEXT, config.trainer.context_parallel_size),
-        (TENSOR, config.trainer.tensor_parallel_size),
-    ):
-        if size < 1:
-            raise ConfigError(f"{key}={size} must be 1, or the number of processes in a group.")
     if config.trainer.context_parallel_size > 1:
         _check_context(config)
     if config.trainer.tensor_parallel_size > 1:

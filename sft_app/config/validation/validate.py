@@ -25,6 +25,7 @@ from sft_app.config.transformers_names import (
 )
 from sft_app.config.validation.check_data import check_data_names
 from sft_app.config.validation.check_trainer import check_trainer_support
+from sft_app.config.validation.number_ranges import check_numbers
 
 METHOD_FIELDS: dict[str, tuple[RopeMethod, ...]] = {
     "theta": (RopeMethod.abf,),
@@ -61,6 +62,7 @@ def validate(config: AppConfig, *, on_slurm: bool = False) -> None:
     `on_slurm`: the job will be started by Slurm, on all of its nodes, whatever this process is.
     """
     checks: list[Callable[[AppConfig], None]] = [
+        check_numbers,
         _check_context,
         _check_model,
         _check_rope,
@@ -79,19 +81,11 @@ def validate(config: AppConfig, *, on_slurm: bool = False) -> None:
 
 
 def _check_context(config: AppConfig) -> None:
-    if config.context_length < 8:
-        raise ConfigError(
-            f"context_length={config.context_length} is too short: give at least 8 tokens, such as "
-            "context_length=2048."
-        )
     if config.tokenizer.model_max_length < config.context_length:
         raise ConfigError(
             f"tokenizer.model_max_length={config.tokenizer.model_max_length} is shorter than "
             f"context_length={config.context_length}. Leave it out: it follows context_length."
         )
-    original = config.model.original_context_length
-    if original is not None and original < 1:
-        raise ConfigError(f"model.original_context_length={original} must be a number of tokens.")
 
 
 def _check_model(config: AppConfig) -> None:
@@ -112,11 +106,6 @@ def _check_rope(config: AppConfig) -> None:
                 f"rope.{name} has no meaning with rope.method={rope.method}: it belongs to "
                 f"{allowed}. Leave it out, or choose that method."
             )
-    if rope.factor is not None and rope.factor < 1:
-        raise ConfigError(
-            f"rope.factor={rope.factor} would shrink the context: give a number from 1, or null "
-            "to derive it from context_length."
-        )
     if rope.method is RopeMethod.abf and rope.theta is None:
         raise ConfigError("rope.method=abf needs its new base: rope.theta=1000000, for example.")
     if rope.method is RopeMethod.longrope and (not rope.short_factor or not rope.long_factor):
@@ -133,13 +122,6 @@ def _check_data(config: AppConfig) -> None:
             continue
         for reference in _references(key, value):
             check_data_source(key, reference, (*DATA_SUFFIXES, *COMPRESSED_SUFFIXES))
-    if data.max_examples is not None and data.max_examples < 1:
-        raise ConfigError(f"data.max_examples={data.max_examples} leaves nothing to train on.")
-    for name, count in (("eval_examples", data.eval_examples), ("preview", data.preview)):
-        if count < 0:
-            raise ConfigError(f"data.{name}={count} must be 0 or more.")
-    if data.num_proc is not None and data.num_proc < 1:
-        raise ConfigError(f"data.num_proc={data.num_proc} must be 1 or more, or null.")
     if data.packing is Packing.best_fit and config.tokenizer.padding_side != "right":
         raise ConfigError(
             "tokenizer.padding_side=left does not go with data.packing=best_fit: leave the padding "
@@ -163,12 +145,6 @@ def _references(key: str, value: object) -> list[str]:
 
 def _check_evaluation(config: AppConfig) -> None:
     evaluation = config.evaluation
-    if any(length < 2 for length in evaluation.lengths):
-        raise ConfigError(f"evaluation.lengths={evaluation.lengths} must be numbers of tokens.")
-    if evaluation.batch_size < 1:
-        raise ConfigError(f"evaluation.batch_size={evaluation.batch_size} must be 1 or more.")
-    if evaluation.max_documents < 1:
-        raise ConfigError(f"evaluation.max_documents={evaluation.max_documents} must be 1 or more.")
     if evaluation.documents is not None:
         for reference in _references("evaluation.documents", evaluation.documents):
             check_data_source(
@@ -187,23 +163,6 @@ def _check_trainer(config: AppConfig) -> None:
     trainer = config.trainer
     _check_choice("trainer.optim", trainer.optim, [*optimizer_names(), "muon"])
     _check_choice("trainer.lr_scheduler_type", trainer.lr_scheduler_type, scheduler_names())
-    positive = {
-        "per_device_train_batch_size": trainer.per_device_train_batch_size,
-        "gradient_accumulation_steps": trainer.gradient_accumulation_steps,
-        "logging_steps": trainer.logging_steps,
-        "save_steps": trainer.save_steps,
-        "learning_rate": trainer.learning_rate,
-    }
-    for name, number in positive.items():
-        if number <= 0:
-            raise ConfigError(f"trainer.{name}={number} must be more than 0.")
-    if trainer.max_steps == 0 or trainer.max_steps < -1:
-        raise ConfigError(
-            f"trainer.max_steps={trainer.max_steps} must be at least 1, or -1 for as many as "
-            "trainer.num_train_epochs takes."
-        )
-    if trainer.max_steps == -1 and trainer.num_train_epochs <= 0:
-        raise ConfigError(f"trainer.num_train_epochs={trainer.num_train_epochs} trains nothing.")
     if trainer.bf16 and trainer.fp16:
         raise ConfigError("trainer.bf16=true and trainer.fp16=true exclude each other: keep one.")
     if trainer.fp16 and config.launch.device is Device.cpu:
@@ -243,13 +202,11 @@ def _check_trainer_extra(config: AppConfig) -> None:
 def _check_launch(config: AppConfig) -> None:
     launch = config.launch
     nproc = launch.nproc_per_node
-    if nproc != "auto" and (not isinstance(nproc, int) or nproc < 1):
+    if nproc != "auto" and not isinstance(nproc, int):
         raise ConfigError(
             f"launch.nproc_per_node={nproc} must be auto, or a number of processes from 1."
         )
-    if launch.nnodes < 1:
-        raise ConfigError(f"launch.nnodes={launch.nnodes} must be 1 or more.")
-    if launch.node_rank is not None and not 0 <= launch.node_rank < launch.nnodes:
+    if launch.node_rank is not None and launch.node_rank >= launch.nnodes:
         raise ConfigError(
             f"launch.node_rank={launch.node_rank} must be from 0 to {launch.nnodes - 1}."
         )
