@@ -1,18 +1,12 @@
 """FSDP: one rank reads the weights, every rank receives its shards, and no more than those."""
 
 import itertools
-import multiprocessing
-import os
-import socket
-import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -24,6 +18,7 @@ from sft_app.loader.rope.rope_plan import plan_rope
 from sft_app.training.parallel.fsdp import gather_weights
 from sft_app.training.peft.lora import merge_gathered
 from sft_app.training.prepare_model import PreparedModel, plan_attention, prepare_model
+from tests.forked_ranks import on_two_forked_ranks
 
 Answer = dict[str, Any]
 CPU = torch.device("cpu")
@@ -81,39 +76,6 @@ def peak_of_tensors(profiled: Any) -> int:
     return max(itertools.accumulate(sizes))
 
 
-def _rank(
-    rank: int, port: int, what: Callable[[AppConfig], Answer], config: AppConfig, end: Connection
-) -> None:
-    try:
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        torch.set_num_threads(1)
-        dist.init_process_group("gloo", rank=rank, world_size=2)
-        end.send(what(config))
-        dist.destroy_process_group()
-    except BaseException:
-        end.send(traceback.format_exc())
-
-
-def on_two_ranks(what: Callable[[AppConfig], Answer], config: AppConfig) -> list[Answer]:
-    fork = multiprocessing.get_context("fork")  # the imports cost more than all the rest
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    ends, processes = [], []
-    for rank in range(2):
-        ours, theirs = fork.Pipe()
-        process = fork.Process(target=_rank, args=(rank, port, what, config, theirs))
-        process.start()
-        ends.append(ours)
-        processes.append(process)
-    answers: list[Any] = [end.recv() if end.poll(120) else "no answer" for end in ends]
-    for process in processes:
-        process.join(30)
-    for answer in answers:
-        assert isinstance(answer, dict), answer
-    return answers
-
-
 @pytest.mark.parametrize(
     ("changes", "settings"),
     [
@@ -134,7 +96,7 @@ def test_the_sharded_model_is_the_whole_one(
     config = compose(
         f"model.name_or_path={tmp_path}", "context_length=64", "trainer.parallelism=fsdp", *settings
     )
-    reader, receiver = on_two_ranks(weights_and_gradients, config)
+    reader, receiver = on_two_forked_ranks(weights_and_gradients, config)
 
     whole = AutoModelForCausalLM.from_pretrained(tmp_path)
     if config.tokenizer.add_tokens:
@@ -170,7 +132,7 @@ def test_a_rank_never_holds_more_than_its_shards_and_some_layers(
     config = compose(
         f"model.name_or_path={tmp_path}", "context_length=64", "trainer.parallelism=fsdp"
     )
-    reader, receiver = on_two_ranks(memory, config)
+    reader, receiver = on_two_forked_ranks(memory, config)
     for rank in (reader, receiver):
         assert rank["shards"] == pytest.approx(rank["whole"] / 2, rel=0.01)
         assert rank["loss"].startswith("equal"), "the checks ran on the shards"

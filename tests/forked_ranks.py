@@ -1,0 +1,49 @@
+"""Two gloo ranks that are forked from the test: the imports cost more than all the rest."""
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def on_two_forked_ranks(what: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """Call `what(*arguments)` on both ranks, and return their answers; an exception is a failure.
+
+    Answers are pickled: numpy arrays rather than tensors, which would share memory.
+    """
+    fork = multiprocessing.get_context("fork")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    ends, processes = [], []
+    for rank in range(2):
+        ours, theirs = fork.Pipe()
+        process = fork.Process(target=_rank, args=(rank, port, theirs, what, arguments))
+        process.start()
+        ends.append(ours)
+        processes.append(process)
+    outcomes = [end.recv() if end.poll(120) else (False, "no answer") for end in ends]
+    for process in processes:
+        process.join(30)
+    for succeeded, answer in outcomes:
+        assert succeeded, answer
+    return [answer for _, answer in outcomes]
+
+
+def _rank(
+    rank: int, port: int, end: Connection, what: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    try:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        torch.set_num_threads(1)
+        dist.init_process_group("gloo", rank=rank, world_size=2)
+        end.send((True, what(*arguments)))
+        dist.destroy_process_group()
+    except BaseException:
+        end.send((False, traceback.format_exc()))
