@@ -2,41 +2,18 @@
 
 import json
 import shutil
-import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from sft_app.records.result import Evaluation, RunResult, read_result
+from sft_app.records.result import Evaluation
+from tests.integration.trained_runs import Run, Trained, run_training
 
 pytest.importorskip("bitsandbytes")
 pytestmark = pytest.mark.slow
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
 RANK, ALPHA = 4, 32.0
-
-
-@dataclass
-class Trained:
-    directory: Path
-    result: RunResult
-
-    @property
-    def losses(self) -> list[float]:
-        lines = (self.directory / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line)["loss"] for line in lines]
-
-    @property
-    def log(self) -> str:
-        return (self.directory / "train.log").read_text()
-
-    def weights(self) -> dict[str, Any]:
-        from safetensors.torch import load_file
-
-        return load_file(self.directory / "model" / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -60,29 +37,16 @@ def train(
     cache = tmp_path_factory.mktemp("cache")
 
     def run(*overrides: str) -> Trained:
-        work = tmp_path_factory.mktemp("run")
-        answer = run_command(
-            "sft-train",
-            f"model.name_or_path={wide_model}",
-            f"data.train={chat_file}",
-            "data.eval_examples=8",
-            "context_length=128",
+        overrides = (
             "adapter=qlora",
             f"adapter.rank={RANK}",
             "tokenizer.add_tokens=[spell]",
-            "trainer.max_steps=6",
             "trainer.save_steps=3",
-            "trainer.gradient_accumulation_steps=2",
-            "trainer.learning_rate=3e-3",
             "trainer.lr_scheduler_type=constant",
-            "launch.device=cpu",
-            "hydra.run.dir=run",
             *overrides,
-            cwd=work,
-            env={"SFT_CACHE_DIR": str(cache)},
         )
-        assert answer.returncode == 0, answer.stdout + answer.stderr
-        return Trained(work / "run", read_result(work / "run"))
+        work = tmp_path_factory.mktemp("run")
+        return run_training(run_command, wide_model, chat_file, *overrides, work=work, cache=cache)
 
     return run
 

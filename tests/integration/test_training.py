@@ -3,29 +3,14 @@
 import json
 import math
 import shutil
-import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sft_app.records.result import RunResult, Status, read_result
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@dataclass
-class Trained:
-    directory: Path
-    result: RunResult
-    output: str
-
-    @property
-    def losses(self) -> list[float]:
-        lines = (self.directory / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line)["loss"] for line in lines]
+from sft_app.records.result import Status, read_result
+from tests.integration.trained_runs import Run, Trained, run_training
 
 
 @pytest.fixture(scope="module")
@@ -36,25 +21,9 @@ def train(
     cache = tmp_path_factory.mktemp("cache")
 
     def run(*overrides: str) -> Trained:
+        overrides = ("trainer.warmup_steps=0", *overrides)
         work = tmp_path_factory.mktemp("run")
-        answer = run_command(
-            "sft-train",
-            f"model.name_or_path={tiny_model}",
-            f"data.train={chat_file}",
-            "data.eval_examples=8",
-            "context_length=128",
-            "trainer.max_steps=6",
-            "trainer.gradient_accumulation_steps=2",
-            "trainer.learning_rate=3e-3",
-            "trainer.warmup_steps=0",
-            "launch.device=cpu",
-            "hydra.run.dir=run",
-            *overrides,
-            cwd=work,
-            env={"SFT_CACHE_DIR": str(cache)},
-        )
-        assert answer.returncode == 0, answer.stdout + answer.stderr
-        return Trained(work / "run", read_result(work / "run"), answer.stdout)
+        return run_training(run_command, tiny_model, chat_file, *overrides, work=work, cache=cache)
 
     return run
 

@@ -37,7 +37,7 @@ class Trained:
         return load_file(self.directory / "model" / "model.safetensors")
 
 
-def train(
+def run_training(
     run_command: Run, model: Path, data: Path, *overrides: str, work: Path, cache: Path
 ) -> Trained:
     """Run sft-train on the CPU in `work`, six steps unless `overrides` say otherwise."""
