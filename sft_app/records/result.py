@@ -45,14 +45,41 @@ class LossMeasurement:
 
 
 @dataclass(kw_only=True)
+class TaskScore:
+    """How well a task was done at one length."""
+
+    score: float
+    """Mean share of right answers, 0 to 1."""
+    samples: int
+    by_depth: dict[str, float] = field(default_factory=dict)
+    """Depth of the needle, 0 (beginning) to 1 (end), as text -> mean score; empty: no one depth."""
+
+
+@dataclass(kw_only=True)
 class Evaluation:
-    """One evaluation of one model: held-out conversations, and long documents by length."""
+    """One evaluation of one model: result.json's evaluation_before and _after, and eval.json.
+
+    Lengths, depths and positions are keys, and so text.
+    """
 
     heldout: LossMeasurement | None = None
     by_length: dict[str, LossMeasurement] = field(default_factory=dict)
-    """Context length in tokens (as text, for JSON) -> measurement on documents at least as long."""
-    passkey: dict[str, float] = field(default_factory=dict)
-    """Context length in tokens -> share of passkeys retrieved, 0 to 1."""
+    """Context length in tokens -> loss on documents at least as long as the longest."""
+    tasks: dict[str, dict[str, TaskScore]] = field(default_factory=dict)
+    """Task -> length in tokens -> score."""
+    effective_length: dict[str, int | None] = field(default_factory=dict)
+    """Rule -> tokens; null where no length passes."""
+    longppl: dict[str, float | None] = field(default_factory=dict)
+    """Length in tokens -> perplexity of the tokens that need the long context; null: none does."""
+    loss_by_position: dict[str, float] = field(default_factory=dict)
+    """Last position of a bin -> mean loss of its tokens, at the longest length."""
+    lm_eval: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Task of lm-evaluation-harness -> metric -> value."""
+
+    @property
+    def passkey(self) -> dict[str, float]:
+        """Return the share of passkeys retrieved, by length."""
+        return {length: score.score for length, score in self.tasks.get("passkey", {}).items()}
 
 
 @dataclass(kw_only=True)
@@ -140,13 +167,26 @@ def _from_dict(raw: dict[str, Any]) -> RunResult:
     nested["tokens"] = TokenCounts(**counts)
     nested["error"] = RunError(**raw["error"]) if raw.get("error") else None
     for key in ("evaluation_before", "evaluation_after"):
-        nested[key] = _evaluation_from_dict(raw[key]) if raw.get(key) else None
+        nested[key] = evaluation_from_dict(raw[key]) if raw.get(key) else None
     return RunResult(**nested)
 
 
-def _evaluation_from_dict(raw: dict[str, Any]) -> Evaluation:
+def evaluation_from_dict(raw: dict[str, Any]) -> Evaluation:
+    """Read what `dataclasses.asdict` made of an Evaluation, and what versions before 0.2 wrote."""
+    tasks = {
+        name: {length: TaskScore(**score) for length, score in scores.items()}
+        for name, scores in raw.get("tasks", {}).items()
+    }
+    if raw.get("passkey"):  # before there were tasks
+        tasks["passkey"] = {
+            length: TaskScore(score=share, samples=0) for length, share in raw["passkey"].items()
+        }
     return Evaluation(
         heldout=LossMeasurement(**raw["heldout"]) if raw["heldout"] else None,
         by_length={length: LossMeasurement(**m) for length, m in raw["by_length"].items()},
-        passkey=dict(raw["passkey"]),
+        tasks=tasks,
+        effective_length=dict(raw.get("effective_length", {})),
+        longppl=dict(raw.get("longppl", {})),
+        loss_by_position=dict(raw.get("loss_by_position", {})),
+        lm_eval=dict(raw.get("lm_eval", {})),
     )

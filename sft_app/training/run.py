@@ -12,9 +12,12 @@ from transformers import PreTrainedModel, PrinterCallback, TrainingArguments, se
 
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
+from sft_app.config.schema.evaluation import measures_anything
 from sft_app.config.validation.check_parallel import check_tensor_parallel_size
 from sft_app.data.prepare_data import PreparedData
-from sft_app.evaluation.heldout import HeldOut, describe, evaluate, held_out
+from sft_app.evaluation.measure import describe, evaluate
+from sft_app.evaluation.plan_evaluation import EvaluationPlan, nothing_to_measure, plan_evaluation
+from sft_app.evaluation.work_split import WorkSplit, split_over_all_ranks
 from sft_app.loader.model.embeddings import fit_model_to_tokenizer
 from sft_app.loader.model.load_model import load_model
 from sft_app.records.result import Evaluation
@@ -31,6 +34,7 @@ from sft_app.training.log_setup import DETAILS, set_up_logging
 from sft_app.training.model_plan import ModelPlans, plan_as_dict, plan_data, plan_model
 from sft_app.training.muon import muon_for
 from sft_app.training.parallel.context_parallel import init_context_parallel_group
+from sft_app.training.parallel.evaluation_split import evaluation_split
 from sft_app.training.peft.lora import plain_model
 from sft_app.training.peft.merge_qlora import bring_to_device
 from sft_app.training.prepare_model import PreparedModel, prepare_model, reads_on_host
@@ -69,20 +73,24 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     if record.is_main:
         text = json.dumps(plan_as_dict(plans, data), indent=2)
         write_atomically(run_dir / PLAN, text + "\n")
-    heldout = held_out(config, data, plans.tokenizer)
-    if not heldout and (config.evaluation.before or config.evaluation.after):
-        log.warning("There are too few conversations to hold any out: nothing is evaluated.")
-    evaluates_before = bool(heldout) and config.evaluation.before
-    evaluates_after = bool(heldout) and config.evaluation.after
+    measured = plan_what_to_measure(config, plans, data)
+    evaluates_before = bool(measured) and config.evaluation.before
+    evaluates_after = bool(measured) and config.evaluation.after
 
     with record.phase("load"):
         model = load(config, plans, device)
     quantised = config.adapter.method is AdapterMethod.qlora
+    # What is quantised is evaluated from full precision, and so whole on every rank.
+    split = (
+        split_over_all_ranks()
+        if quantised
+        else evaluation_split(context, config.trainer.tensor_parallel_size)
+    )
     # In full precision, as what is saved: quantised, the base would seem to have learned.
     if evaluates_before and quantised and bring_to_device(model, device):
         with record.phase("evaluate_before"):
             record.result.evaluation_before = measure(
-                model, "before", config, heldout, plans, device
+                model, "before", measured, plans, device, split
             )
     with record.phase("prepare"), plans.precision.computing(device):  # verified as it will train
         prepared = prepare_model(
@@ -99,7 +107,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     if evaluates_before and not quantised:
         with record.phase("evaluate_before"):
             record.result.evaluation_before = measure(
-                prepared.model, "before", config, heldout, plans, device
+                prepared.model, "before", measured, plans, device, split
             )
 
     trainer = make_trainer(prepared, config, args, plans, data, run_dir)
@@ -114,9 +122,21 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
         final = save_final_model(prepared, config, plans, run_dir / MODEL, device)
     if evaluates_after and (not quantised or bring_to_device(plain_model(final), device)):
         with record.phase("evaluate_after"):
-            record.result.evaluation_after = measure(final, "after", config, heldout, plans, device)
+            record.result.evaluation_after = measure(final, "after", measured, plans, device, split)
     record.complete()
     trainer.accelerator.end_training()
+
+
+def plan_what_to_measure(
+    config: AppConfig, plans: ModelPlans, data: PreparedData
+) -> EvaluationPlan:
+    """Choose conversations, documents and tasks; a warning where there is nothing to measure."""
+    if not measures_anything(config.evaluation):
+        return nothing_to_measure(config.evaluation, plans.tokenizer)
+    measured = plan_evaluation(config, data, plans.tokenizer, plans.rope, plans.pretrained)
+    if not measured:
+        log.warning("There are too few conversations to hold any out: nothing is evaluated.")
+    return measured
 
 
 def load(config: AppConfig, plans: ModelPlans, device: torch.device) -> PreTrainedModel:
@@ -189,14 +209,14 @@ def train(trainer: SFTTrainer, config: AppConfig, run_dir: Path, record: RunReco
 def measure(
     model: nn.Module,
     when: str,
-    config: AppConfig,
-    heldout: HeldOut,
+    measured: EvaluationPlan,
     plans: ModelPlans,
     device: torch.device,
+    split: WorkSplit,
 ) -> Evaluation:
     """Evaluate as a training step computes, and say what came out."""
     with plans.precision.computing(device):
-        evaluation = evaluate(config, model, heldout, plans.tokenizer, device)
+        evaluation = evaluate(measured, model, device, split)
     for what, how_much in describe(evaluation):
         log.info("%-16s%s %s training", what, how_much, when)
     return evaluation

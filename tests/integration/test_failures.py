@@ -98,7 +98,7 @@ def test_a_failing_rank_is_named_with_its_true_cause(start: Start, tmp_path: Pat
                 import sft_app.training.run as run
                 def broken(*args):
                     raise OSError("the disk is on fire")
-                run.held_out = broken
+                run.plan_what_to_measure = broken
         """)
     )
     process = start("launch.nproc_per_node=2", env={"PYTHONPATH": str(tmp_path)})

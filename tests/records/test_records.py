@@ -11,6 +11,7 @@ from sft_app.records.result import (
     RunError,
     RunResult,
     Status,
+    TaskScore,
     read_result,
 )
 
@@ -24,7 +25,12 @@ def test_a_result_reads_back_equal(tmp_path: Path) -> None:
         context_length=128,
         model="m",
         seed=1,
-        evaluation_before=Evaluation(heldout=loss, by_length={"128": loss}, passkey={"128": 0.5}),
+        evaluation_before=Evaluation(
+            heldout=loss,
+            by_length={"128": loss},
+            tasks={"passkey": {"128": TaskScore(score=0.5, samples=4)}},
+            longppl={"128": None},
+        ),
         error=RunError(type="OutOfMemoryError", message="CUDA out of memory", rank=3),
     )
     result.write(tmp_path)

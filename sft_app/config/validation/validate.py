@@ -9,7 +9,6 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.locations import (
     COMPRESSED_SUFFIXES,
     DATA_SUFFIXES,
-    DOCUMENT_SUFFIXES,
     check_data_source,
     check_file,
     check_model_source,
@@ -24,6 +23,7 @@ from sft_app.config.transformers_names import (
     training_argument_names,
 )
 from sft_app.config.validation.check_data import check_data_names
+from sft_app.config.validation.check_evaluation import check_evaluation
 from sft_app.config.validation.check_trainer import check_trainer_support
 from sft_app.config.validation.number_ranges import check_numbers
 
@@ -68,7 +68,7 @@ def validate(config: AppConfig, *, on_slurm: bool = False) -> None:
         _check_rope,
         _check_data,
         check_data_names,
-        _check_evaluation,
+        check_evaluation,
         _check_trainer,
         _check_trainer_extra,
         check_trainer_support,
@@ -141,22 +141,6 @@ def _references(key: str, value: object) -> list[str]:
         f"{key}={value!r} is not a source: give a path, or a list such as "
         f"'{key}=[{{path: a.json, weight: 0.7}}, {{path: b.jsonl, weight: 0.3}}]'."
     )
-
-
-def _check_evaluation(config: AppConfig) -> None:
-    evaluation = config.evaluation
-    if evaluation.documents is not None:
-        for reference in _references("evaluation.documents", evaluation.documents):
-            check_data_source(
-                "evaluation.documents", reference, (*DOCUMENT_SUFFIXES, *COMPRESSED_SUFFIXES)
-            )
-    wants_heldout = evaluation.before or evaluation.after
-    none_held_out = config.data.eval is None and config.data.eval_examples == 0
-    if wants_heldout and none_held_out and evaluation.documents is None:
-        raise ConfigError(
-            "evaluation needs held-out conversations, and data.eval_examples=0 with no data.eval "
-            "leaves none: set data.eval=/some/file, data.eval_examples=200, or evaluation=none."
-        )
 
 
 def _check_trainer(config: AppConfig) -> None:

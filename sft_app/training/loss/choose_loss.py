@@ -8,7 +8,7 @@ from transformers import PretrainedConfig
 from sft_app.common.errors import ConfigError
 from sft_app.common.processes import is_installed
 from sft_app.config.schema.trainer import LossHead
-from sft_app.training.loss.chunked_cross_entropy import LogitTransform, logit_transform
+from sft_app.loader.model.logit_transform import LogitTransform, logit_transform
 
 LIGER_PACKAGE = "liger_kernel"
 

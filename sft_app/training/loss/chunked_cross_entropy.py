@@ -7,11 +7,11 @@ neither token weights nor what a family does to its logits: it is not offered.
 Letters in shapes: M supervised positions, D hidden size, V vocabulary, R rows of one chunk.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig
+
+from sft_app.loader.model.logit_transform import LogitTransform
 
 CHUNK_BYTES_CPU = 16 * 2**20
 CHUNK_BYTES_CUDA = 512 * 2**20
@@ -21,24 +21,6 @@ CHUNK_BYTES_CUDA = 512 * 2**20
 def chunk_bytes(device: torch.device) -> int:
     """Return the bytes of one chunk's float32 logits on `device`."""
     return CHUNK_BYTES_CUDA if device.type == "cuda" else CHUNK_BYTES_CPU
-
-
-@dataclass(frozen=True)
-class LogitTransform:
-    """What a family does to its logits: softcap * tanh(scale * logit / softcap)."""
-
-    scale: float = 1.0
-    softcap: float | None = None
-
-
-def logit_transform(pretrained: PretrainedConfig) -> LogitTransform:
-    """Return scaling and soft-capping of the logits, by the names that families give them."""
-    config = pretrained.get_text_config(decoder=True)
-    scale = 1.0
-    for name in ("logit_scale", "lm_head_multiplier"):  # Cohere, Falcon-H1
-        scale *= getattr(config, name, None) or 1.0
-    scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite
-    return LogitTransform(scale, getattr(config, "final_logit_softcapping", None))  # Gemma
 
 
 def chunked_cross_entropy(

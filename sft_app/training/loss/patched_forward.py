@@ -21,12 +21,9 @@ from transformers.modeling_outputs import CausalLMOutput
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.trainer import LossHead
 from sft_app.data.labels import IGNORE_INDEX, shift_left
+from sft_app.loader.model.logit_transform import LogitTransform, logit_transform
 from sft_app.training.loss.choose_loss import LossPlan
-from sft_app.training.loss.chunked_cross_entropy import (
-    LogitTransform,
-    chunked_cross_entropy,
-    logit_transform,
-)
+from sft_app.training.loss.chunked_cross_entropy import chunked_cross_entropy
 from sft_app.training.loss.liger_cross_entropy import liger_cross_entropy
 from sft_app.training.precision import compute_dtype
 

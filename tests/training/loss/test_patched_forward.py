@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from sft_app.loader.model.logit_transform import LogitTransform
 from sft_app.training.loss import patched_forward as loss_module
-from sft_app.training.loss.chunked_cross_entropy import LogitTransform, chunked_cross_entropy
+from sft_app.training.loss.chunked_cross_entropy import chunked_cross_entropy
 from sft_app.training.loss.patched_forward import install_chunked_loss
 
 # Gemma2 soft-caps its logits, Cohere and Granite scale them, GPT-2 ties its head, Phi's has a bias.

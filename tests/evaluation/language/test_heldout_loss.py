@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sft_app.evaluation.perplexity import limit_tokens, measure_loss
+from sft_app.evaluation.language.heldout_loss import limit_tokens, measure_loss
+from sft_app.evaluation.token_reader import TokenReader
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +47,12 @@ def loss_by_hand(model: LlamaForCausalLM, examples: list[dict[str, torch.Tensor]
 def test_it_is_the_mean_over_tokens(
     model: LlamaForCausalLM, examples: list[dict[str, torch.Tensor]], batch_size: int
 ) -> None:
-    measured = measure_loss(model, examples, pad_token_id=0, batch_size=batch_size)
+    measured = measure_loss(
+        TokenReader(model, "cpu"), examples, pad_token_id=0, batch_size=batch_size
+    )
     assert measured.loss == pytest.approx(loss_by_hand(model, examples), abs=1e-6)
     assert measured.examples == len(examples)
     assert measured.tokens == sum(int((e["labels"][1:] != -100).sum()) for e in examples)
-
-
-def test_the_model_is_left_as_it_was(
-    model: LlamaForCausalLM, examples: list[dict[str, torch.Tensor]]
-) -> None:
-    model.train()
-    measure_loss(model, examples[:1], pad_token_id=0)
-    assert model.training
 
 
 def test_a_token_limit_keeps_the_first_examples(examples: list[dict[str, torch.Tensor]]) -> None:

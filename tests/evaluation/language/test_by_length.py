@@ -9,8 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sft_app.config.schema.app import AppConfig
-from sft_app.evaluation.by_length import measure_by_length
-from sft_app.evaluation.long_documents import LongDocuments, long_documents
+from sft_app.evaluation.choose_lengths import Lengths
+from sft_app.evaluation.language.by_length import evenly_spread, measure_by_length
+from sft_app.evaluation.language.long_documents import LongDocuments, long_documents
+from sft_app.evaluation.token_reader import TokenReader
 
 Compose = Callable[..., AppConfig]
 
@@ -18,9 +20,8 @@ Compose = Callable[..., AppConfig]
 def test_it_is_the_mean_over_all_predictions_inside_the_length(tiny_model: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     documents = tuple(torch.randint(0, 256, (3, 48)))
-    measured = measure_by_length(
-        model, LongDocuments(lengths=(16, 48), documents=documents), device="cpu"
-    )
+    long = LongDocuments(lengths=(16, 48), documents=documents)
+    measured = measure_by_length(TokenReader(model, "cpu"), long)
     for length in (16, 48):
         nats = 0.0
         for document in documents:
@@ -31,6 +32,25 @@ def test_it_is_the_mean_over_all_predictions_inside_the_length(tiny_model: Path)
         assert found.examples == 3
         assert found.loss == pytest.approx(nats / found.tokens, rel=1e-5)
         assert found.perplexity == pytest.approx(math.exp(found.loss))
+
+
+def test_with_a_stride_the_end_of_each_window_counts(tiny_model: Path) -> None:
+    """By hand: windows of 16 tokens, moved by 4, the last 4 of each."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    document = torch.randint(0, 256, (28,))
+    nats = 0.0
+    for start in (0, 4, 8, 12):
+        logits = model(document[None, start : start + 16]).logits[0].log_softmax(-1)
+        nats -= sum(logits[i - 1, document[start + i]].item() for i in range(12, 16))
+    long = LongDocuments(lengths=(16,), documents=(document,))
+    found = measure_by_length(TokenReader(model, "cpu"), long, stride=4)["16"]
+    assert found.tokens == 16
+    assert found.loss == pytest.approx(nats / 16, rel=1e-5)
+
+
+def test_of_many_windows_some_are_read_from_the_first_to_the_last() -> None:
+    assert evenly_spread(range(0, 100, 10), 4) == [0, 30, 60, 90]
+    assert evenly_spread(range(3), 4) == [0, 1, 2]
 
 
 @pytest.fixture
@@ -46,8 +66,8 @@ def test_only_documents_long_enough_for_all_lengths_count(
     compose: Compose, tiny_model: Path, texts: Path
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    config = compose(f"evaluation.documents={texts}", "evaluation.lengths=[64,32]")
-    long = long_documents(config, tokenizer)
+    config = compose(f"evaluation.documents={texts}")
+    long = long_documents(config, tokenizer, asked_for(32, 64))
     assert long.lengths == (32, 64)
     assert [tokenizer.decode(d) for d in long.documents] == ["a" * 64, "c" * 64]
 
@@ -56,10 +76,10 @@ def test_a_length_that_no_document_has_is_given_up_and_told(
     compose: Compose, tiny_model: Path, texts: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    config = compose(f"evaluation.documents={texts}", "evaluation.lengths=[32,128]")
-    long = long_documents(config, tokenizer)
+    config = compose(f"evaluation.documents={texts}")
+    long = long_documents(config, tokenizer, asked_for(32, 128))
     assert long.lengths == (32,)
-    assert "no held-out document has 128 tokens, the longest 100" in caplog.text
+    assert "no document has 128 tokens, the longest 100" in caplog.text
 
 
 def test_held_out_conversations_are_used_whole_whatever_the_context(
@@ -72,10 +92,9 @@ def test_held_out_conversations_are_used_whole_whatever_the_context(
             f"data.train={chat_file}",
             f"data.cache_dir={tmp_path}",
             "data.eval_examples=20",
-            "sweep.lengths=[16,64]",
             *overrides,
         )
-        chosen.append(long_documents(config, tokenizer))
+        chosen.append(long_documents(config, tokenizer, asked_for(16, 64)))
     assert chosen[0].lengths == chosen[1].lengths == (16, 64)
     assert len(chosen[0].documents) > 1
     for one, other in zip(chosen[0].documents, chosen[1].documents, strict=True):
@@ -84,4 +103,8 @@ def test_held_out_conversations_are_used_whole_whatever_the_context(
 
 def test_without_lengths_nothing_is_measured(compose: Compose, tiny_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    assert long_documents(compose(), tokenizer).documents == ()
+    assert long_documents(compose(), tokenizer, asked_for()).documents == ()
+
+
+def asked_for(*lengths: int) -> Lengths:
+    return Lengths(values=lengths, asked_for=True)

@@ -1,0 +1,1 @@
+"""Measures the loss of text: held-out conversations, by length, by position, LongPPL."""

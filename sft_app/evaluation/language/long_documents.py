@@ -1,0 +1,129 @@
+"""The documents on which perplexity is measured by context length: the same for every length."""
+
+import dataclasses
+import logging
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from sft_app.config.locations import DOCUMENT_SUFFIXES
+from sft_app.config.schema.app import AppConfig
+from sft_app.config.schema.data import Packing
+from sft_app.data.prepare_data import prepare_data
+from sft_app.data.read.open_file import open_bytes
+from sft_app.data.read.sources import resolve_sources
+from sft_app.evaluation.choose_lengths import Lengths
+
+log = logging.getLogger(__name__)
+
+NEVER_SPLIT = 2**40
+"""A context length, in tokens, that every conversation fits."""
+KEY = "evaluation.documents"
+CHARACTERS_PER_TOKEN = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LongDocuments:
+    """Holds the beginnings of long documents, and the lengths to read them at."""
+
+    lengths: tuple[int, ...] = ()
+    """Ascending; empty: nothing is measured."""
+    documents: tuple[Tensor, ...] = ()
+    """LongTensors [max(lengths)]: the documents' beginnings."""
+
+
+def long_documents(
+    config: AppConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    lengths: Lengths,
+    *,
+    from_conversations: bool = True,
+) -> LongDocuments:
+    """Choose the first `evaluation.max_documents` that have as many tokens as the largest length.
+
+    One set for all lengths, or perplexity would fall with the length for the documents' sake alone.
+    Where no document is that long, the largest length is given up, and the log says so. Without
+    `evaluation.documents` they are held-out conversations; without those (`from_conversations`
+    false) the sources of Python's library, which every installation has.
+    """
+    left = list(lengths.values)
+    if not left:
+        return LongDocuments()
+    available = list(_all_documents(config, tokenizer, left[-1], from_conversations))
+    given_up = []
+    while left:
+        chosen = [tokens[: left[-1]] for tokens in available if len(tokens) >= left[-1]]
+        if chosen:
+            break
+        given_up.append(left.pop())
+    if given_up:
+        log.log(
+            logging.WARNING if lengths.asked_for else logging.INFO,
+            "evaluation      no document has %s tokens, the longest %s: perplexity is not measured "
+            "there (evaluation.documents names text files)",
+            " or ".join(f"{length:,}" for length in reversed(given_up)),
+            f"{max(map(len, available), default=0):,}",
+        )
+    if not left:
+        return LongDocuments()
+    few = tuple(chosen[: config.evaluation.max_documents])
+    return LongDocuments(lengths=tuple(left), documents=few)
+
+
+def _all_documents(
+    config: AppConfig, tokenizer: PreTrainedTokenizerBase, longest: int, from_conversations: bool
+) -> Sequence[Tensor]:
+    if config.evaluation.documents is not None:
+        files = text_files(config.evaluation.documents)
+        return [_tokens(read_text(path), tokenizer) for path in files]
+    if not from_conversations:
+        log.info("evaluation      perplexity is measured on the sources of Python's own library")
+        return [
+            _tokens(t, tokenizer) for t in python_sources(longest, config.evaluation.max_documents)
+        ]
+    data = dataclasses.replace(config.data, packing=Packing.none)
+    prepared = prepare_data(
+        data, tokenizer, context_length=NEVER_SPLIT, seed=config.data.split_seed
+    )
+    if prepared.eval is None:
+        return []
+    return [prepared.eval[i]["input_ids"] for i in range(len(prepared.eval.lengths))]
+
+
+def text_files(setting: Any) -> list[Path]:
+    """List the files that `evaluation.documents` means; raises ConfigError when there are none."""
+    sources = resolve_sources(setting, KEY, suffixes=DOCUMENT_SUFFIXES)
+    return [file for source in sources for file in source.files]
+
+
+def read_text(path: Path) -> str:
+    """Return a document's text, compressed or not; what is not UTF-8 is replaced."""
+    with open_bytes(path) as file:
+        return file.read().decode("utf-8", errors="replace")
+
+
+def python_sources(longest: int, count: int) -> list[str]:
+    """Return `count` texts of 5 * `longest` characters: modules of Python's library, joined."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    modules = sorted(library.glob("*.py")) + sorted(library.glob("[a-z]*/*.py"))
+    wanted = (CHARACTERS_PER_TOKEN + 1) * longest
+    texts: list[str] = []
+    text = ""
+    for module in modules:
+        text += read_text(module)
+        if len(text) >= wanted:
+            texts.append(text[:wanted])
+            text = ""
+        if len(texts) == count:
+            break
+    return texts
+
+
+def _tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    # verbose=False: that a document exceeds the model's length is why it is here.
+    return torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long)

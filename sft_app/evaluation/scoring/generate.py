@@ -1,0 +1,58 @@
+"""Generated answers, judged as the RULER paper does: which references does the text contain?"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from sft_app.evaluation.tasks.exercise import Sample
+from sft_app.evaluation.token_reader import TokenReader
+
+MORE_TOKENS = 16
+"""Beyond those of the right answer: for an answer in other words."""
+
+
+def generated_scores(
+    reader: TokenReader, samples: Sequence[Sample], tokenizer: PreTrainedTokenizerBase
+) -> list[float]:
+    """Return the share of references that each sample's greedy answer contains; same on all ranks.
+
+    The model must be whole on every rank.
+    """
+    found = torch.zeros(len(samples))
+    for number, counts in reader.split.turns(len(samples)):
+        score = contained(generate(reader, samples[number], tokenizer), samples[number].references)
+        if counts:
+            found[number] = score
+    return [float(score) for score in reader.split.sum(found, reader.device)]
+
+
+def contained(text: str, references: Sequence[str], *, any_of: bool = False) -> float:
+    """Return the share of `references` in `text`, case ignored; with `any_of`, 1 if there is one.
+
+    RULER's rule: every reference counts in retrieval, tracing and aggregation; in question
+    answering the references are spellings of one answer, and any will do.
+    """
+    lower = text.lower()
+    shares = [float(reference.lower() in lower) for reference in references]
+    return max(shares) if any_of else sum(shares) / len(shares)
+
+
+@torch.no_grad()
+def generate(reader: TokenReader, sample: Sample, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Decode greedily from the sample's prompt, a little longer than the right answer is."""
+    prompt = torch.from_numpy(sample.input_ids[None, : sample.prompt_length]).to(reader.device)
+    model: Any = reader.inner
+    output = model.generate(
+        input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        use_cache=True,
+        max_new_tokens=len(sample.input_ids) - sample.prompt_length + MORE_TOKENS,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return str(tokenizer.decode(output[0, sample.prompt_length :], skip_special_tokens=True))
