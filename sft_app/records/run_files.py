@@ -12,6 +12,8 @@ MODEL = "model"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 PROFILE = "profile"
+SWEEP_CSV = "sweep.csv"
+"""Beside a sweep's own report.html, a folder above its jobs."""
 JOB_LABEL = "SFT_JOB_LABEL"
 """Environment variable: what a job of a sweep calls itself, in the one line that it shows."""
 

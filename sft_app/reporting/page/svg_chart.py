@@ -1,18 +1,19 @@
 """Line charts as inline SVG that follows the page: its fonts, and its light or dark colours.
 
 A chart is described by plain values (`Chart`, `Line`) and drawn by `draw`, the only function that
-needs matplotlib. Names that users chose never enter an SVG: they stand in the legend, which is
-HTML and escaped with the rest of the page.
+needs matplotlib. Names that users chose enter an SVG in the texts of points only, escaped; the
+legend is HTML, and escaped with the rest of the page.
 """
 
 import io
+import itertools
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from sft_app.reporting.page import format_values
 
@@ -21,6 +22,8 @@ HIGHEST = 1e12
 """Values beyond this are no measurements, and break the arithmetic of axes."""
 SIZES = {False: (4.9, 2.75), True: (3.7, 2.6)}
 """Inches. The page scales charts to its columns: a small one's text ends up as large."""
+POINTS_PER_INCH = 72
+MOST_HOVER_POINTS = 150
 MARKERS = "os^DvPX*"
 """One for each colour, so that nothing hangs on colour alone."""
 
@@ -50,6 +53,8 @@ class Line:
     opacity: float = 1.0
     spread: Sequence[float] | None = None
     """Half the height of an error bar at each point."""
+    label: str = ""
+    """What a pointer that rests on a point is told before the values; escaped."""
 
 
 @dataclass(kw_only=True)
@@ -76,6 +81,8 @@ class Chart:
     note: str = ""
     lengths_on_x: bool = False
     """The x axis is a context length: logarithmic, with ticks at the lengths themselves."""
+    is_fraction_on_x: bool = False
+    """The x axis is no count of steps: its numbers may have decimals."""
     log_y: bool = False
     y_from_zero: bool = False
     mark_x: float | None = None
@@ -105,7 +112,7 @@ def draw(chart: Chart) -> Figure | None:
     settings = {"svg.fonttype": "none", "svg.hashsalt": chart.name, "text.parse_math": False}
     with matplotlib.rc_context(settings):
         width, height = SIZES[chart.is_small]
-        canvas = Canvas(figsize=(width, height))
+        canvas = Canvas(figsize=(width, height), dpi=POINTS_PER_INCH)
         FigureCanvasSVG(canvas)
         # The same margins everywhere (in inches), so that the axes of neighbours stand in line.
         left, bottom, right, top = 0.5, 0.48, 0.06, 0.08
@@ -117,7 +124,31 @@ def draw(chart: Chart) -> Figure | None:
         text = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         canvas.savefig(text, format="svg", transparent=True, metadata=nothing)
-    return Figure(chart=chart, svg=Markup(_for_page(text.getvalue(), chart.name)))
+        hover = _hover_texts(axes, chart, lines, height)
+    svg = _for_page(text.getvalue(), chart.name)
+    return Figure(chart=chart, svg=Markup(svg.removesuffix("</svg>") + hover + "</svg>"))
+
+
+def _hover_texts(axes: Any, chart: Chart, lines: list[Line], height: float) -> str:
+    """Return circles that nobody sees, each of which tells a pointer the values of its point."""
+    if sum(len(line.x) for line in lines) > MOST_HOVER_POINTS:
+        return ""
+    (left, right), (low, high) = sorted(axes.get_xlim()), sorted(axes.get_ylim())
+    circles = []
+    for line in lines:
+        for x, y in zip(line.x, line.y, strict=True):
+            if not (left <= x <= right and low <= y <= high):
+                continue
+            across, up = axes.transData.transform((x, y))
+            where = format_values.length(round(x)) if chart.lengths_on_x else f"{x:,.4g}"
+            name = f"{line.label}: " if line.label else ""
+            text = escape(f"{name}{y:,.4g} at {where}")
+            down = height * POINTS_PER_INCH - up
+            circles.append(
+                f'<circle class="hover" cx="{across:.1f}" cy="{down:.1f}" r="6">'
+                f"<title>{text}</title></circle>"
+            )
+    return "\n".join(circles)
 
 
 def _drawable(line: Line, log_y: bool) -> Line:
@@ -160,13 +191,15 @@ def _style(axes: Any, chart: Chart, lines: list[Line]) -> None:
 
     if chart.log_y:
         axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
     axes.yaxis.set_minor_locator(NullLocator())
     if not chart.log_y:
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     else:
         low, high = chart.y_range or _extent(lines)
-        axes.yaxis.set_major_locator(FixedLocator(_log_ticks(low, high)))
+        ticks = [tick for tick in _log_ticks(low, high) if low <= tick <= high]
+        if len(ticks) < 2:  # within a step of 1-2-5 the ticks of a linear axis do as well
+            ticks = list(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high))
+        axes.yaxis.set_major_locator(FixedLocator(ticks))
     if chart.lengths_on_x:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_locator(FixedLocator(_length_ticks(lines)))
@@ -177,7 +210,7 @@ def _style(axes: Any, chart: Chart, lines: list[Line]) -> None:
             (only,) = lengths
             axes.set_xlim(only / 2, only * 2)
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=not chart.is_fraction_on_x))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
     if chart.mark_x is not None:
         axes.axvline(chart.mark_x, color=_TEXT, linewidth=1, linestyle=(0, (1, 2)))
@@ -185,6 +218,8 @@ def _style(axes: Any, chart: Chart, lines: list[Line]) -> None:
         axes.set_ylim(*chart.y_range)
     elif chart.y_from_zero:
         axes.set_ylim(0, 1.15 * max(max(line.y) for line in lines) or 1)
+    shown = axes.yaxis.get_major_locator()()
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value, shown)))
     axes.set_xlabel(chart.x_label, color=_TEXT, fontsize=9)
     axes.tick_params(colors=_TEXT, labelsize=9, length=0, pad=5)
     axes.grid(axis="y", color=_GRID, linewidth=0.8)
@@ -216,7 +251,15 @@ def _length_ticks(lines: list[Line]) -> list[float]:
     return lengths if len(lengths) <= 8 else lengths[:: math.ceil(len(lengths) / 8)]
 
 
-def _tick(value: float) -> str:
+def _tick(value: float, ticks: Sequence[float] = ()) -> str:
+    """Return a number for an axis; neighbours among `ticks` that would look alike get digits."""
+    if len({_short_tick(tick) for tick in ticks}) < len(ticks):
+        step = min(abs(b - a) for a, b in itertools.pairwise(sorted(ticks)))
+        return f"{value:,.{min(12, max(0, math.ceil(-math.log10(step))))}f}" if step else str(value)
+    return _short_tick(value)
+
+
+def _short_tick(value: float) -> str:
     size = abs(value)
     if size >= 1e9 or 0 < size < 1e-3:
         mantissa, exponent = f"{value:.1e}".split("e")

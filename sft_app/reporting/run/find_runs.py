@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from sft_app.records.run_files import SWEEP_CSV
 from sft_app.reporting.run.read_run import is_run, last_written
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
@@ -73,7 +74,7 @@ def _is_sweep_root(folder: Path) -> bool:
     parents = folder.parents
     return (
         (folder / "multirun.yaml").is_file()
-        or (folder / "sweep.csv").is_file()
+        or (folder / SWEEP_CSV).is_file()
         or (len(parents) > 0 and parents[0].name == "sweeps")
         or (len(parents) > 1 and parents[1].name == "multirun")
     )

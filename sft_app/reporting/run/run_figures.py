@@ -15,7 +15,7 @@ BEFORE, AFTER = 1, 0
 def training_figures(run: RunFolder) -> list[Figure]:
     """Draw what training logged at each step: loss, learning rate, speed, memory."""
     charts = [
-        _loss(run.metrics),
+        _loss(run.metrics, run.result),
         _of_key(run.metrics, "learning_rate", "Learning rate", "at each step"),
         _of_key(run.metrics, "tokens_per_second", "Throughput", "tokens per second"),
         _of_key(run.metrics, "grad_norm", "Gradient norm", "before clipping"),
@@ -41,7 +41,7 @@ def evaluation_figures(result: RunResult) -> list[Figure]:
     return [figure for chart in charts if chart is not None and (figure := draw(chart))]
 
 
-def _loss(metrics: list[StepLine]) -> Chart:
+def _loss(metrics: list[StepLine], result: RunResult | None) -> Chart:
     steps, losses = series(metrics, "loss")
     few = len(steps) < 25
     x, y = shorten((steps, losses), MOST_POINTS)
@@ -52,12 +52,30 @@ def _loss(metrics: list[StepLine]) -> Chart:
         x, y = shorten((steps, smooth(losses, window)), MOST_POINTS)
         lines.append(Line(x=x, y=y, width=2.0))
         note = f"Bold: the mean over {window} logged steps. "
+    heldout = _heldout_points(metrics, result)
+    if heldout.x:
+        lines.append(heldout)
+        note += "Squares: the held-out loss before and after training. "
     broken = [row.step for row in metrics if row.loss is not None and not math.isfinite(row.loss)]
     if broken:
         note += f"Not finite at {len(broken)} logged steps, first at step {broken[0]:,}."
     return Chart(
         name="loss", title="Training loss", unit="nats per token", x_label="optimizer step",
         lines=lines, note=note.strip(),
+    )  # fmt: skip
+
+
+def _heldout_points(metrics: list[StepLine], result: RunResult | None) -> Line:
+    """Held-out losses at step 0 and at the last one, connected by a dashed line."""
+    points = []
+    if result is not None:
+        last = metrics[-1].step if metrics else result.steps
+        for step, evaluation in ((0, result.evaluation_before), (last, result.evaluation_after)):
+            if evaluation is not None and evaluation.heldout is not None:
+                points.append((float(step), evaluation.heldout.loss))
+    return Line(
+        x=[x for x, _ in points], y=[y for _, y in points], colour=BEFORE, dashed=True,
+        marker=True, width=1.2, label="held-out loss",
     )  # fmt: skip
 
 

@@ -7,13 +7,22 @@ from typing import Any
 import yaml
 
 from sft_app.records.result import LossMeasurement, RunResult
-from sft_app.records.run_files import REPORT, write_atomically
+from sft_app.records.run_files import (
+    CHECKPOINTS,
+    LOG,
+    METRICS,
+    MODEL,
+    REPORT,
+    SWEEP_CSV,
+    write_atomically,
+)
 from sft_app.reporting.page import format_values
 from sft_app.reporting.page.html_templates import render
 from sft_app.reporting.run import summary
 from sft_app.reporting.run.describe import Entry, describe, remarks
 from sft_app.reporting.run.read_run import RunFolder, read_run
 from sft_app.reporting.run.run_figures import evaluation_figures, training_figures
+from sft_app.reporting.run.what_changed import what_changed
 
 PLAN_ORDER = ("rope", "tokenizer", "data", "memory")
 
@@ -63,6 +72,9 @@ def run_page(run: RunFolder) -> str:
         directory="/".join(run.directory.absolute().parts[-3:]).lstrip("/"),
         headline=headline,
         sentence=summary.sentence(run),
+        changed=what_changed(run),
+        is_running=run.status == "running",
+        links=_links(run.directory),
         key_numbers=summary.key_numbers(run),
         run=run,
         error=result.error if result else None,
@@ -85,6 +97,16 @@ def run_page(run: RunFolder) -> str:
         else "",
         environment=_environment(result) if result else [],
     )
+
+
+def _links(run_dir: Path) -> list[tuple[str, str]]:
+    """Return labels and addresses, relative to the page, of what stands beside it."""
+    beside = [("model", MODEL), ("log", LOG), ("metrics", METRICS), ("checkpoints", CHECKPOINTS)]
+    links = [(label, f"./{name}") for label, name in beside if (run_dir / name).exists()]
+    for up, folder in zip(("../", "../../"), run_dir.absolute().parents, strict=False):
+        if (folder / SWEEP_CSV).is_file():
+            links.append(("sweep", f"{up}{REPORT}"))
+    return links
 
 
 def evaluation_rows(result: RunResult) -> list[EvaluationRow]:

@@ -88,10 +88,17 @@ def rope_of(run: RunFolder) -> str:
 
 def key_numbers(run: RunFolder) -> list[KeyNumber]:
     """Return context length, method, losses, speed, memory and time, as far as they are known."""
-    numbers = []
+    numbers = [KeyNumber(label="model", value=format_values.model_name(model_of(run)))]
+    if data := data_of(run):
+        numbers.append(KeyNumber(label="data", value=data))
     if (length := context_length_of(run)) is not None:
         numbers.append(KeyNumber(label="context length", value=f"{length:,}", detail="tokens"))
     numbers.append(KeyNumber(label="RoPE", value=rope_of(run)))
+    if (adapter := at(run.config, "adapter.method")) is not None:
+        numbers.append(KeyNumber(label="tuning", value="full" if adapter == "none" else adapter))
+    rate = at(run.config, "trainer.learning_rate")
+    if isinstance(rate, int | float):
+        numbers.append(KeyNumber(label="learning rate", value=f"{rate:g}"))
     if (result := run.result) is None:
         return numbers
     before, after = heldout(result, "before"), heldout(result, "after")
@@ -120,6 +127,24 @@ def heldout(result: RunResult, when: str) -> LossMeasurement | None:
     """Return the held-out measurement `before` or `after` training."""
     evaluation = result.evaluation_before if when == "before" else result.evaluation_after
     return evaluation.heldout if evaluation else None
+
+
+def loss_of(measurement: LossMeasurement | None) -> float | None:
+    """Return the loss (nats per supervised token) of a measurement that may not be there."""
+    return measurement.loss if measurement else None
+
+
+def perplexity_of(measurement: LossMeasurement | None) -> float | None:
+    """Return the perplexity of a measurement that may not be there."""
+    return measurement.perplexity if measurement else None
+
+
+def data_of(run: RunFolder) -> str:
+    """Return what was trained on, as it was asked for; of several sources, each by its name."""
+    asked = at(run.config, "data.train")
+    sources = asked if isinstance(asked, list) else [asked]
+    paths = [source.get("path") if isinstance(source, dict) else source for source in sources]
+    return ", ".join(format_values.model_name(str(path)) for path in paths if path)
 
 
 def total_seconds(result: RunResult) -> float | None:

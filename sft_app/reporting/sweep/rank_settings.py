@@ -7,6 +7,9 @@ from sft_app.reporting.page import format_values
 from sft_app.reporting.sweep.cells import CellRecord
 from sft_app.reporting.sweep.seed_groups import Measure, Setting, Spread
 
+ONE_SEED_DIFFERENCE = 0.01
+"""Of the perplexity: less than what another seed usually changes, so no winner on one seed."""
+
 
 @dataclass(kw_only=True)
 class RankedSettings:
@@ -33,37 +36,63 @@ class RankedSettings:
         return value
 
     @property
-    def is_within_spread(self) -> bool:
-        """Tell whether the runner-up is closer than the seeds of the two lie apart."""
-        if len(self.settings) < 2:
-            return False
-        first, second = self.value, self.settings[1].spread(self.measure)
-        if second is None or first.deviation is None or second.deviation is None:
-            return False
-        return second.mean - first.mean < first.deviation + second.deviation
+    def tied(self) -> list[Setting]:
+        """Return the settings that cannot be told from the best, itself included."""
+        return [self.best, *(s for s in self.settings[1:] if not self._is_worse(s))]
+
+    def distance(self, setting: Setting) -> float:
+        """Return how much worse than the best a setting is, as a share of its perplexity."""
+        value = setting.spread(self.measure)
+        assert value is not None
+        if self.length is None:  # a loss: the logarithm of a perplexity
+            return math.expm1(min(value.mean - self.value.mean, 700.0))
+        return value.mean / self.value.mean - 1 if self.value.mean else 0.0
+
+    def _is_worse(self, setting: Setting) -> bool:
+        first, second = self.value, setting.spread(self.measure)
+        assert second is not None
+        if first.deviation is not None and second.deviation is not None:
+            return second.mean - first.mean >= first.deviation + second.deviation
+        return self.distance(setting) >= ONE_SEED_DIFFERENCE
 
 
-def rank_settings(settings: list[Setting]) -> RankedSettings | None:
-    """Rank the settings; None when no completed cell has a loss or a perplexity."""
+def rank_settings(settings: list[Setting], length: int | None = None) -> RankedSettings | None:
+    """Rank the settings; None when no completed cell has a loss or a perplexity.
+
+    At `length` (tokens) where all completed cells were evaluated there; else at the longest length
+    that they have in common; else by the held-out loss.
+    """
     completed = [cell for setting in settings for cell in setting.completed]
-    length = longest_common_length(completed)
+    common = common_lengths(completed)
+    is_longest = length not in common
+    if is_longest:
+        length = max(common, default=None)
     if length is not None:
         measured = f"perplexity at {length:,} tokens"
         measure: Measure = lambda cell: _perplexity(cell, length)  # noqa: E731
         rule = (
-            f"The lowest perplexity after training at {length:,} tokens, the longest evaluation "
-            "length that all completed cells have in common; ties go to the lower held-out loss, "
-            "then to the lower cost."
+            f"The lowest perplexity after training at {length:,} tokens"
+            + (
+                ", the longest evaluation length that all completed cells have in common"
+                if is_longest
+                else ""
+            )
+            + "; equal ones go by the lower held-out loss, then by the lower cost."
         )
     else:
         measured = "held-out loss"
         measure = heldout_loss
         rule = (
             "The lowest held-out loss after training, because the completed cells have no "
-            "evaluation length in common; ties go to the lower cost."
+            "evaluation length in common; equal ones go by the lower cost."
         )
     if any(len(setting.cells) > 1 for setting in settings):
-        rule += " Several seeds of a setting count by their mean."
+        rule += (
+            " Several seeds of a setting count by their mean; a difference smaller than their "
+            "standard deviations together is a tie."
+        )
+    else:
+        rule += f" On one seed, a difference below {ONE_SEED_DIFFERENCE:.0%} is a tie."
     ranking = [setting for setting in settings if _comparable(setting, measure)]
     ranking.sort(key=lambda setting: _rank(setting, measure))
     if not ranking:
@@ -73,14 +102,14 @@ def rank_settings(settings: list[Setting]) -> RankedSettings | None:
     )
 
 
-def longest_common_length(cells: list[CellRecord]) -> int | None:
-    """Return the longest length (tokens) that all of `cells` were evaluated at."""
+def common_lengths(cells: list[CellRecord]) -> set[int]:
+    """Return the lengths (tokens) that all of `cells` were evaluated at after training."""
     common: set[int] | None = None
     for cell in cells:
         evaluation = cell.evaluation("after")
         lengths = {int(length) for length in evaluation.by_length} if evaluation else set()
         common = lengths if common is None else common & lengths
-    return max(common, default=None) if common else None
+    return common or set()
 
 
 def heldout_loss(cell: CellRecord) -> float | None:

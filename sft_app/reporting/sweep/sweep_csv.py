@@ -5,11 +5,9 @@ import io
 from pathlib import Path
 from typing import Any
 
-from sft_app.records.run_files import write_atomically
+from sft_app.records.run_files import SWEEP_CSV, write_atomically
 from sft_app.reporting.sweep.cells import CellRecord
 from sft_app.reporting.sweep.settings_diff import differences, setting_text
-
-SWEEP_CSV = "sweep.csv"
 
 
 def write_sweep_csv(sweep_dir: Path, cells: list[CellRecord]) -> Path:

@@ -4,11 +4,13 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from sft_app.reporting.page import format_values
 from sft_app.reporting.page.svg_chart import HIGHEST, Chart, Figure, LegendEntry, Line, draw
 from sft_app.reporting.run.curves import series, shorten, smooth
 from sft_app.reporting.sweep.cells import CellRecord
-from sft_app.reporting.sweep.rank_settings import heldout_loss
+from sft_app.reporting.sweep.rank_settings import RankedSettings, heldout_loss
 from sft_app.reporting.sweep.seed_groups import Measure, Setting, Spread, spread
+from sft_app.reporting.sweep.sweep_table import hours_label
 from sft_app.reporting.sweep.variant_colours import Colours
 
 MOST_PANELS = 6
@@ -61,6 +63,39 @@ def perplexity_panels(settings: list[Setting], colours: Colours) -> Panels:
             "line: the trained length. Several seeds: mean and standard deviation. A line that "
             f"leaves the frame goes on above it; the table has every value. {note}"
         ),
+    )
+
+
+def quality_panel(settings: list[Setting], colours: Colours, ranked: RankedSettings) -> Panels:
+    """Draw what each setting cost against how good it became, a line a variant."""
+    points: dict[str, list[tuple[float, float, str]]] = {}
+    priced = any(cell.cost is not None for setting in settings for cell in setting.completed)
+    for setting in settings:
+        value = setting.spread(ranked.measure)
+        paid = setting.spread(lambda cell: cell.cost if priced else cell.gpu_hours)
+        if value is not None and paid is not None and setting.context_length:
+            label = f"{setting.variant} at {format_values.length(setting.context_length)}"
+            points.setdefault(setting.variant, []).append((paid.mean, value.mean, label))
+    lines = [
+        Line(
+            x=[x], y=[y], colour=colours.of.get(variant), marker=True, label=label,
+            opacity=1.0 if variant in colours.of else 0.6,
+        )
+        for variant in sorted(points, key=lambda variant: variant in colours.of)
+        for x, y, label in points[variant]
+    ]  # fmt: skip
+    cells = [cell for setting in settings for cell in setting.cells]
+    chart = Chart(
+        name="quality", title="Cost and quality", unit=ranked.measured,
+        x_label="cost" if priced else hours_label(cells), lines=lines, is_fraction_on_x=True,
+        log_y=_spans_decades([line.y[0] for line in lines]), is_small=True,
+    )  # fmt: skip
+    return Panels(
+        title="What quality costs",
+        figures=_drawn([chart]),
+        legend=colours.legend(),
+        note="A point a setting, over its seeds; lower and further left is better. Rest the "
+        "pointer on a point to read which.",
     )
 
 
@@ -128,6 +163,7 @@ def _perplexity_line(setting: Setting, when: str, colours: Colours) -> list[Line
             y=[value.mean for value in points.values()],
             spread=None if colour is None else _spreads(points.values()),
             colour=colour,
+            label=f"{setting.variant} {when} training",
             dashed=when == "before",
             marker=colour is not None,
             width=1.2 if when == "before" or colour is None else 1.8,
@@ -157,6 +193,7 @@ def _against_context(
             y=[points[length].mean for length in sorted(points)],
             spread=_spreads(points[length] for length in sorted(points)),
             colour=colours.of.get(variant),
+            label=variant,
             marker=True,
             opacity=1.0 if variant in colours.of else 0.6,
         )
@@ -221,6 +258,12 @@ def _readable_range(groups: Iterable[list[Setting]]) -> tuple[float, float] | No
         return None
     low, high = min(before + after), max(before + after)
     return low / 1.08, min(1.08 * high, 10 * statistics.median(after or before))
+
+
+def _spans_decades(values: list[float]) -> bool:
+    """Tell whether what collapsed would press the others into one line on a linear axis."""
+    finite = [value for value in values if 1 / HIGHEST < value < HIGHEST]
+    return bool(finite) and max(finite) > 5 * min(finite)
 
 
 def _evaluated(setting: Setting, when: str) -> list[int]:

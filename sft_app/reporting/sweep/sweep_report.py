@@ -5,17 +5,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sft_app.records.run_files import REPORT, write_atomically
+from sft_app.reporting.page import format_values
 from sft_app.reporting.page.html_templates import render
 from sft_app.reporting.run import summary
 from sft_app.reporting.run.summary import KeyNumber
+from sft_app.reporting.sweep.answer_table import build_answer_table
 from sft_app.reporting.sweep.cells import CellRecord, collect_sweep
 from sft_app.reporting.sweep.comparability import cautions
 from sft_app.reporting.sweep.failed_cells import collect_failures
+from sft_app.reporting.sweep.next_commands import next_commands
 from sft_app.reporting.sweep.rank_settings import RankedSettings, gain, rank_settings
 from sft_app.reporting.sweep.seed_groups import Setting, group_seeds
 from sft_app.reporting.sweep.seed_table import build_seed_table
 from sft_app.reporting.sweep.settings_diff import differences
-from sft_app.reporting.sweep.sweep_figures import cost_panels, loss_panels, perplexity_panels
+from sft_app.reporting.sweep.sweep_figures import (
+    cost_panels,
+    loss_panels,
+    perplexity_panels,
+    quality_panel,
+)
 from sft_app.reporting.sweep.sweep_table import build_table, hours, hours_label, money
 from sft_app.reporting.sweep.variant_colours import choose_colours
 
@@ -57,6 +65,7 @@ def sweep_page(sweep_dir: Path, cells: list[CellRecord], price: float | None) ->
     colours = choose_colours(settings, ranked.settings if ranked else [])
     panels = [
         perplexity_panels(settings, colours),
+        *([quality_panel(settings, colours, ranked)] if ranked else []),
         cost_panels(settings, colours),
         loss_panels(settings, colours),
     ]
@@ -70,6 +79,10 @@ def sweep_page(sweep_dir: Path, cells: list[CellRecord], price: float | None) ->
         name=name,
         sentence=status_sentence(cells),
         key_numbers=_key_numbers(cells, price),
+        what=what_was_compared(cells),
+        is_running=any(cell.status in ("running", "pending") for cell in cells),
+        answers=build_answer_table(settings),
+        commands=next_commands(sweep_dir, cells, ranked),
         answer=answer(ranked) if ranked else None,
         cautions=cautions(cells),
         table=build_table(cells, differing, ranked.best.completed if ranked else []),
@@ -88,17 +101,26 @@ def status_sentence(cells: list[CellRecord]) -> str:
     return f"{len(cells)} cell{'s' if len(cells) != 1 else ''}: {', '.join(parts)}."
 
 
+def what_was_compared(cells: list[CellRecord]) -> str:
+    """Name model and data: `SmolLM2-135M on chat.json`; of several, how many."""
+    models = sorted({format_values.model_name(cell.model) for cell in cells if cell.model})
+    data = sorted({name for cell in cells if (name := summary.data_of(cell.run))})
+    model = models[0] if len(models) == 1 else f"{len(models)} models"
+    return f"{model} on {data[0] if len(data) == 1 else f'{len(data)} data sets'}"
+
+
 def answer(ranked: RankedSettings) -> Answer:
     """Say which setting is best, by which rule, and how sure that is."""
+    tied = [setting_name(setting) for setting in ranked.tied[1:]]
     caution = ""
-    if ranked.is_within_spread:
-        second = setting_name(ranked.settings[1])
+    if tied:
+        others = tied[0] if len(tied) == 1 else f"{tied[0]} and {len(tied) - 1} others"
         caution = (
-            f"The runner-up, {second}, is as close as the seeds of each lie apart: more seeds "
-            "would be needed to tell the two apart."
+            f"It is a tie with {others}: what lies between them is no more than what other seeds "
+            "would change. More seeds would be needed to tell them apart."
         )
     return Answer(
-        headline=setting_name(ranked.best),
+        headline=f"{'Tie' if tied else 'Best'}: {setting_name(ranked.best)}",
         measured=f"{ranked.measured}: {gain(ranked)}",
         rule=ranked.rule,
         caution=caution,
@@ -113,11 +135,7 @@ def setting_name(setting: Setting) -> str:
 
 
 def _key_numbers(cells: list[CellRecord], price: float | None) -> list[KeyNumber]:
-    counts = Counter(cell.status for cell in cells)
-    numbers = [KeyNumber(label="cells", value=str(len(cells)))]
-    for status, label in summary.STATUS_LABELS.items():
-        if counts[status]:
-            numbers.append(KeyNumber(label=label, value=str(counts[status])))
+    numbers = []
     used = [cell.gpu_hours for cell in cells if cell.gpu_hours is not None]
     if used:
         numbers.append(KeyNumber(label=hours_label(cells), value=hours(sum(used))))

@@ -3,6 +3,8 @@
 import math
 from pathlib import Path
 
+import pytest
+
 from sft_app.records.result import Evaluation
 from sft_app.reporting.sweep.cells import collect_sweep
 from sft_app.reporting.sweep.rank_settings import RankedSettings, gain, rank_settings
@@ -34,7 +36,7 @@ def names(ranked: RankedSettings | None) -> list[str]:
     return [setting.cells[0].name for setting in ranked.settings] if ranked else []
 
 
-def test_the_lowest_perplexity_at_the_longest_common_length_wins(tmp_path: Path) -> None:
+def test_the_lowest_perplexity_at_the_common_lengths_wins(tmp_path: Path) -> None:
     cell(tmp_path / "far", evaluation(2.0, {512: 2.0, 1024: 1.0, 2048: 3.0}))
     cell(tmp_path / "near", evaluation(1.0, {512: 1.0, 1024: 2.0}))
     ranked = choose(tmp_path)
@@ -86,7 +88,7 @@ def test_seeds_count_by_their_mean_and_a_lucky_one_does_not_win(tmp_path: Path) 
     ranked = choose(tmp_path)
     assert ranked is not None
     assert ranked.best.variant == "yarn"
-    assert "Several seeds of a setting count by their mean." in ranked.rule
+    assert "Several seeds of a setting count by their mean;" in ranked.rule
 
 
 def test_a_difference_smaller_than_the_spread_of_seeds_is_said(tmp_path: Path) -> None:
@@ -95,4 +97,14 @@ def test_a_difference_smaller_than_the_spread_of_seeds_is_said(tmp_path: Path) -
         write_cell(tmp_path / f"b-{seed}", method="ntk", seed=seed, bonus=0.1 * seed - 0.06)
     ranked = choose(tmp_path)
     assert ranked is not None
-    assert ranked.is_within_spread
+    assert [setting.variant for setting in ranked.tied] == ["abf", "ntk"]
+
+
+def test_on_one_seed_less_than_a_hundredth_is_a_tie(tmp_path: Path) -> None:
+    for name, loss in (("a", 2.0), ("close", 2.0 + 0.009), ("far", 2.0 + 0.011)):
+        cell(tmp_path / name, evaluation(2.5, {1024: loss}), method=name)
+    ranked = choose(tmp_path)
+    assert ranked is not None
+    assert [setting.variant for setting in ranked.tied] == ["a", "close"]
+    assert ranked.distance(ranked.settings[2]) == pytest.approx(math.expm1(0.011))
+    assert "below 1% is a tie" in ranked.rule
