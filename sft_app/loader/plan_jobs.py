@@ -46,17 +46,17 @@ class Checked:
             hf_config = load_pretrained_config(config.model)
             plan_weights(config.model, hf_config)
             self.models[model_key] = hf_config
-        pretrained = self.models[model_key]
+        hf_config = self.models[model_key]
+        tokenizer_key = model_key + repr(dataclasses.replace(config.tokenizer, model_max_length=0))
+        if tokenizer_key not in self.tokenizers:
+            load_tokenizer(config.tokenizer, config.model, hf_config)
+            self.tokenizers.add(tokenizer_key)
         plan = plan_rope(
-            pretrained,
+            hf_config,
             config.context_length,
             config.rope,
             original_context_length=config.model.original_context_length,
         )
-        tokenizer_key = model_key + repr(dataclasses.replace(config.tokenizer, model_max_length=0))
-        if tokenizer_key not in self.tokenizers:
-            load_tokenizer(config.tokenizer, config.model, pretrained)
-            self.tokenizers.add(tokenizer_key)
         return {"rope_method": str(plan.method), "rope_factor": plan.factor}
 
 

@@ -65,13 +65,14 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
     pretrained = load_pretrained_config(config.model)
     weights = plan_weights(config.model, pretrained)
     generation = plan_generation(config.model, pretrained)
+    tokenizer, tokenizer_plan = load_tokenizer(config.tokenizer, config.model, pretrained)
     rope = plan_rope(
         pretrained,
         config.context_length,
         config.rope,
         original_context_length=config.model.original_context_length,
+        tokenizer_length=tokenizer_plan.own_max_length,
     )
-    tokenizer, tokenizer_plan = load_tokenizer(config.tokenizer, config.model, pretrained)
     planned = copy.deepcopy(pretrained)
     apply_rope_plan(planned, rope)
     if trainer.tensor_parallel_size > 1:

@@ -290,7 +290,7 @@ def test_a_matrix_that_new_tokens_would_lengthen_is_not_cut(
         cwd=tmp_path,
     )
     assert answer.returncode != 0
-    assert "after the embedding was cut" in answer.stderr
+    assert "after the embedding was sharded" in answer.stderr
 
 
 def test_what_cannot_be_trained_on_parts_is_said_before_weights_are_loaded(

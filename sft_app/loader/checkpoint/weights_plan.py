@@ -18,6 +18,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 from sft_app import compat
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.model import ModelConfig
+from sft_app.loader.architecture.auto_class import is_multimodal, model_class
+from sft_app.loader.architecture.skeleton import build_skeleton
 from sft_app.loader.checkpoint.locate import Checkpoint, find_checkpoint
 from sft_app.loader.checkpoint.quantized_source import (
     TORCH_DTYPES,
@@ -26,8 +28,6 @@ from sft_app.loader.checkpoint.quantized_source import (
     quantization_of,
 )
 from sft_app.loader.checkpoint.tensor_headers import Headers, NoHeaders, read_headers
-from sft_app.loader.model.auto_class import is_multimodal, model_class
-from sft_app.loader.model.skeleton import build_skeleton
 
 _SHOWN = 3
 """Names in a message; the rest is counted."""

@@ -13,14 +13,14 @@ from sft_app import compat
 from sft_app.common import ranks
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.model import ModelConfig
+from sft_app.loader.architecture.auto_class import auto_class
+from sft_app.loader.architecture.skeleton import freeze_towers
 from sft_app.loader.checkpoint.locate import find_checkpoint
 from sft_app.loader.checkpoint.quantized_source import decode_when_loaded
 from sft_app.loader.checkpoint.weights_plan import check_loaded
-from sft_app.loader.model.auto_class import auto_class
 from sft_app.loader.model.broadcast import receive_weights, send_weights
 from sft_app.loader.model.dtype import choose_dtype
 from sft_app.loader.model.generation import make_saveable
-from sft_app.loader.model.skeleton import freeze_towers
 from sft_app.loader.model.tensor_parallel import disown_tensor_parallel, tensor_parallel_arguments
 from sft_app.loader.rope.interpolate_table import interpolated_table
 from sft_app.loader.rope.rope_plan import RopePlan, apply_rope_plan

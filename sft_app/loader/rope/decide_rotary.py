@@ -44,7 +44,7 @@ def decide_rotary(
     asked = None if rope.method in (RopeMethod.auto, RopeMethod.none) else rope.method
     if not rotary_dims:
         return _unchangeable(text, context, length)
-    if windows.bound_all_rotation and asked is None and not _fits(context, length):
+    if _windows_bound(windows, context) and asked is None and not _fits(context, length):
         return _kept_by_windows(text, context, windows, length)
     if context.original is None or context.effective is None:
         raise ConfigError(
@@ -111,6 +111,15 @@ def _unchangeable(text: PretrainedConfig, context: ModelContext, length: int) ->
     )
 
 
+def _windows_bound(windows: AttentionWindows, context: ModelContext) -> bool:
+    """Tell whether no rotation can exceed what the model knows: a window must fit its context.
+
+    Phi-3 states a window of 262,144 over a context of 131,072, which bounds nothing.
+    """
+    known = context.effective is None or (windows.size or 0) <= context.effective
+    return windows.bound_all_rotation and known
+
+
 def _fits(context: ModelContext, length: int) -> bool:
     return context.effective is not None and length <= context.effective
 
@@ -128,6 +137,8 @@ def _unchanged(
     if context.rope_type == "yarn":
         # vLLM reads original * factor, SGLang this number: only if they agree both serve it whole.
         positions = context.effective
+    elif context.rope_type in ("linear", "dynamic") and context.overridden:
+        positions = context.original  # readers multiply it
     elif context.rope_type == "default" and positions and context.effective:
         positions = max(positions, context.effective)  # model.original_context_length may say more
     return PositionPlan(

@@ -33,6 +33,9 @@ def frequencies(
     theta = float(rope_parameters["rope_theta"])
     plain = [theta ** (-2 * i / dim) for i in range(dim // 2)]
     match rope_parameters.get("rope_type", "default"):
+        case "dynamic" if rope_parameters.get("alpha"):  # HunYuan: NTK-aware with a fixed alpha
+            base = ntk_theta(theta, float(rope_parameters["alpha"]), dim)
+            return Frequencies([base ** (-2 * i / dim) for i in range(dim // 2)], 1.0)
         case "default" | "dynamic":  # dynamic is plain up to the original context
             return Frequencies(plain, 1.0)
         case "linear":

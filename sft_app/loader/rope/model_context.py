@@ -28,6 +28,8 @@ class ModelContext:
     original_source: str
     effective: int | None
     """Tokens that the model can take as it is."""
+    overridden: bool = False
+    """Whether model.original_context_length had the last word."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,7 @@ def read_context(text: PretrainedConfig, *, original: int | None = None) -> Mode
         original=base,
         original_source=source,
         effective=effective,
+        overridden=original is not None,
     )
 
 
@@ -151,6 +154,14 @@ def attention_windows(text: PretrainedConfig) -> AttentionWindows:
 
 
 def _stated_length(text: PretrainedConfig) -> tuple[int | None, str]:
+    # Command-R notes its real length so, and its makers' engine and vLLM go by it.
+    noted = vars(text).get("model_max_length")
+    positions = getattr(text, "max_position_embeddings", None)
+    plain = all(
+        p.get("rope_type", "default") == "default" for p in rope_parameter_sets(text).values()
+    )
+    if isinstance(noted, int) and isinstance(positions, int) and noted > positions and plain:
+        return noted, "model_max_length"
     for name in ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length"):
         value = getattr(text, name, None)
         if isinstance(value, int | float) and value > 0:

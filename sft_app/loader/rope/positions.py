@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from sft_app.common.errors import ConfigError
-from sft_app.loader.model.skeleton import build_skeleton
+from sft_app.loader.architecture.skeleton import build_skeleton
 
 ALL_LAYERS = "all"
 """Name of the one frequency set of a model that rotates all its layers alike."""

@@ -11,6 +11,11 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.schema.rope import RopeConfig
 from sft_app.loader.rope.decide_rotary import decide_rotary
 from sft_app.loader.rope.decide_table import decide_table, decide_unlimited
+from sft_app.loader.rope.length_notes import (
+    contradictions,
+    published_advice,
+    reader_warnings,
+)
 from sft_app.loader.rope.model_context import (
     AttentionWindows,
     ModelContext,
@@ -97,10 +102,13 @@ def plan_rope(
     rope: RopeConfig,
     *,
     original_context_length: int | None = None,
+    tokenizer_length: int | None = None,
 ) -> RopePlan:
     """Decide how the causal LM of `config` takes `context_length` tokens. `config` is not changed.
 
     `original_context_length` (model.original_context_length) overrides the configuration's word.
+    `tokenizer_length` is what the checkpoint's tokenizer calls its longest input; where the two
+    contradict each other, a warning says so.
 
     Raises ConfigError, naming the ways out, when the length cannot be had.
     """
@@ -151,6 +159,9 @@ def plan_rope(
             position_plan.warnings
             + _window_warnings(windows, context_length)
             + _longrope_warnings(position_plan, context, context_length)
+            + contradictions(context, tokenizer_length)
+            + published_advice(text, context, context_length)
+            + reader_warnings(position_plan, context)
         ),
     )
     apply_rope_plan(config, plan)

@@ -21,9 +21,13 @@ def check_honoured(
     """Check, without weights, that the architecture turns `config` into the planned frequencies.
 
     Some rotary families read no rope parameters, or accept only some methods; transformers says so
-    with a crash, or not at all. An unchanged model is what its makers made it.
+    with a crash, or not at all. A model that is left alone is compared as well: a rope that is not
+    understood here could be neither extended nor checked after loading.
     """
-    if positions.kind != PositionKind.rotary or not changed:
+    if positions.kind != PositionKind.rotary:
+        return
+    if not changed:
+        _check_unchanged(config, positions)
         return
     text = config.get_text_config(decoder=True)
     refusal = (
@@ -47,6 +51,21 @@ def check_honoured(
             _turn_twice(module, text, positions.rotary_dims)
         except Exception as error:
             raise ConfigError(refusal.format(f"{type(error).__name__}: {error}")) from error
+
+
+def _check_unchanged(config: PretrainedConfig, positions: Positions) -> None:
+    text = config.get_text_config(decoder=True)
+    try:
+        module = positions.rotary_class(text) if positions.rotary_class else None
+    except Exception:  # it wants more than a configuration: looked at once it is loaded
+        return
+    difference = _module_difference(module, text, positions.rotary_dims) if module else None
+    if difference:
+        raise ConfigError(
+            f"model.name_or_path: the rope of this {text.model_type} model is not what its "
+            f"rope_parameters {text.rope_parameters} mean ({difference}); this version of "
+            "transformers, or of this application, does not know it: choose another model."
+        )
 
 
 def _turn_twice(module: nn.Module, text: PretrainedConfig, rotary_dims: dict[str, int]) -> None:

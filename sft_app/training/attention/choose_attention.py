@@ -14,7 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from sft_app import compat
 from sft_app.common.errors import ConfigError
 from sft_app.common.processes import is_installed
-from sft_app.loader.model.auto_class import model_class
+from sft_app.loader.architecture.auto_class import model_class
 from sft_app.training.attention import packed_attention
 from sft_app.training.attention.verify_isolation import verify_isolation
 

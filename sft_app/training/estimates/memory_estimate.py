@@ -10,7 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
 from sft_app.config.schema.trainer import TrainerConfig
-from sft_app.loader.model.skeleton import build_skeleton
+from sft_app.loader.architecture.skeleton import build_skeleton
 from sft_app.training.decoder_layers import decoder_layers
 from sft_app.training.estimates.optimizer_state import optimizer_state_bytes
 from sft_app.training.loss.patched_forward import chunked_loss_obstacle

@@ -8,7 +8,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from sft_app import compat
 from sft_app.common.errors import ConfigError
-from sft_app.loader.model.auto_class import auto_class, is_multimodal
+from sft_app.loader.architecture.auto_class import auto_class, is_multimodal
 
 
 def build_skeleton(

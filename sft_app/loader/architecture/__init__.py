@@ -1,0 +1,1 @@
+"""What a configuration builds: the class of transformers, and the model without its weights."""
