@@ -94,6 +94,16 @@ PRIVATE_NAMES = (
         "the Trainer writes checkpoints aside and renames them",
     ),
     PrivateName(
+        "transformers.Trainer._clip_grad_norm",
+        "gradients would be clipped before the guard has seen which are not finite",
+        "the Trainer has a public hook between backward and clipping",
+    ),
+    PrivateName(
+        "transformers.Trainer._get_grad_norm",
+        "without clipping, a gradient that is not finite would reach the optimizer",
+        "as for _clip_grad_norm",
+    ),
+    PrivateName(
         "transformers.Trainer._get_output_dir",
         "checkpoints could not be written aside",
         "as for _save_checkpoint",

@@ -11,7 +11,12 @@ from sft_app.config.command_line import prepare_arguments
 from sft_app.config.hydra_callback import exit_with_message
 from sft_app.config.schema.app import register_schema, to_typed
 
-WRITES_NOTHING = ["hydra.run.dir=.", "hydra.output_subdir=null", "~hydra.callbacks.sweep"]
+WRITES_NOTHING = [
+    "hydra.run.dir=.",
+    "hydra.output_subdir=null",
+    "~hydra.callbacks.sweep",
+    "~hydra.callbacks.run",
+]
 
 
 def main() -> None:

@@ -15,9 +15,12 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.command_line import prepare_arguments
 from sft_app.config.hydra_callback import exit_with_message
 from sft_app.config.schema.app import register_schema, to_typed
+from sft_app.launch.job.errors import JobFailed, JobInterrupted
+from sft_app.launch.job.job_lock import only_one
 from sft_app.launch.job.messages import closing, sweep_job_closing
 from sft_app.launch.job.outer_launcher import refuse_outer_launcher
-from sft_app.launch.job.run_job import JobFailed, JobInterrupted, run_job
+from sft_app.launch.job.prepare_run import PrepareRun
+from sft_app.launch.job.run_job import run_job
 from sft_app.launch.sweep.job_label import job_label, time_left
 from sft_app.launch.sweep.leave_sweep import leave
 from sft_app.launch.sweep.prepare_sweep import PrepareSweep, Sweep
@@ -41,6 +44,7 @@ def main() -> None:
         exit_with_message(error)
     prepare_arguments(sys.argv)
     register_schema()
+    PrepareRun.wanted = True
     sys.exit(_train_and_conclude())
 
 
@@ -71,7 +75,8 @@ def train(config: DictConfig) -> None:
         train_sweep_job(config, run_dir)
         return
     try:
-        result = run_job(to_typed(config), run_dir)
+        with only_one(run_dir):
+            result = run_job(to_typed(config), run_dir)
     except JobFailed as failure:
         sys.exit(failure.exit_code)
     finally:

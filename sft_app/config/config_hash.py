@@ -10,11 +10,12 @@ from sft_app.config.schema.app import AppConfig
 
 CANNOT_CHANGE_THE_OUTCOME = {
     "sweep": None,
+    "run": None,
     "launch": ("rdzv_endpoint", "rdzv_timeout_seconds", "node_rank", "cpu_threads",
-               "shutdown_grace_seconds"),
+               "shutdown_grace_seconds", "timeout"),
     "model": ("cache_dir",),
     "data": ("num_proc", "cache_dir", "preview"),
-    "trainer": ("resume_from_checkpoint", "report_to", "dataloader_num_workers",
+    "trainer": ("resume_from_checkpoint", "resume_anyway", "report_to", "dataloader_num_workers",
                 "save_total_limit", "profile"),
 }  # fmt: skip
 """Group -> keys left out of the hash; None: the whole group."""

@@ -20,6 +20,11 @@ def sweep_dir(name: str | None, now: str) -> str:
     return f"outputs/sweeps/{name}" if name else f"outputs/multirun/{now}"
 
 
+def run_dir(name: str | None, now: str) -> str:
+    """Return the folder of one run; `now` tells unnamed ones apart."""
+    return f"outputs/runs/{name}" if name else f"outputs/{now}"
+
+
 def folder_name(settings: str) -> str:
     """Return `settings` as ONE folder's name, which no shell, path or Hydra reads specially.
 
@@ -49,4 +54,5 @@ def register_resolvers() -> None:
     Called where every process passes that composes a configuration or unpickles one.
     """
     OmegaConf.register_new_resolver("sweep_dir", sweep_dir, replace=True)
+    OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)

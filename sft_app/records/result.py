@@ -139,6 +139,11 @@ class RunResult:
     evaluation_before: Evaluation | None = None
     evaluation_after: Evaluation | None = None
     resumed_from: str | None = None
+    """The checkpoint that training went on from."""
+    rejected_checkpoints: list[str] = field(default_factory=list)
+    """Newer ones that could not be used, and why."""
+    skipped_steps: int = 0
+    """Steps that trainer.on_nonfinite=skip has left out, since training was last started."""
     versions: dict[str, str] = field(default_factory=dict)
     git_revision: str | None = None
     error: RunError | None = None

@@ -4,6 +4,7 @@ from pathlib import Path
 
 CONFIG = "config.yaml"
 PLAN = "plan.json"
+IDENTITY = "identity.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 REPORT = "report.html"
@@ -16,6 +17,10 @@ SWEEP_CSV = "sweep.csv"
 """Beside a sweep's own report.html, a folder above its jobs."""
 JOB_LABEL = "SFT_JOB_LABEL"
 """Environment variable: what a job of a sweep calls itself, in the one line that it shows."""
+STACKS = "stacks"
+"""Folder with the stacks of all ranks, when launch.timeout has ended a run."""
+AUTOPSY = "autopsy"
+"""Folder with what steps that were not finite leave to be looked at."""
 
 
 def write_atomically(path: Path, text: str) -> None:

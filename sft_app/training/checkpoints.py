@@ -1,12 +1,18 @@
 """Checkpoints that are complete or absent, and where a resumed run starts."""
 
+import json
 import logging
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from sft_app.common import ranks
+from sft_app.common.errors import ConfigError
+from sft_app.records import manifest
 from sft_app.records.run_files import CHECKPOINTS
 
 log = logging.getLogger(__name__)
@@ -17,18 +23,27 @@ SHARDS = "shards"
 """Folder of a checkpoint with each rank's part of weights and optimizer, under FSDP."""
 
 
+@dataclass(frozen=True)
+class ResumePoint:
+    """The checkpoint that training goes on from."""
+
+    checkpoint: Path | None
+    """None: training starts at its first step."""
+    rejected: tuple[str, ...] = ()
+    """Newer ones that cannot be used, and why."""
+
+
 def publish(staged: Path, checkpoints: Path) -> Path:
     """Give a completely written checkpoint its final name, in one step."""
     final = checkpoints / staged.name
-    if final.exists():  # the same step again, after a resume
-        remove(final)
-    staged.replace(final)
+    manifest.publish(staged, final)
     return final
 
 
 def rotate(checkpoints: Path, keep: int | None) -> None:
     """Remove all but the newest `keep` checkpoints; null keeps all."""
     if keep is not None:
+        assert keep > 0, "validated"
         for old in numbered(checkpoints)[:-keep]:
             remove(old)
 
@@ -47,38 +62,94 @@ def numbered(checkpoints: Path) -> list[Path]:
     return sorted(found, key=lambda path: _step(path) or 0)
 
 
-def find_resume_point(setting: str | None, run_dir: Path) -> Path | None:
-    """Return the checkpoint that `trainer.resume_from_checkpoint` means, or None to start afresh.
+def agree_on_resume_point(setting: str | None, run_dir: Path) -> ResumePoint:
+    """Let rank 0 find the resume point, and tell the others; a collective.
 
-    A damaged newest checkpoint is passed over for the one before it, and the log says so. Raises
-    ValueError when a checkpoint was named and none can be read.
+    Raises ConfigError on every rank when a checkpoint was named and none can be used.
     """
-    if setting is None:
-        return None
-    place = run_dir if setting == "auto" else Path(setting).expanduser()
-    candidates = [place] if _step(place) is not None else numbered(place / CHECKPOINTS)
-    if not candidates and setting != "auto":
-        candidates = numbered(place)  # the checkpoints/ folder itself
+    found: list[ResumePoint | ConfigError | None] = [None]
+    if ranks.is_main():
+        try:
+            found = [find_resume_point(setting, run_dir)]
+        except ConfigError as error:
+            found = [error]
+    if ranks.is_distributed():
+        dist.broadcast_object_list(found, src=0)
+    if isinstance(found[0], ConfigError):
+        raise found[0]
+    assert found[0] is not None
+    return found[0]
+
+
+def find_resume_point(setting: str | None, run_dir: Path) -> ResumePoint:
+    """Return the checkpoint that `trainer.resume_from_checkpoint` means.
+
+    A damaged one is passed over for the one before it, and the log says which and why. Raises
+    ConfigError when a checkpoint was named and none can be used.
+    """
+    if setting in (None, "never"):
+        return ResumePoint(None)
+    place = run_dir if setting == "auto" else Path(str(setting)).expanduser()
+    candidates = _candidates(place)
+    rejected: list[str] = []
     for candidate in reversed(candidates):
         damage = find_damage(candidate)
         if damage is None:
-            return candidate
+            return ResumePoint(candidate, tuple(rejected))
+        rejected.append(f"{candidate.name}: {damage}")
         log.warning("Checkpoint %s cannot be used (%s); trying the one before.", candidate, damage)
     if setting == "auto":
-        return None
-    raise ValueError(
-        f"trainer.resume_from_checkpoint={setting}: there is no complete checkpoint there. Name a "
-        "run's directory, one of its checkpoints/checkpoint-N, or auto."
+        if rejected:
+            log.warning("No checkpoint of this run can be used: training starts at its first step.")
+        return ResumePoint(None, tuple(rejected))
+    reasons = f" ({'; '.join(rejected)})" if rejected else ""
+    raise ConfigError(
+        f"trainer.resume_from_checkpoint={setting}: there is no whole checkpoint there{reasons}. "
+        "Name a run's directory, one of its checkpoints/checkpoint-N, or auto."
     )
 
 
+def _candidates(place: Path) -> list[Path]:
+    """List the checkpoints that a place means; those before a named one are its fallback."""
+    step = _step(place)
+    if step is not None:
+        before = [p for p in numbered(place.parent) if (_step(p) or 0) < step]
+        return [*before, place] if place.is_dir() else before
+    return numbered(place / CHECKPOINTS) or numbered(place)
+
+
 def find_damage(checkpoint: Path) -> str | None:
-    """Say what makes a checkpoint unusable, or None: its state must be there, its weights whole."""
+    """Say what makes a checkpoint unusable, or None.
+
+    Every file that its manifest lists must be there with the content that was written. Checkpoints
+    of versions without manifests must have all that training needs, their weights whole.
+    """
+    try:
+        damage = manifest.damage_of(checkpoint)
+    except FileNotFoundError:
+        damage = None
+        log.warning("%s has no manifest: only what it must hold is checked.", checkpoint)
+    except OSError as error:
+        damage = str(error)
+    return damage or _missing_part(checkpoint)
+
+
+def _missing_part(checkpoint: Path) -> str | None:
     for needed in ("trainer_state.json", "scheduler.pt"):
         if not (checkpoint / needed).is_file():
             return f"{needed} is missing"
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        return f"trainer_state.json: {error}"
+    if not list(checkpoint.glob("rng_state*.pth")):
+        return "the state of the random number generators is missing"
+    if (checkpoint / SHARDS / ".metadata").is_file():
+        return None
+    if not (checkpoint / "optimizer.pt").is_file():
+        return "optimizer.pt is missing"
     weights = sorted(checkpoint.glob("*.safetensors"))
-    if not weights and not (checkpoint / SHARDS / ".metadata").is_file():
+    if not weights:
         return "its weights are missing"
     for file in weights:
         try:

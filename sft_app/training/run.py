@@ -29,7 +29,7 @@ from sft_app.training.callbacks.metrics_file import MetricsFile
 from sft_app.training.callbacks.profiler import ProfileSteps
 from sft_app.training.callbacks.progress import Progress
 from sft_app.training.callbacks.result_file import ResultFile
-from sft_app.training.checkpoints import find_resume_point
+from sft_app.training.checkpoints import agree_on_resume_point
 from sft_app.training.log_setup import DETAILS, set_up_logging
 from sft_app.training.model_plan import ModelPlans, plan_as_dict, plan_data, plan_model
 from sft_app.training.muon import muon_for
@@ -41,6 +41,9 @@ from sft_app.training.prepare_model import PreparedModel, prepare_model, reads_o
 from sft_app.training.run_record import RunRecord
 from sft_app.training.save_final_model import save_final_model
 from sft_app.training.sft_trainer import SFTTrainer
+from sft_app.training.step_guard import TrainingDiverged
+from sft_app.training.stop_signals import Interrupted
+from sft_app.training.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 details = logging.getLogger(DETAILS)
@@ -112,9 +115,12 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
 
     trainer = make_trainer(prepared, config, args, plans, data, run_dir)
     trainer.add_callback(ResultFile(record))
+    trainer.add_callback(Watchdog(run_dir, args.process_index, config.launch.timeout))
     with record.phase("train"):
         announce(trainer, data, plans.memory.total)
         train(trainer, config, run_dir, record)
+    if trainer.stopped_by:
+        raise Interrupted(trainer.stopped_by, trainer.state.global_step)
     record.note_peak_memory(device)
     trainer.release_training_state()
     # Saved before it is evaluated: what was trained is safe, whatever the evaluation needs.
@@ -170,6 +176,7 @@ def make_trainer(
         args=args,
         train_dataset=data.train,
         data_collator=data.collate,
+        on_nonfinite=config.trainer.on_nonfinite,
         processing_class=plans.tokenizer,
         callbacks=[Progress(), MetricsFile(run_dir / METRICS)],
         optimizer_cls_and_kwargs=(
@@ -186,14 +193,18 @@ def make_trainer(
 
 def train(trainer: SFTTrainer, config: AppConfig, run_dir: Path, record: RunRecord) -> None:
     """Train from the start or from a checkpoint, and note what it took."""
-    resume_point = find_resume_point(config.trainer.resume_from_checkpoint, run_dir)
-    if resume_point is not None:
-        log.info("Resuming from %s", resume_point)
-    record.result.resumed_from = str(resume_point) if resume_point else None
-    record.write()
-    trainer.train(resume_from_checkpoint=str(resume_point) if resume_point else None)
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    found = agree_on_resume_point(config.trainer.resume_from_checkpoint, run_dir)
     result = record.result
+    result.resumed_from = str(found.checkpoint) if found.checkpoint else None
+    result.rejected_checkpoints = list(found.rejected)
+    record.write()
+    if found.checkpoint is not None:
+        log.info("resume          from %s", found.checkpoint)
+    with trainer.guard.signals.noticed():
+        trainer.train(resume_from_checkpoint=result.resumed_from)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    losses = [loss for loss in losses if math.isfinite(loss)]  # but of steps that were left out
+    result.skipped_steps = trainer.guard.skipped_steps
     result.steps = trainer.state.global_step
     result.epochs = round(trainer.state.epoch or 0.0, 4)
     if trainer.count.seconds:
@@ -219,6 +230,11 @@ def measure(
         evaluation = evaluate(measured, model, device, split)
     for what, how_much in describe(evaluation):
         log.info("%-16s%s %s training", what, how_much, when)
+    if evaluation.heldout and not math.isfinite(evaluation.heldout.loss):
+        raise TrainingDiverged(
+            f"the held-out loss {when} training is {evaluation.heldout.loss}: the model "
+            "computes no numbers. Look at its weights, at model.dtype, and at the held-out records."
+        )
     return evaluation
 
 

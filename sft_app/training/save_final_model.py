@@ -1,5 +1,6 @@
 """What training leaves: a plain model, whole, in the dtype that its checkpoint had."""
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -10,12 +11,15 @@ from sft_app.common import ranks
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
 from sft_app.loader.model.save_pretrained import save_for_serving, saved_dtypes
+from sft_app.records.disk_space import check_space, explain_full_disk
+from sft_app.records.manifest import publish, write_manifest
 from sft_app.training.model_plan import ModelPlans
 from sft_app.training.parallel.fsdp import gather_weights
 from sft_app.training.peft.lora import merge_adapter, merge_gathered, plain_model
 from sft_app.training.peft.merge_qlora import merge_into_full_precision
 from sft_app.training.precision import round_weights
 from sft_app.training.prepare_model import PreparedModel
+from sft_app.training.step_guard import check_weights
 
 
 def save_final_model(
@@ -27,9 +31,11 @@ def save_final_model(
 ) -> nn.Module:
     """Write the trained model to `directory`, and return it as it can be evaluated.
 
-    Every rank calls it; rank 0 writes. Sharded models are gathered for that and stay sharded; after
-    QLoRA the weights are rank 0's alone, in the host's memory.
+    Every rank calls it; rank 0 writes, aside first: the folder is whole or absent. Sharded
+    models are gathered for that and stay sharded; after QLoRA the weights are rank 0's alone, in
+    the host's memory. Raises TrainingDiverged when a weight is no number, and DiskFull.
     """
+    check_weights(prepared.model, "at the end of training")
     model: nn.Module = prepared.model
     if config.adapter.method is AdapterMethod.qlora:
         model = merge_into_full_precision(prepared.model, config, plans, device)
@@ -40,15 +46,32 @@ def save_final_model(
         round_weights(model, saved, saved_dtypes(model, plans.weights, saved))
     weights = gather_weights(prepared.model) if prepared.sharded else None
     if ranks.is_main():
-        save_for_serving(
-            plain_model(model),
-            plans.tokenizer,
-            plans.rope,
-            plans.tokenizer_plan,
-            directory,
-            weights_plan=plans.weights,
-            dtype=plans.precision.saved,
-            state_dict=merge_gathered(prepared.model, weights) if weights else None,
-        )
+        staged = directory.with_name(f".{directory.name}.partial")
+        shutil.rmtree(staged, ignore_errors=True)
+        what, needed = "the final model", _bytes_of(model, plans.precision.saved)
+        check_space(directory.parent, needed, what)
+        try:
+            save_for_serving(
+                plain_model(model),
+                plans.tokenizer,
+                plans.rope,
+                plans.tokenizer_plan,
+                staged,
+                weights_plan=plans.weights,
+                dtype=plans.precision.saved,
+                state_dict=merge_gathered(prepared.model, weights) if weights else None,
+            )
+            write_manifest(staged, all_finite=True)
+            publish(staged, directory)
+        except Exception as error:
+            explain_full_disk(error, directory.parent, needed, what)
+            raise
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
     ranks.barrier()
     return model
+
+
+def _bytes_of(model: nn.Module, saved: torch.dtype) -> int:
+    """Return about how much the saved weights take."""
+    return sum(parameter.numel() for parameter in plain_model(model).parameters()) * saved.itemsize

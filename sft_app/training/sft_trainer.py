@@ -1,9 +1,9 @@
 """transformers.Trainer, with what it lacks: counted tokens, atomic checkpoints, no silent NaN."""
 
+import logging
 import math
-import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import (
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
 )
-from transformers.trainer import SCHEDULER_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import SaveStrategy
 
 from sft_app.common.errors import ConfigError
+from sft_app.config.schema.trainer import OnNonfinite
 from sft_app.data.batches.datasets import ExampleDataset
 from sft_app.data.batches.length_grouped_sampler import LengthGroupedSampler
-from sft_app.training.checkpoints import STAGING, publish, rotate
+from sft_app.training.autopsy import write_autopsy
+from sft_app.training.checkpointing_trainer import CheckpointingTrainer, LogWhatCounts
 from sft_app.training.lr_schedule import without_idle_step
 from sft_app.training.metrics.token_counts import (
     REAL_TOKENS,
@@ -36,30 +34,33 @@ from sft_app.training.parallel.context_parallel import (
     shard_for_context_parallel,
 )
 from sft_app.training.parallel.data_ranks import data_parallel_rank
-from sft_app.training.parallel.fsdp import load_shards, save_shards
 from sft_app.training.prepare_model import PreparedModel
+from sft_app.training.step_guard import (
+    StepGuard,
+    TrainingDiverged,
+    clip_gradients,
+    gradient_norm,
+)
+from sft_app.training.stop_signals import IgnoringSigterm, StopSignals
+
+log = logging.getLogger(__name__)
 
 DOCUMENTS = "documents"
 """Beside the tensors of a sequence shard: the documents of the whole rows."""
 
 
-class TrainingDiverged(ValueError):
-    """Says that the loss is no number any more: every weight would be NaN after the next step."""
+@dataclass
+class StepInProgress:
+    """What the guard needs to know of the optimizer step that is being made."""
+
+    batches: list[dict[str, Any]] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
+    """Of this rank's micro-batches."""
+    loss_before: Tensor | None = None
+    """The Trainer's sum when the step began."""
 
 
-class LogWhatCounts(TrainerCallback):
-    """Logs each step that is saved, for a resumed run to count on from, and the last one."""
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Log where a checkpoint follows, or nothing."""
-        control.should_log |= control.should_save or control.should_training_stop
-
-    on_epoch_end = on_step_end
-
-
-class SFTTrainer(Trainer):
+class SFTTrainer(CheckpointingTrainer):
     """Trains on batches of `input_ids`, `labels` [B, T] (and `position_ids` or `attention_mask`).
 
     `count` has what all ranks did, before a resume as well.
@@ -67,6 +68,8 @@ class SFTTrainer(Trainer):
 
     optimizer: Any
     lr_scheduler: Any
+    stopped_by: int = 0
+    """The signal that ended training before its last step."""
 
     def __init__(
         self,
@@ -74,9 +77,11 @@ class SFTTrainer(Trainer):
         prepared: PreparedModel,
         args: TrainingArguments,
         data_collator: Collate,
+        on_nonfinite: OnNonfinite = OnNonfinite.stop,
         **kwargs: Any,
     ) -> None:
         """Train `prepared.model`; `kwargs` are transformers.Trainer's own."""
+        self.guard = StepGuard(on_nonfinite, StopSignals())
         collate = CountingCollate(data_collator)
         super().__init__(model=prepared.model, args=args, data_collator=collate, **kwargs)
         self.prepared = prepared
@@ -86,15 +91,18 @@ class SFTTrainer(Trainer):
         )
         self.add_callback(LogWhatCounts())
         self.count = WorkCount(prepared.shape, args.device, matmul_dtype(prepared.model, args))
-        # Not before: the Trainer refuses to save checkpoints of sharded models, which we do below.
+        # Not before: the Trainer refuses to save checkpoints of sharded models, which we do.
         self.is_distributed_loading_by_transformers = prepared.sharded
-        self._saving_in: Path | None = None
+        self._step = StepInProgress()
+        self._taken_since_log = self._skipped_since_log = 0
 
     # -- which batches -------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
         """The ranks that share rows read the same ones."""
         loader = super().get_train_dataloader()
+        if loader.num_workers:  # a signal to all processes must leave them reading the step's rows
+            loader.worker_init_fn = IgnoringSigterm(loader.worker_init_fn)
         self.data_parallel.apply(loader)
         return loader
 
@@ -110,7 +118,8 @@ class SFTTrainer(Trainer):
         """Unpacked examples come in batches of similar length, over all ranks; rows at random."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(dataset, ExampleDataset):
-            rows = self._train_batch_size * self.data_parallel.size
+            # Of a whole step, however it is cut: other ranks go on with the same order of data.
+            rows = self.get_total_train_batch_size(self.args)
             return LengthGroupedSampler(dataset.lengths, rows, self.args.seed)
         return super()._get_train_sampler(train_dataset)
 
@@ -133,9 +142,15 @@ class SFTTrainer(Trainer):
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor | int | None]:
         """The micro-batches of one optimizer step, and their number of supervised tokens."""
+        if self.state.global_step >= self.state.max_steps:  # resumed at its end
+            self.control.should_training_stop = True
+            self._resumed_at = self.state.global_step
+            return [], None
         self.count.start(self.state)
         mine = map(self._take, epoch_iterator)
-        return super().get_batch_samples(mine, num_batches, device)
+        batches, num_items = super().get_batch_samples(mine, num_batches, device)
+        self._step = StepInProgress(batches, loss_before=self._tr_loss.clone())
+        return batches, num_items
 
     def _take(self, batch: Batch) -> dict[str, Any]:
         """Count a micro-batch as it was read; what this rank has to do of it."""
@@ -164,17 +179,82 @@ class SFTTrainer(Trainer):
             return super().compute_loss(model, inputs, *args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add tokens and speed to what is logged; raise TrainingDiverged on a loss of NaN."""
-        loss = logs.get("loss")
-        if loss is not None:
-            if not math.isfinite(loss):
-                raise TrainingDiverged(
-                    f"the loss became {loss} before step {self.state.global_step}. Lower "
-                    "trainer.learning_rate, lengthen trainer.warmup_steps, or look for broken "
-                    "records; no later checkpoint was written."
-                )
+        """Add tokens and speed to what is logged of a step."""
+        if "loss" in logs:
+            logs["loss"] = self._mean_of_taken_steps(logs["loss"])
             logs.update(self.count.since_last_log(self.accelerator, self.state).measured())
         super().log(logs, start_time)
+
+    def _mean_of_taken_steps(self, mean: float) -> float:
+        """Leave skipped steps, which add nothing to the sum, out of a mean since the last log."""
+        taken, skipped = self._taken_since_log, self._skipped_since_log
+        self._taken_since_log = self._skipped_since_log = 0
+        return mean * (taken + skipped) / taken if taken else math.nan
+
+    # -- the guard in the step -----------------------------------------------------------------
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Forward and backward of a micro-batch; its loss is kept for the guard."""
+        loss: Tensor = super().training_step(*args, **kwargs)
+        self._step.losses.append(loss)
+        return loss
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Tensor:
+        """Look at the gradients before they are scaled: one NaN would be in all of them after."""
+        self.accelerator.unscale_gradients()
+        norm = gradient_norm(model.parameters())
+        if self._may_step(norm):
+            clip_gradients(model.parameters(), self.args.max_grad_norm, norm)
+        return norm
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        if grad_norm is None:  # nothing is clipped
+            grad_norm = gradient_norm(model.parameters())
+            self._may_step(grad_norm)
+        return grad_norm
+
+    def _may_step(self, norm: Tensor) -> bool:
+        """Tell whether the optimizer takes this step; raise TrainingDiverged where the run ends."""
+        look = self.guard.look(self._step.losses, norm if self.accelerator.scaler is None else None)
+        if look.stop_signal:
+            self.stopped_by = look.stop_signal
+            self.control.should_log = self.control.should_training_stop = True
+            self.control.should_save = self.args.save_strategy != SaveStrategy.NO
+        if look.is_finite:
+            self.guard.passed()
+            self._taken_since_log += 1
+            return True
+        autopsy = write_autopsy(
+            Path(self.args.output_dir).parent,
+            step=self.state.global_step,
+            rank=self.args.process_index,
+            look=look,
+            losses=self._step.losses,
+            norm=norm.item(),
+            model=self.model,
+            batches=self._step.batches,
+            tokenizer=self.processing_class,
+            logged=self.state.log_history,
+        )
+        what = "gradient" if look.finite_loss else "loss"
+        if not self.guard.may_skip():
+            raise TrainingDiverged(
+                f"the {what} of step {self.state.global_step + 1} is not finite, and no weight was "
+                "changed by it. Lower trainer.learning_rate, lengthen trainer.warmup_steps, look "
+                f"at the step's records in {autopsy}, or leave such steps out with "
+                "trainer.on_nonfinite=skip."
+            )
+        log.warning(
+            "step %d is left out: its %s is not finite (%s)",
+            self.state.global_step + 1,
+            what,
+            autopsy,
+        )
+        for parameter in self.model.parameters():
+            parameter.grad = None  # the optimizer passes over them
+        self._tr_loss.copy_(self._step.loss_before)
+        self._skipped_since_log += 1
+        return False
 
     def release_training_state(self) -> None:
         """Drop what only training needs: optimizer state, and DDP's wrapper around the model.
@@ -186,70 +266,6 @@ class SFTTrainer(Trainer):
         self.optimizer = self.lr_scheduler = None
         self.callback_handler.optimizer = self.callback_handler.lr_scheduler = None
         self.accelerator.free_memory()
-
-    # -- checkpoints ---------------------------------------------------------------------------
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._saving_in) if self._saving_in else super()._get_output_dir(trial)
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Write a checkpoint aside, and give it its name when every rank has finished."""
-        if not torch.isfinite(self._tr_loss).all():
-            raise TrainingDiverged(
-                f"the loss became NaN before step {self.state.global_step}: no checkpoint written."
-            )
-        checkpoints = Path(self.args.output_dir)
-        staging = checkpoints / STAGING
-        if self.is_world_process_zero():
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
-        self._saving_in = staging
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._saving_in = None
-        self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero():
-            staged = staging / f"checkpoint-{self.state.global_step}"
-            (staged / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing needs
-            publish(staged, checkpoints)
-            rotate(checkpoints, self.args.save_total_limit)
-            shutil.rmtree(staging, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-
-    # -- sharded models ------------------------------------------------------------------------
-
-    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
-        """Every micro-batch is reduced: what waits for the last one would be whole gradients."""
-        return nullcontext()
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the weights; those of sharded models are written with the optimizer's state."""
-        if not self.prepared.sharded:
-            super().save_model(output_dir, _internal_call)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self.prepared.sharded:
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        save_shards(self.model, self.optimizer, Path(output_dir))
-        if self.is_world_process_zero():
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
-
-    def _load_from_checkpoint(
-        self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
-    ) -> None:
-        if not self.prepared.sharded:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if not self.prepared.sharded:
-            super()._load_optimizer_and_scheduler(checkpoint)
-        elif checkpoint is not None:
-            load_shards(self.model, self.optimizer, Path(checkpoint))
-            state = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
-            self.lr_scheduler.load_state_dict(state)
 
 
 def matmul_dtype(model: torch.nn.Module, args: TrainingArguments) -> torch.dtype:

@@ -7,6 +7,7 @@ its life to its parent's.
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from sft_app.common.console import guard_console
 from sft_app.common.errors import ConfigError
@@ -15,12 +16,16 @@ from sft_app.common.processes import die_with_parent
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import load_config
 from sft_app.records.failure import record_failure
+from sft_app.records.result import Status
 
 EXIT_FAILED = 1
 
 
 def main(config_path: Path) -> None:
-    """Train as `config_path` says; what fails is recorded for the parent, and ends with 1."""
+    """Train as `config_path` says; what fails is recorded for the parent, and ends with 1.
+
+    A signal that was noticed while training ends with 128 and its number.
+    """
     run_dir = config_path.parent
     rank = int(os.environ.get("RANK", "0"))
     try:
@@ -31,25 +36,42 @@ def main(config_path: Path) -> None:
             from sft_app.training.run import run_training
 
         run_training(config, run_dir)
-    except Exception as error:
-        record_failure(run_dir, error, rank=rank, out_of_memory=is_out_of_memory(error))
-        if not isinstance(error, ConfigError):
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # torch's CheckpointException is no Exception
+        status = status_of(error)
+        record_failure(run_dir, error, rank=rank, status=status)
+        if status is not Status.interrupted and not isinstance(error, ConfigError):
             import logging
 
             logging.getLogger("sft_app.failure").exception("rank %d failed", rank)
-        # Not sys.exit: other ranks may never answer the collectives that a clean exit waits for.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(EXIT_FAILED)
+        end_now(getattr(error, "exit_code", EXIT_FAILED))
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """CUDA's and the CPU allocator's own words for it; torch has a type for CUDA only."""
+def status_of(error: BaseException) -> Status:
+    """Tell a signal, memory that ran out, and everything else apart."""
+    from sft_app.training.stop_signals import Interrupted
+
+    if isinstance(error, Interrupted):
+        return Status.interrupted
+    return Status.out_of_memory if is_out_of_memory(error) else Status.failed
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Know CUDA's and the CPU allocator's own words for it; torch has a type for CUDA only."""
     import torch
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    words = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+def end_now(exit_code: int) -> NoReturn:
+    """End without waiting: other ranks may never answer what a clean exit waits for."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from sft_app.records.failure import clear_failures, first_failure, record_failure
+from sft_app.records.failure import (
+    clear_failures,
+    first_failure,
+    record_death,
+    record_failure,
+)
 from sft_app.records.result import (
     Evaluation,
     LossMeasurement,
@@ -47,13 +52,38 @@ def test_an_unreadable_result_is_a_value_error(tmp_path: Path, text: str | None)
 
 def test_the_first_failure_is_the_cause(tmp_path: Path) -> None:
     assert first_failure(tmp_path) is None
-    record_failure(tmp_path, ValueError("the cause"), rank=2, out_of_memory=False)
-    record_failure(tmp_path, ConnectionError("its echo"), rank=0, out_of_memory=False)
+    record_failure(tmp_path, ValueError("the cause"), rank=2, status=Status.failed)
+    record_failure(tmp_path, ConnectionError("its echo"), rank=0, status=Status.failed)
     failure = first_failure(tmp_path)
     assert failure is not None
     assert (failure.error.type, failure.error.message, failure.error.rank) == (
         "ValueError", "the cause", 2,
     )  # fmt: skip
+    record_death(tmp_path, rank=1, signum=9)
+    failure = first_failure(tmp_path)
+    assert failure is not None and failure.error.rank == 1, "what others lost is the cause"
     clear_failures(tmp_path)
     assert first_failure(tmp_path) is None
     assert not list(tmp_path.iterdir())
+
+
+def test_failures_that_are_half_written_block_nothing(tmp_path: Path) -> None:
+    """As a full disk leaves them."""
+    (tmp_path / ".failures").mkdir()
+    (tmp_path / ".failures" / "rank-0.json").write_text("")
+    (tmp_path / ".failures" / ".rank-1.json.partial").touch()
+    assert first_failure(tmp_path) is None
+    clear_failures(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_is_told_where_the_runs_own_folder_cannot_be_written(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / ".failures").write_text("no folder can be made here")
+    record_failure(run_dir, ValueError("the cause"), rank=0, status=Status.failed)
+    failure = first_failure(run_dir)
+    assert failure is not None and failure.error.message == "the cause"
+    clear_failures(run_dir)
+    (run_dir / ".failures").unlink()
+    assert first_failure(run_dir) is None

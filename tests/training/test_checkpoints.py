@@ -1,26 +1,46 @@
 """Checkpoints are complete or absent, and a resumed run starts at the newest that is whole."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from sft_app.common.errors import ConfigError
+from sft_app.records.manifest import write_manifest
 from sft_app.training.checkpoints import STAGING, find_resume_point, numbered, publish, rotate
 
+FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "model.safetensors")
 
-def make_checkpoint(run_dir: Path, step: int) -> Path:
+
+def make_checkpoint(run_dir: Path, step: int, *, manifest: bool = True) -> Path:
     checkpoint = run_dir / "checkpoints" / f"checkpoint-{step}"
     checkpoint.mkdir(parents=True)
     save_file({"weight": torch.ones(64)}, checkpoint / "model.safetensors")
-    for name in ("trainer_state.json", "scheduler.pt"):
-        (checkpoint / name).write_text("{}")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({"step": step}, checkpoint / name)
+    (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    if manifest:
+        write_manifest(checkpoint, step=step)
     return checkpoint
 
 
-def test_without_the_setting_nothing_is_resumed(tmp_path: Path) -> None:
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(bytes(content))
+
+
+def test_a_run_that_starts_anew_resumes_nothing(tmp_path: Path) -> None:
     make_checkpoint(tmp_path, 5)
-    assert find_resume_point(None, tmp_path) is None
+    assert find_resume_point("never", tmp_path).checkpoint is None
+    assert find_resume_point(None, tmp_path).checkpoint is None
 
 
 def test_a_run_directory_means_its_newest_checkpoint(tmp_path: Path) -> None:
@@ -28,33 +48,54 @@ def test_a_run_directory_means_its_newest_checkpoint(tmp_path: Path) -> None:
     newest = make_checkpoint(tmp_path, 10)
     (tmp_path / "checkpoints" / STAGING / "checkpoint-15").mkdir(parents=True)
     for setting in (str(tmp_path), str(tmp_path / "checkpoints"), str(newest), "auto"):
-        assert find_resume_point(setting, tmp_path) == newest
+        assert find_resume_point(setting, tmp_path).checkpoint == newest
 
 
-@pytest.mark.parametrize("damage", ["truncated", "no state", "no weights"])
-def test_a_damaged_newest_is_passed_over_and_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", [Path.unlink, truncate, flip_a_bit])
+def test_whatever_is_damaged_is_passed_over_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None], file: str
 ) -> None:
     whole = make_checkpoint(tmp_path, 5)
     newest = make_checkpoint(tmp_path, 10)
-    weights = newest / "model.safetensors"
-    if damage == "truncated":
-        weights.write_bytes(weights.read_bytes()[:-10])
-    elif damage == "no weights":
-        weights.unlink()
-    else:
-        (newest / "trainer_state.json").unlink()
-    assert find_resume_point(str(tmp_path), tmp_path) == whole
+    damage(newest / file)
+    found = find_resume_point("auto", tmp_path)
+    assert found.checkpoint == whole
+    assert len(found.rejected) == 1 and file in found.rejected[0]
     assert "checkpoint-10 cannot be used" in caplog.text
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"files": 3}'])
+def test_a_manifest_that_is_damaged_is_damage(tmp_path: Path, text: str) -> None:
+    whole = make_checkpoint(tmp_path, 5)
+    (make_checkpoint(tmp_path, 10) / "manifest.json").write_text(text)
+    assert find_resume_point("auto", tmp_path).checkpoint == whole
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_without_a_manifest_each_file_must_be_there(tmp_path: Path, file: str) -> None:
+    """As of checkpoints that older versions wrote."""
+    checkpoint = make_checkpoint(tmp_path, 5, manifest=False)
+    assert find_resume_point("auto", tmp_path).checkpoint == checkpoint
+    (checkpoint / file).unlink()
+    assert find_resume_point("auto", tmp_path).checkpoint is None
+
+
+def test_a_named_checkpoint_that_is_damaged_falls_back_to_the_one_before(tmp_path: Path) -> None:
+    whole = make_checkpoint(tmp_path, 5)
+    named = make_checkpoint(tmp_path, 10)
+    make_checkpoint(tmp_path, 15)
+    truncate(named / "optimizer.pt")
+    assert find_resume_point(str(named), tmp_path).checkpoint == whole
+
+
 def test_a_named_place_without_a_checkpoint_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no complete checkpoint"):
+    with pytest.raises(ConfigError, match="no whole checkpoint"):
         find_resume_point(str(tmp_path), tmp_path)
 
 
 def test_auto_starts_afresh_when_there_is_none(tmp_path: Path) -> None:
-    assert find_resume_point("auto", tmp_path) is None
+    assert find_resume_point("auto", tmp_path).checkpoint is None
 
 
 def test_publishing_replaces_the_same_step(tmp_path: Path) -> None:

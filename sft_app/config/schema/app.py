@@ -1,6 +1,6 @@
 """The one typed configuration that everything else is given."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -13,6 +13,7 @@ from sft_app.config.schema.evaluation import EvaluationConfig
 from sft_app.config.schema.launch import LaunchConfig
 from sft_app.config.schema.model import ModelConfig, TokenizerConfig
 from sft_app.config.schema.rope import RopeConfig
+from sft_app.config.schema.run import RunConfig
 from sft_app.config.schema.sweep import SweepConfig
 from sft_app.config.schema.trainer import TrainerConfig
 
@@ -46,6 +47,8 @@ class AppConfig:
     """What is measured before and after training."""
     sweep: SweepConfig = MISSING
     """What the jobs of `sft-train --multirun` share."""
+    run: RunConfig = field(default_factory=RunConfig)
+    """The name of a run that can be continued."""
 
 
 # On import, because the job of a Ray worker unpickles a configuration and composes none.

@@ -35,5 +35,9 @@ class LaunchConfig:
     """What workers compute on; auto: CUDA where it works."""
     cpu_threads: int | None = None
     """Threads of each CPU worker; null: the cores shared out among the workers."""
-    shutdown_grace_seconds: int = 10
-    """After a signal, how long workers may take to end before they are killed."""
+    shutdown_grace_seconds: int = 120
+    """After a signal, how long workers may take to finish their step and write a checkpoint before
+    they are killed; a second signal kills them at once."""
+    timeout: int = 1800
+    """Seconds without a finished micro-batch, step or checkpoint after which training counts as
+    hung: the job ends, with the stacks of every rank in `stacks/`. 0: never."""

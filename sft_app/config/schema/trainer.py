@@ -16,6 +16,15 @@ class SaveStrategy(StrEnum):
     """After each pass over the data."""
 
 
+class OnNonfinite(StrEnum):
+    """What is done at a step whose loss or gradient is NaN or infinite."""
+
+    stop = "stop"
+    """The run ends, failed."""
+    skip = "skip"
+    """The step is left out; ten in a row end the run."""
+
+
 class Parallelism(StrEnum):
     """What several processes share."""
 
@@ -111,10 +120,15 @@ class TrainerConfig:
     """Compile each decoder layer for itself while it trains; attention stays as it is."""
     report_to: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Where metrics go beside metrics.jsonl: tensorboard, wandb, mlflow, ..."""
-    resume_from_checkpoint: str | None = None
-    """What to continue from: a checkpoint directory; a run's directory (its newest complete
-    checkpoint); or `auto` (the newest complete checkpoint of this very run directory, if it has
-    one)."""
+    resume_from_checkpoint: str | None = "auto"
+    """auto: go on from the newest whole checkpoint of this very run directory, if it has one;
+    never: start anew, and keep what stands there aside; or a path: of a checkpoint, or of a run
+    (its newest whole one)."""
+    resume_anyway: bool = False
+    """Go on although the data, the model or settings differ from those that the run began with."""
+    on_nonfinite: OnNonfinite = OnNonfinite.stop
+    """At a step whose loss or gradient is NaN or infinite: stop the run, or skip the step. Either
+    way nothing is updated, and `autopsy/` in the run's directory tells what it was made of."""
     profile: bool = False
     """Record a few steps with torch.profiler: the trace is in `profile/` of the run's directory."""
     extra: dict[str, Any] = field(default_factory=dict)

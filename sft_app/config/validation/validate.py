@@ -1,6 +1,7 @@
 """Rules that cross keys and groups, checked before anything is written or loaded."""
 
 import os
+import re
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
@@ -73,6 +74,7 @@ def validate(config: AppConfig, *, on_slurm: bool = False) -> None:
         _check_trainer_extra,
         check_trainer_support,
         _check_launch,
+        _check_run,
     ]
     for check in checks:
         check(config)
@@ -152,10 +154,28 @@ def _check_trainer(config: AppConfig) -> None:
     if trainer.fp16 and config.launch.device is Device.cpu:
         raise ConfigError("trainer.fp16=true needs a GPU: leave it out with launch.device=cpu.")
     resume = trainer.resume_from_checkpoint
-    if resume is not None and resume != "auto" and not Path(resume).expanduser().is_dir():
+    if resume not in (None, "auto", "never") and not Path(resume).expanduser().is_dir():
         raise ConfigError(
             f"trainer.resume_from_checkpoint={resume}: there is no such folder. Name a run's "
-            "directory, one of its checkpoints/checkpoint-N, or auto."
+            "directory, one of its checkpoints/checkpoint-N, auto, or never."
+        )
+    if trainer.save_total_limit is not None and trainer.save_total_limit < 1:
+        raise ConfigError(
+            f"trainer.save_total_limit={trainer.save_total_limit} would keep no checkpoint: give a "
+            "number from 1, null (keep all), or trainer.save_strategy=no."
+        )
+
+
+def _check_run(config: AppConfig) -> None:
+    name = config.run.name
+    if name is not None and not re.fullmatch(r"[\w+=-][\w.+=-]*", name):
+        raise ConfigError(
+            f"run.name={name} names a folder: use letters, digits and . _ - only, such as "
+            "run.name=vicuna_1."
+        )
+    if config.launch.timeout < 0:
+        raise ConfigError(
+            f"launch.timeout={config.launch.timeout}: give seconds, such as 1800, or 0 for never."
         )
 
 

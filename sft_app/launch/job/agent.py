@@ -5,13 +5,16 @@ A process of its own, so that the one that composed the configuration never impo
 
 import argparse
 import logging
+import signal
 import sys
+from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from sft_app.common.console import guard_console
+from sft_app.records.failure import record_death
 
 
 def main() -> None:
@@ -36,6 +39,9 @@ def main() -> None:
     try:
         elastic_launch(config, sys.executable)("-m", "sft_app.training.worker", arguments.config)
     except ChildFailedError as failure:
+        for rank, failed in failure.failures.items():
+            if failed.exitcode < 0 and -failed.exitcode != signal.SIGTERM:
+                record_death(Path(arguments.config).parent, rank=rank, signum=-failed.exitcode)
         exit_code = failure.get_first_failure()[1].exitcode
         sys.exit(exit_code if exit_code > 0 else 128 - exit_code)  # as a shell tells of a signal
     except SignalException as interruption:

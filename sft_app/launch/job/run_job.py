@@ -1,79 +1,108 @@
 """One job, from its typed configuration to its result.json: starts workers, waits, concludes."""
 
-import os
-import signal
-import socket
+import shutil
 import sys
+import threading
 import time
+import uuid
 from datetime import datetime
 from pathlib import Path
 
-from sft_app.common.processes import available_cores
 from sft_app.config.config_hash import config_hash
 from sft_app.config.schema.app import AppConfig, save_config
-from sft_app.config.schema.launch import Device, LaunchConfig
-from sft_app.launch.job.gpus import count_visible_gpus
+from sft_app.config.schema.launch import LaunchConfig
+from sft_app.launch.job.conclude import conclude, remove_empty_stacks
+from sft_app.launch.job.errors import JobFailed, JobInterrupted
 from sft_app.launch.job.messages import opening
-from sft_app.launch.job.supervise import Ended, run_supervised
-from sft_app.records.failure import Failure, clear_failures, first_failure
-from sft_app.records.result import RunError, RunResult, Status, read_result
-from sft_app.records.run_files import CONFIG, JOB_LABEL, LOG, RESULT
-from sft_app.records.step_log import last_line, note_step
+from sft_app.launch.job.oom_kills import count_oom_kills
+from sft_app.launch.job.processes import num_local_processes, worker_environment, world_size
+from sft_app.launch.job.supervise import run_supervised
+from sft_app.records.failure import clear_failures
+from sft_app.records.identity import identity_of
+from sft_app.records.liveness import SECONDS_BETWEEN_STAMPS, stamp
+from sft_app.records.result import RunResult, Status
+from sft_app.records.run_files import CONFIG, JOB_LABEL, STACKS
+
+SECONDS_FOR_OTHER_STACKS = 3.0
+"""Ranks wait for each other: the others notice a moment after the first."""
 
 
-class JobFailed(Exception):
-    """The job ended without completing; one string, so that any launcher can pickle it."""
-
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        """Hold one sentence, and the exit code that the command shall end with."""
-        super().__init__(message, exit_code)
-        self.exit_code = exit_code
-
-    def __str__(self) -> str:
-        """Return the sentence alone."""
-        return str(self.args[0])
-
-
-class JobInterrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM ended the job. No Exception, which a sweep would note and pass over."""
-
-    def __init__(self, signum: signal.Signals) -> None:
-        """Hold the exit code by which shells tell of a signal: 128 and its number."""
-        super().__init__(signum.name)
-        self.exit_code = 128 + signum
-
-
-def run_job(config: AppConfig, run_dir: Path, label: str | None = None) -> RunResult:
+def run_job(
+    config: AppConfig, run_dir: Path, label: str | None = None, *, run_id: str | None = None
+) -> RunResult:
     """Run one job in `run_dir` and return its result, which stands in result.json as well.
 
-    With a `label` it is a job of a sweep, and shows one line, which begins so. Raises JobFailed
-    when the job failed, and JobInterrupted after SIGINT or SIGTERM.
+    With a `label` it is a job of a sweep, and shows one line, which begins so. `run_id` is what the
+    nodes of a job of several have agreed on. Raises JobFailed when the job failed, and
+    JobInterrupted after a signal.
     """
     save_config(config, run_dir / CONFIG)
     clear_failures(run_dir)
+    shutil.rmtree(run_dir / STACKS, ignore_errors=True)
     initial_result(config, Status.running).write(run_dir)
     if label is None:
         print(opening(config, run_dir, num_local_processes(config.launch)), flush=True)
+    identity = threading.Thread(target=_write_identity, args=(config, run_dir), daemon=True)
+    identity.start()
+    oom_kills = count_oom_kills()
     ended = run_supervised(
-        worker_command(config.launch, run_dir / CONFIG),
+        worker_command(config.launch, run_dir / CONFIG, run_id=run_id or str(uuid.uuid4())),
         worker_environment(config.launch) | ({JOB_LABEL: label} if label is not None else {}),
         grace_seconds=config.launch.shutdown_grace_seconds,
+        look=Overseer(run_dir).look,
     )
-    result = conclude(run_dir, ended)
+    identity.join()
+    more_oom_kills = (count_oom_kills() or 0) - (oom_kills or 0)
+    result = conclude(
+        run_dir, ended, timeout=config.launch.timeout, oom_kills=max(0, more_oom_kills)
+    )
+    remove_empty_stacks(run_dir)
     if ended.interrupted_by is not None:
+        if ended.handler_before is not None and ended.interrupted_by.name.startswith("SIGUSR"):
+            ended.handler_before(ended.interrupted_by, None)  # a scheduler's own: it requeues
         raise JobInterrupted(ended.interrupted_by)
+    if result.status is Status.interrupted:  # the signal was sent to the workers themselves
+        raise JobInterrupted(max(1, ended.exit_code - 128))
     if result.status is not Status.completed:
         assert result.error is not None
         raise JobFailed(f"{result.error.type}: {result.error.message}")
     return result
 
 
-def worker_command(launch: LaunchConfig, config_path: Path) -> list[str]:
-    """Return the command of this node's workers: the worker itself for one, the agent for more."""
+class Overseer:
+    """Looks after a job that runs: stamps its folder, and notices ranks that hang."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """Look after the job in `run_dir`."""
+        self.run_dir = run_dir
+        self._last_stamp = float("-inf")
+        self._hung_since: float | None = None
+
+    def look(self) -> bool:
+        """Do what is due; False when the job is to be ended, because it hangs."""
+        now = time.monotonic()
+        if now - self._last_stamp > SECONDS_BETWEEN_STAMPS:
+            stamp(self.run_dir)
+            self._last_stamp = now
+        if self._hung_since is None and self._has_stacks():
+            self._hung_since = now
+        return self._hung_since is None or now - self._hung_since < SECONDS_FOR_OTHER_STACKS
+
+    def _has_stacks(self) -> bool:
+        return any(path.stat().st_size for path in (self.run_dir / STACKS).glob("rank-*.txt"))
+
+
+def worker_command(launch: LaunchConfig, config_path: Path, *, run_id: str) -> list[str]:
+    """Return the command of this node's workers: the worker itself for one, the agent for more.
+
+    `run_id` is the same on all nodes of the job, and no other job's: nobody else can join it.
+    """
     nproc = num_local_processes(launch)
     if nproc == 1 and launch.nnodes == 1:
         return [sys.executable, "-m", "sft_app.training.worker", str(config_path)]
-    endpoint = launch.rdzv_endpoint or f"127.0.0.1:{_free_port()}"
+    # Port 0: bound by the agent itself, so that no other process can take it in between.
+    endpoint = launch.rdzv_endpoint if launch.nnodes > 1 else "127.0.0.1:0"
+    assert endpoint is not None, "validated, or filled in from Slurm"
     return [
         sys.executable, "-m", "sft_app.launch.job.agent", str(config_path),
         "--nproc-per-node", str(nproc),
@@ -81,90 +110,8 @@ def worker_command(launch: LaunchConfig, config_path: Path) -> list[str]:
         "--node-rank", str(launch.node_rank or 0),
         "--rdzv-endpoint", endpoint,
         "--rdzv-timeout", str(launch.rdzv_timeout_seconds),
-        "--run-id", endpoint,
+        "--run-id", run_id,
     ]  # fmt: skip
-
-
-def num_local_processes(launch: LaunchConfig) -> int:
-    """Return launch.nproc_per_node, with auto = the visible GPUs, or one process without any."""
-    if isinstance(launch.nproc_per_node, int):
-        return launch.nproc_per_node
-    gpus = 0 if launch.device is Device.cpu else count_visible_gpus()
-    return max(1, gpus)
-
-
-def worker_environment(launch: LaunchConfig) -> dict[str, str]:
-    """Return the parent's environment, with the cores shared out among the workers."""
-    environment = dict(os.environ)
-    threads = launch.cpu_threads or max(1, available_cores() // num_local_processes(launch))
-    environment.setdefault("OMP_NUM_THREADS", str(threads))
-    # Fork-safety warnings of the tokenizers library; its own threads stay on.
-    environment.setdefault("TOKENIZERS_PARALLELISM", "true")
-    environment.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-    environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(max(1, launch.shutdown_grace_seconds // 2))
-    if launch.device is Device.cpu:
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    return environment
-
-
-def conclude(run_dir: Path, ended: Ended) -> RunResult:
-    """Bring result.json to its final state from what the workers left and how they ended."""
-    result = read_result(run_dir)
-    failure = first_failure(run_dir)
-    if ended.exit_code == 0 and result.status is Status.completed:
-        clear_failures(run_dir)
-        return result
-    newest = last_line(run_dir)  # result.json lags behind it by a moment
-    if newest is not None:
-        note_step(result, newest)
-    result.finished_at = datetime.now().astimezone().isoformat(timespec="seconds")
-    started = datetime.fromisoformat(result.started_at).timestamp()
-    result.seconds.setdefault("total", round(time.time() - started, 3))
-    if ended.interrupted_by is not None:
-        result.status = Status.interrupted
-        result.error = RunError(
-            type="Interrupted", message=f"ended by {_name(ended.interrupted_by)}"
-        )
-    elif failure is not None:
-        result.status = failure.status
-        result.error = failure.error
-    else:
-        result.status, result.error = _silent_death(ended)
-    result.write(run_dir)
-    clear_failures(run_dir)
-    _explain(result, failure, run_dir)
-    return result
-
-
-def _silent_death(ended: Ended) -> tuple[Status, RunError]:
-    """Describe a worker that could not write why: killed from outside, or crashed below Python."""
-    if ended.exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL):
-        message = (
-            "a worker was killed with SIGKILL, which is what the system does when memory runs out: "
-            "lower trainer.per_device_train_batch_size or context_length, or turn on "
-            "trainer.gradient_checkpointing"
-        )
-        return Status.failed, RunError(type="WorkerKilled", message=message)
-    how = f"signal {_name(-ended.exit_code)}" if ended.exit_code < 0 else f"code {ended.exit_code}"
-    return Status.failed, RunError(
-        type="WorkerDied", message=f"a worker process ended with {how} without saying why"
-    )
-
-
-def _explain(result: RunResult, failure: Failure | None, run_dir: Path) -> None:
-    assert result.error is not None
-    if result.status is Status.interrupted:
-        print(f"\nsft-train: {result.error.message}; what there is stands in {run_dir}",
-              file=sys.stderr)  # fmt: skip
-        return
-    rank = f" (rank {result.error.rank})" if result.error.rank is not None else ""
-    print(f"\nsft-train: {result.status}: {result.error.type}{rank}: {result.error.message}",
-          file=sys.stderr)  # fmt: skip
-    if failure is not None and os.environ.get("HYDRA_FULL_ERROR"):
-        print(failure.error.traceback, file=sys.stderr)
-    else:
-        print(f"The traceback stands in {run_dir / RESULT}, the log in {run_dir / LOG}.",
-              file=sys.stderr)  # fmt: skip
 
 
 def initial_result(config: AppConfig, status: Status) -> RunResult:
@@ -179,12 +126,9 @@ def initial_result(config: AppConfig, status: Status) -> RunResult:
     )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _name(signum: int | None) -> str:
-    return signal.Signals(signum).name if signum is not None else "a signal"
+def _write_identity(config: AppConfig, run_dir: Path) -> None:
+    """Digest the inputs while the workers start; what cannot be read, they will complain of."""
+    try:
+        identity_of(config, world_size(config.launch)).write(run_dir)
+    except OSError as error:
+        print(f"sft-train: no identity.json was written: {error}", file=sys.stderr)

@@ -17,12 +17,13 @@ from sft_app.compat import BASIC_SWEEPER
 from sft_app.config.hydra_callback import exit_with_message
 from sft_app.config.schema.app import save_config
 from sft_app.config.schema.sweep import Budget
-from sft_app.launch.job.run_job import JobInterrupted, initial_result
+from sft_app.launch.job.errors import JobFailed, JobInterrupted
+from sft_app.launch.job.job_lock import only_one
+from sft_app.launch.job.job_state import JobState, job_state, look_at, set_aside
+from sft_app.launch.job.run_job import initial_result
 from sft_app.launch.sweep.budget import apply_budget, describe_budget, shared_tokens_per_step
 from sft_app.launch.sweep.check_job_plans import check_plans
 from sft_app.launch.sweep.compose_jobs import SweepJob, add_task_override, compose_jobs
-from sft_app.launch.sweep.job_lock import is_being_run
-from sft_app.launch.sweep.job_state import JobState, job_state, set_aside
 from sft_app.launch.sweep.launcher import Launcher, settle_processes, which_launcher
 from sft_app.launch.sweep.ray_pool import start_pool
 from sft_app.launch.sweep.slurm import prepare_slurm
@@ -82,7 +83,6 @@ def prepare_sweep(master: DictConfig) -> Sweep:
     else:
         _check_nodes(jobs)
     jobs = _settle(master, jobs)
-    _check_nobody_else(jobs)
     check_plans([c for c in jobs if job_state(c.run_dir, c.config) is not JobState.done])
     if launcher is Launcher.ray:
         start_pool(master, launch)
@@ -108,21 +108,16 @@ def _check_nodes(jobs: list[SweepJob]) -> None:
         )
 
 
-def _check_nobody_else(jobs: list[SweepJob]) -> None:
-    for job in jobs:
-        if is_being_run(job.run_dir):
-            raise ConfigError(
-                f"job {job.name} is running: this sweep was started already. Wait for it, or "
-                "choose another sweep.name."
-            )
-
-
 def _check_sweep(master: DictConfig) -> None:
     name = master.sweep.name
     if name is not None and not re.fullmatch(r"[\w+=-][\w.+=-]*", str(name)):
         raise ConfigError(
             f"sweep.name={name} names a folder: use letters, digits and . _ - only, such as "
             "sweep.name=context_1."
+        )
+    if master.run.name is not None:
+        raise ConfigError(
+            f"run.name={master.run.name} names one run: a sweep is named with sweep.name=..."
         )
     if master.hydra.sweeper._target_ != BASIC_SWEEPER:
         raise ConfigError(
@@ -171,11 +166,22 @@ def _announce(sweep: Sweep) -> None:
 def _make_ready(sweep: Sweep) -> None:
     """Move away what was run with other settings, and note each job that is to be run."""
     for job in sweep.jobs:
-        state = job_state(job.run_dir, job.config)
-        if state is JobState.changed:
-            kept = set_aside(job.run_dir).relative_to(sweep.directory)
-            print(f"  {job.name}: settings changed; the former run is kept in {kept}", flush=True)
-        if state is not JobState.done:
-            job.run_dir.mkdir(parents=True, exist_ok=True)
-            save_config(job.config, job.run_dir / CONFIG)
-            initial_result(job.config, Status.pending).write(job.run_dir)
+        job.run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            with only_one(job.run_dir):
+                _make_job_ready(job, sweep)
+        except JobFailed:
+            print(f"  {job.name} is being run by another process: this sweep will wait for it.")
+
+
+def _make_job_ready(job: SweepJob, sweep: Sweep) -> None:
+    found = look_at(job.run_dir, job.config)
+    anew = job.config.trainer.resume_from_checkpoint in (None, "never")
+    if found.state is JobState.changed or (found.state is JobState.unfinished and anew):
+        kept = set_aside(job.run_dir).relative_to(sweep.directory)
+        why = "; ".join(found.differences[:2]) or "to be started anew"
+        print(f"  {job.name}: {why}; the former run is kept in {kept}", flush=True)
+    if found.state is not JobState.done:
+        job.run_dir.mkdir(parents=True, exist_ok=True)
+        save_config(job.config, job.run_dir / CONFIG)
+        initial_result(job.config, Status.pending).write(job.run_dir)

@@ -5,20 +5,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sft_app.config.schema.app import AppConfig
-from sft_app.launch.job.run_job import (
-    JobFailed,
-    JobInterrupted,
-    initial_result,
-    run_job,
-    worker_command,
-    worker_environment,
-)
+from sft_app.launch.job.errors import JobFailed, JobInterrupted
+from sft_app.launch.job.job_lock import only_one
+from sft_app.launch.job.job_state import JobState, job_state
+from sft_app.launch.job.processes import worker_environment
+from sft_app.launch.job.run_job import initial_result, run_job, worker_command
 from sft_app.launch.job.supervise import run_supervised
 from sft_app.launch.sweep.budget import apply_budget
-from sft_app.launch.sweep.job_lock import only_one
-from sft_app.launch.sweep.job_state import JobState, job_state
 from sft_app.launch.sweep.out_of_memory import shorter_out_of_memory
-from sft_app.launch.sweep.slurm_node import publish_decision, slurm_rendezvous, wait_for_decision
+from sft_app.launch.sweep.slurm_node import (
+    publish_decision,
+    run_id_on_slurm,
+    slurm_rendezvous,
+    wait_for_decision,
+)
 from sft_app.records.result import RunError, RunResult, Status, read_result
 from sft_app.records.run_files import CONFIG
 
@@ -37,14 +37,15 @@ def run_sweep_job(
     if config.launch.node_rank:
         help_node_0(config, run_dir)
         return None
-    with only_one(run_dir):
+    with only_one(run_dir, wait=True):  # of the same sweep, started twice: what it did is found
         finished = settle_without_running(config, run_dir, overrides)
         if config.launch.nnodes > 1:
             publish_decision(run_dir, runs=finished is None)
         if finished is not None:
             return finished
+        run_id = run_id_on_slurm() if config.launch.nnodes > 1 else None
         try:
-            return run_job(resuming(config), run_dir, label or run_dir.name)
+            return run_job(config, run_dir, label or run_dir.name, run_id=run_id)
         except JobFailed:
             return read_result(run_dir)  # told already; the sweep goes on
 
@@ -65,20 +66,12 @@ def help_node_0(config: AppConfig, run_dir: Path) -> None:
     if not wait_for_decision(run_dir, launch.rdzv_timeout_seconds):
         return
     ended = run_supervised(
-        worker_command(launch, run_dir / CONFIG),
+        worker_command(launch, run_dir / CONFIG, run_id=run_id_on_slurm()),
         worker_environment(launch),
         grace_seconds=launch.shutdown_grace_seconds,
     )
     if ended.interrupted_by is not None:
         raise JobInterrupted(ended.interrupted_by)
-
-
-def resuming(config: AppConfig) -> AppConfig:
-    """Start from the newest complete checkpoint of this very folder, unless told otherwise."""
-    if config.trainer.resume_from_checkpoint is not None:
-        return config
-    trainer = dataclasses.replace(config.trainer, resume_from_checkpoint="auto")
-    return dataclasses.replace(config, trainer=trainer)
 
 
 def skip(config: AppConfig, run_dir: Path, shorter: RunResult) -> RunResult:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from sft_app.config.schema.launch import LaunchConfig
-from sft_app.launch.job.run_job import JobFailed
+from sft_app.launch.job.errors import JobFailed
 
 FIRST_PORT = 20_000
 NUM_PORTS = 20_000
@@ -33,6 +33,12 @@ def slurm_rendezvous(launch: LaunchConfig) -> LaunchConfig:
     return dataclasses.replace(
         launch, rdzv_endpoint=f"{nodes[0]}:{port}", node_rank=int(os.environ["SLURM_NODEID"])
     )
+
+
+def run_id_on_slurm() -> str:
+    """Return what all nodes of this start of the job have in common, and no other job has."""
+    job, restart = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT", "0")
+    return f"{job}-{restart}"
 
 
 def publish_decision(run_dir: Path, *, runs: bool) -> None:
@@ -58,5 +64,4 @@ def wait_for_decision(run_dir: Path, timeout: float) -> bool:
 
 
 def _decision_file(run_dir: Path) -> Path:
-    job, restart = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT", "0")
-    return run_dir / f".decision-{job}-{restart}"
+    return run_dir / f".decision-{run_id_on_slurm()}"

@@ -1,16 +1,19 @@
 """Continuing a sweep: what is done stays, what was begun goes on, what changed is kept aside."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sft_app.config.schema.app import AppConfig
-from sft_app.launch.job.run_job import JobFailed, initial_result
-from sft_app.launch.sweep.job_lock import is_being_run, only_one
-from sft_app.launch.sweep.job_state import JobState, job_state, set_aside
+from sft_app.launch.job.errors import JobFailed
+from sft_app.launch.job.job_lock import is_being_run, only_one
+from sft_app.launch.job.job_state import JobState, job_state, look_at, set_aside
+from sft_app.launch.job.run_job import initial_result
 from sft_app.launch.sweep.out_of_memory import shorter_out_of_memory
+from sft_app.records.identity import identity_of
 from sft_app.records.result import Status
 
 Compose = Callable[..., AppConfig]
@@ -51,7 +54,7 @@ def test_checkpoints_of_other_settings_are_never_gone_on_from(
     compose: Compose, tmp_path: Path
 ) -> None:
     run_dir = leave(tmp_path / "job", compose("context_length=512"), Status.pending)
-    (run_dir / "checkpoints").mkdir()
+    (run_dir / "checkpoints" / "checkpoint-5").mkdir(parents=True)
     assert job_state(run_dir, compose("context_length=512", "seed=7")) is JobState.changed
     (run_dir / "result.json").write_text("{ half")
     assert job_state(run_dir, compose("context_length=512")) is JobState.changed
@@ -61,6 +64,94 @@ def test_where_a_job_runs_is_no_change(compose: Compose, tmp_path: Path) -> None
     run_dir = leave(tmp_path / "job", compose("context_length=512"), Status.completed)
     same = compose("context_length=512", "data.num_proc=2", "sweep.name=other")
     assert job_state(run_dir, same) is JobState.done
+
+
+def begun(run_dir: Path, config: AppConfig, status: Status, world_size: int = 1) -> Path:
+    leave(run_dir, config, status)
+    identity_of(config, world_size).write(run_dir)
+    (run_dir / "checkpoints" / "checkpoint-5").mkdir(parents=True)
+    return run_dir
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> list[str]:
+    """A model's files and a data file, small enough to be digested at once."""
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"):
+        (model / name).write_text(f"what {name} says")
+    (tmp_path / "chat.jsonl").write_text("[1]")
+    return [f"model.name_or_path={model}", f"data.train={tmp_path / 'chat.jsonl'}"]
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        ("chat.jsonl", "data.train"),
+        ("model/model.safetensors", "model"),
+        ("model/config.json", "model"),
+        ("model/tokenizer.json", "tokenizer"),
+        ("model/chat_template.jinja", "tokenizer"),
+    ],
+)
+@pytest.mark.parametrize("status", [Status.completed, Status.interrupted])
+def test_a_file_that_changed_in_place_is_a_change(
+    compose: Compose, tmp_path: Path, inputs: list[str], file: str, key: str, status: Status
+) -> None:
+    """At equal size and with its time put back."""
+    run_dir = begun(tmp_path / "job", compose(*inputs), status)
+    assert job_state(run_dir, compose(*inputs)) is not JobState.changed
+    path = tmp_path / file
+    stat = path.stat()
+    path.write_text(path.read_text()[::-1])
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    found = look_at(run_dir, compose(*inputs))
+    assert found.state is JobState.changed
+    assert f"the content of {key} has changed" in found.differences
+
+
+@pytest.mark.parametrize(
+    ("override", "in_difference"),
+    [
+        ("trainer.learning_rate=1e-3", "trainer.learning_rate was 2e-05 and is 0.001"),
+        ("seed=7", "seed was 42 and is 7"),
+        ("trainer.max_steps=9", "trainer.max_steps was -1 and is 9"),
+        ("rope=yarn", 'rope.method was "auto" and is "yarn"'),
+        ("tokenizer.chat_template=chatml", "tokenizer.chat_template was null"),
+        ("trainer.gradient_accumulation_steps=1", "8 rows (per device x accumulated x processes)"),
+        ("adapter=lora", 'adapter.method was "none" and is "lora"'),
+    ],
+)
+def test_each_difference_is_named_with_both_values(
+    compose: Compose, tmp_path: Path, inputs: list[str], override: str, in_difference: str
+) -> None:
+    run_dir = begun(tmp_path / "job", compose(*inputs), Status.interrupted)
+    found = look_at(run_dir, compose(*inputs, override))
+    assert found.state is JobState.changed
+    assert any(in_difference in difference for difference in found.differences), found
+
+
+def test_how_a_step_is_cut_is_no_change_and_told(
+    compose: Compose, tmp_path: Path, inputs: list[str]
+) -> None:
+    run_dir = begun(tmp_path / "job", compose(*inputs), Status.interrupted)
+    two = compose(
+        *inputs, "launch.nproc_per_node=2", "trainer.gradient_accumulation_steps=2",
+        "trainer.per_device_train_batch_size=2", "trainer.save_steps=7",
+    )  # fmt: skip
+    found = look_at(run_dir, two)
+    assert found.state is JobState.unfinished
+    assert "2 processes instead of 1: the order of the data stays" in found.notes[0]
+
+
+def test_what_is_measured_matters_when_it_was_completed(
+    compose: Compose, tmp_path: Path, inputs: list[str]
+) -> None:
+    other = compose(*inputs, "evaluation.max_examples=3")
+    unfinished = begun(tmp_path / "a", compose(*inputs), Status.interrupted)
+    completed = begun(tmp_path / "b", compose(*inputs), Status.completed)
+    assert job_state(unfinished, other) is JobState.unfinished
+    assert job_state(completed, other) is JobState.changed
 
 
 def test_a_changed_run_is_kept_aside(compose: Compose, tmp_path: Path) -> None:

@@ -1,0 +1,112 @@
+"""Before a plain run starts: is its folder free, done, to be continued, or another run's?"""
+
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from sft_app.common.errors import ConfigError
+from sft_app.config.hydra_callback import exit_with_message, typed_without_hydra
+from sft_app.config.schema.app import AppConfig
+from sft_app.launch.job.job_lock import is_being_run
+from sft_app.launch.job.job_state import Found, JobState, look_at, set_aside
+from sft_app.launch.job.processes import world_size
+from sft_app.records.identity import compare, identity_of, read_identity
+
+MOST_DIFFERENCES = 6
+"""As many are listed; the rest is counted."""
+
+
+class PrepareRun(Callback):
+    """Named in conf/config.yaml below hydra.callbacks.
+
+    Hydra calls it before it makes or changes any file, so that a command that is refused leaves the
+    run that stands there as it is.
+    """
+
+    wanted: ClassVar[bool] = False
+    """Set by the command that trains; others compose the same configuration."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Decide how the run starts, or end the command."""
+        if not PrepareRun.wanted:
+            return
+        try:
+            is_left_to_do = prepare_run(typed_without_hydra(config), Path(config.hydra.run.dir))
+        except (ConfigError, OSError) as error:
+            exit_with_message(error)
+        if not is_left_to_do:
+            sys.exit(0)
+
+
+def prepare_run(config: AppConfig, run_dir: Path) -> bool:
+    """Return whether there is anything to do; raises ConfigError where that is not clear.
+
+    A run that is there is continued, or done, when it was begun with the same settings and files.
+    With trainer.resume_from_checkpoint=never it is kept aside, and another one started.
+    """
+    if is_being_run(run_dir):
+        raise ConfigError(
+            f"{run_dir} is being worked on by another process. Wait for it, or choose another "
+            "run.name."
+        )
+    setting = config.trainer.resume_from_checkpoint
+    found = look_at(run_dir, config)
+    if setting in (None, "never"):
+        if found.state is not JobState.new:
+            print(f"The run that stood in {run_dir} is kept in {set_aside(run_dir)}.", flush=True)
+        return True
+    if setting != "auto":
+        _check_checkpoint(config, Path(str(setting)).expanduser(), run_dir, found)
+        return True
+    if found.state is JobState.changed and found.has_work and not config.trainer.resume_anyway:
+        raise ConfigError(_refusal(f"{run_dir} holds a run", found.differences))
+    for note in found.notes:
+        print(f"The run in {run_dir}: {note}.", flush=True)
+    if found.state is JobState.done:
+        print(f"Nothing is left to do: the run in {run_dir} is complete.", flush=True)
+        return False
+    if found.state is JobState.changed and found.has_work:
+        print(f"Going on anyway: {_listed(found.differences)}.", flush=True)
+    return True
+
+
+def _check_checkpoint(config: AppConfig, place: Path, run_dir: Path, found: Found) -> None:
+    """Raise ConfigError when a named checkpoint belongs to another training than is asked for."""
+    inside = place.absolute().is_relative_to(run_dir.absolute())
+    if found.has_work and not inside:
+        raise ConfigError(
+            f"{run_dir} holds a run already, and trainer.resume_from_checkpoint={place} is "
+            "another's: give this one a run.name of its own."
+        )
+    folders = (place, place.parent, place.parent.parent)
+    before = next((i for folder in folders if (i := read_identity(folder)) is not None), None)
+    if config.trainer.resume_anyway:
+        return
+    if before is None:
+        raise ConfigError(
+            f"trainer.resume_from_checkpoint={place} has no identity.json, so that it cannot be "
+            "told from which model, data and settings it was made: go on with "
+            "trainer.resume_anyway=true if you know that."
+        )
+    differences = compare(before, identity_of(config, world_size(config.launch))).differences
+    if differences:
+        raise ConfigError(
+            _refusal(f"trainer.resume_from_checkpoint={place} is of a run", differences)
+        )
+
+
+def _refusal(what: str, differences: tuple[str, ...]) -> str:
+    return (
+        f"{what} that differs: {_listed(differences)}. Choose another run.name, start anew beside "
+        "it (trainer.resume_from_checkpoint=never), or go on all the same "
+        "(trainer.resume_anyway=true)."
+    )
+
+
+def _listed(differences: tuple[str, ...]) -> str:
+    listed = "; ".join(differences[:MOST_DIFFERENCES])
+    more = len(differences) - MOST_DIFFERENCES
+    return f"{listed}; and {more} more" if more > 0 else listed

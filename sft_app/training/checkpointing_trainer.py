@@ -1,0 +1,173 @@
+"""transformers.Trainer, with checkpoints that are whole or absent, also of sharded models."""
+
+import logging
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from transformers import (
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer import SCHEDULER_NAME, TRAINING_ARGS_NAME
+
+from sft_app.records.disk_space import check_space, explain_full_disk
+from sft_app.records.manifest import write_manifest
+from sft_app.records.run_files import IDENTITY
+from sft_app.training.checkpoints import STAGING, publish, rotate
+from sft_app.training.parallel.fsdp import load_shards, save_shards
+from sft_app.training.peft.lora import plain_model
+from sft_app.training.prepare_model import PreparedModel
+from sft_app.training.step_guard import check_weights
+
+log = logging.getLogger(__name__)
+
+
+class LogWhatCounts(TrainerCallback):
+    """Logs each step that is saved, for a resumed run to count on from, and the last one."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Log where a checkpoint follows, or nothing."""
+        control.should_log |= control.should_save or control.should_training_stop
+
+    on_epoch_end = on_step_end
+
+
+class CheckpointingTrainer(Trainer):
+    """Writes each checkpoint aside, and gives it its name when every rank has finished."""
+
+    prepared: PreparedModel
+    optimizer: Any
+    lr_scheduler: Any
+    _saving_in: Path | None = None
+    _resumed_at: int = -1
+    """The step whose checkpoint training goes on from."""
+
+    @property
+    def _lora(self) -> bool:
+        return self.model is not plain_model(self.model)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._saving_in) if self._saving_in else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Write a checkpoint aside, and give it its name when every rank has finished."""
+        step = self.state.global_step
+        checkpoints = Path(self.args.output_dir)
+        if step == self._resumed_at:  # it is there
+            return
+        check_weights(self.model, f"after step {step}")
+        needed = self._checkpoint_bytes()
+        staging = checkpoints / STAGING
+        what = f"the checkpoint of step {step}"
+        if self.is_world_process_zero():
+            shutil.rmtree(staging, ignore_errors=True)
+            check_space(checkpoints, needed, what)
+            staging.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            with told_when_slow(what, checkpoints):
+                self._saving_in = staging
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.is_world_process_zero():
+                    self._finish(staging / f"checkpoint-{step}", checkpoints)
+        except Exception as error:
+            explain_full_disk(error, checkpoints, needed, what)
+            raise
+        finally:
+            self._saving_in = None
+            if self.is_world_process_zero():
+                shutil.rmtree(staging, ignore_errors=True)  # also what filled the disk
+        self.accelerator.wait_for_everyone()
+
+    def _finish(self, staged: Path, checkpoints: Path) -> None:
+        """Seal a checkpoint that all ranks have written, and give it its name."""
+        (staged / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing needs
+        identity = checkpoints.parent / IDENTITY
+        if identity.is_file():
+            shutil.copy(identity, staged)
+        write_manifest(staged, step=self.state.global_step, all_finite=True)
+        publish(staged, checkpoints)
+        rotate(checkpoints, self.args.save_total_limit)
+
+    def _checkpoint_bytes(self) -> int:
+        """Return about how much a checkpoint takes: weights, and the optimizer's state."""
+        weights = {id(p): p for p in self.model.parameters() if p.requires_grad or not self._lora}
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        states = [
+            value
+            for state in optimizer.state.values()
+            for value in state.values()
+            if isinstance(value, torch.Tensor)
+        ]
+        local = sum(_local_bytes(tensor) for tensor in [*weights.values(), *states])
+        return local * (self.args.world_size if self.prepared.sharded else 1)
+
+    # -- sharded models ------------------------------------------------------------------------
+
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        """Every micro-batch is reduced: what waits for the last one would be whole gradients."""
+        return nullcontext()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights; those of sharded models are written with the optimizer's state."""
+        if not self.prepared.sharded:
+            super().save_model(output_dir, _internal_call)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.prepared.sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        save_shards(self.model, self.optimizer, Path(output_dir))
+        if self.is_world_process_zero():
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
+    ) -> None:
+        if not self.prepared.sharded:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.prepared.sharded:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        elif checkpoint is not None:
+            load_shards(self.model, self.optimizer, Path(checkpoint))
+            state = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
+            self.lr_scheduler.load_state_dict(state)
+
+
+@contextmanager
+def told_when_slow(what: str, where: Path) -> Iterator[None]:
+    """Log a line every minute that storage keeps a save waiting."""
+    ended = threading.Event()
+
+    def tell() -> None:
+        minutes = 0
+        while not ended.wait(60):
+            minutes += 1
+            log.warning("%s has been written to %s for %d minutes", what, where, minutes)
+
+    thread = threading.Thread(target=tell, name="slow save", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _local_bytes(tensor: torch.Tensor) -> int:
+    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return local.numel() * local.element_size()
