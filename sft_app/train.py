@@ -101,10 +101,10 @@ def train_sweep_job(config: DictConfig, run_dir: Path) -> None:
 
 
 def report_run(run_dir: Path) -> None:
-    """Write report.html; a disk that is full must not hide how the run itself ended."""
+    """Write report.html; whatever prevents it must not hide how the run itself ended."""
     try:
         write_run_report(run_dir)
-    except OSError as error:
+    except Exception as error:  # such as a full disk, or a folder that somebody has deleted
         print(f"sft-train: no report was written: {error}", file=sys.stderr)
 
 

@@ -22,6 +22,11 @@ def check_types(value: object, declared: Any, name: str) -> None:
         for key, item in value.items():
             check_types(key, arguments[0], f"a key of {name}")
             check_types(item, arguments[1], f"{name}.{key}")
+    elif origin is list:
+        _expect(isinstance(value, list), value, list, name)
+        assert isinstance(value, list)
+        for number, item in enumerate(value):
+            check_types(item, arguments[0], f"{name}[{number}]")
     elif dataclasses.is_dataclass(declared):
         assert isinstance(declared, type)
         _expect(isinstance(value, declared), value, declared, name)
