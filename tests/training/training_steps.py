@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, TrainingArguments
 
 from sft_app.config.schema.adapter import AdapterConfig
+from sft_app.config.schema.trainer import OnNonfinite
 from sft_app.training.attention import packed_attention
 from sft_app.training.attention.choose_attention import AttentionChoice
 from sft_app.training.loss.patched_forward import install_chunked_loss
@@ -54,6 +55,7 @@ def trainer_of(
     directory: Path,
     rows: list[Batch],
     optimizer_cls_and_kwargs: tuple[type, dict[str, Any]] | None = None,
+    on_nonfinite: OnNonfinite = OnNonfinite.stop,
     **args: Any,
 ) -> SFTTrainer:
     arguments = TrainingArguments(
@@ -61,7 +63,7 @@ def trainer_of(
         use_cpu=True,
         max_steps=args.pop("max_steps", 1),
         learning_rate=args.pop("learning_rate", 1e-2),
-        logging_steps=1,
+        logging_steps=args.pop("logging_steps", 1),
         save_strategy=args.pop("save_strategy", "no"),
         report_to=[],
         remove_unused_columns=False,
@@ -74,6 +76,7 @@ def trainer_of(
         args=arguments,
         data_collator=collate,
         train_dataset=rows,
+        on_nonfinite=on_nonfinite,
         optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
     )
 

@@ -98,6 +98,7 @@ NUMBER_RANGES: dict[str, Range] = {
     "launch.rdzv_timeout_seconds": SECONDS,
     "launch.cpu_threads": Range(1, 4096),
     "launch.shutdown_grace_seconds": Range(0, 10**6),
+    "launch.timeout": Range(0, 10**6),
     "evaluation.max_examples": COUNT,
     "evaluation.max_tokens": AMOUNT_OF_TOKENS,
     "evaluation.batch_size": COUNT,

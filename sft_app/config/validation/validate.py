@@ -159,11 +159,6 @@ def _check_trainer(config: AppConfig) -> None:
             f"trainer.resume_from_checkpoint={resume}: there is no such folder. Name a run's "
             "directory, one of its checkpoints/checkpoint-N, auto, or never."
         )
-    if trainer.save_total_limit is not None and trainer.save_total_limit < 1:
-        raise ConfigError(
-            f"trainer.save_total_limit={trainer.save_total_limit} would keep no checkpoint: give a "
-            "number from 1, null (keep all), or trainer.save_strategy=no."
-        )
 
 
 def _check_run(config: AppConfig) -> None:
@@ -172,10 +167,6 @@ def _check_run(config: AppConfig) -> None:
         raise ConfigError(
             f"run.name={name} names a folder: use letters, digits and . _ - only, such as "
             "run.name=vicuna_1."
-        )
-    if config.launch.timeout < 0:
-        raise ConfigError(
-            f"launch.timeout={config.launch.timeout}: give seconds, such as 1800, or 0 for never."
         )
 
 
