@@ -123,19 +123,16 @@ def test_a_name_that_leads_nowhere_is_refused_with_what_would_do(name: str, mess
         load_pretrained_config(ModelConfig(name_or_path=name))
 
 
-def test_a_package_is_found_without_being_imported(tmp_path: Path, monkeypatch: object) -> None:
-    import sys
-
+def test_a_package_is_found_without_being_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "brittle_package"
     package.mkdir()
     (package / "__init__.py").write_text("raise ImportError('cannot be imported')")
     (package / "model").mkdir()
     (package / "model" / "config.json").write_text('{"model_type": "llama"}')
-    sys.path.insert(0, str(tmp_path))
-    try:
-        config = load_pretrained_config(ModelConfig(name_or_path="pkg://brittle_package/model"))
-    finally:
-        sys.path.remove(str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    config = load_pretrained_config(ModelConfig(name_or_path="pkg://brittle_package/model"))
     assert config.model_type == "llama"
 
 
