@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+import transformers
 from rich.console import Console
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -135,6 +136,9 @@ def plan_as_dict(model: ModelPlans, data: PreparedData) -> dict[str, Any]:
 
 def print_plan(config: AppConfig) -> None:
     """Print plans, data statistics and, with data.preview=N, the first N examples by label."""
+    # What transformers says while headers are checked and lengths are counted is no finding.
+    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
     device = torch.device("cuda" if uses_cuda(config.launch.device) else "cpu")
     plans = plan_model(config, device)
     print(plans)
