@@ -11,7 +11,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: bench docs help setup train sweep report test test-slow test-gpu test-slurm lint clean
+.PHONY: bench docs help setup train sweep report test test-slow test-gpu test-slurm test-browser lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,12 @@ test-slurm: $(READY_TO_LAUNCH) ## the tests on a real Slurm of two nodes, set up
 	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y \
 	    --no-install-recommends slurmd slurmctld slurm-client munge; }
 	@$(BIN)/python -m pytest -m slurm $(ARGS)
+
+test-browser: $(READY) ## every report page in Chromium, wide and narrow, light and dark (Debian, as root)
+	@command -v chromium >/dev/null || \
+	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y \
+	    --no-install-recommends chromium; }
+	@$(BIN)/python -m pytest -m browser $(ARGS)
 
 bench: $(READY) ## measure speed and memory: a table each in tests/benchmarks/results
 	@for script in tests/benchmarks/bench_*.py; do \

@@ -9,8 +9,10 @@ from rich.console import Console
 
 from sft_app.common.console import guard_console
 from sft_app.reporting.run.find_runs import Found, find
-from sft_app.reporting.run.read_run import read_run
+from sft_app.reporting.run.read_run import is_run, read_run
 from sft_app.reporting.sweep.cells import collect_sweep
+from sft_app.reporting.terminal.compare_runs import print_comparison
+from sft_app.reporting.terminal.list_runs import print_list
 from sft_app.reporting.terminal.plain_text import plain
 from sft_app.reporting.terminal.print_run import print_run
 from sft_app.reporting.terminal.print_sweep import print_sweep
@@ -22,19 +24,24 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0, 1 (cannot be written) or 2 (bad input)."""
     guard_console()
     options = _parser().parse_args(arguments)
-    directory: Path = options.directory
-    if not directory.is_dir():
-        return _complain(f"{directory} is not a directory.")
-    found = find(directory)
-    if found is None:
-        return _complain(f"There is no run in {directory}: no config.yaml, result.json or .hydra/.")
     # Piped into a file, a table keeps its columns.
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH_IN_A_FILE)
+    for directory in options.directories:
+        if not directory.is_dir():
+            return _complain(f"{directory} is not a directory.")
+    if len(options.directories) > 1:
+        return _compare(options.directories, console)
+    directory = options.directories[0]
+    found = find(directory)
+    if found is None:
+        return _complain(f"There is no run in {directory}: no config.yaml, result.json or .hydra/.")
     if found.chosen_from > 1:
+        print_list(found, directory, console)
         kind = "sweep" if found.is_sweep else "run"
         message = f"The newest of {found.chosen_from} runs and sweeps is the {kind} "
+        console.print()
         console.print(plain(f"{message}{found.directory}"), soft_wrap=True)
     try:
         written = _report(found, options.price_per_gpu_hour, console)
@@ -47,11 +54,22 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _compare(directories: list[Path], console: Console) -> int:
+    for directory in directories:
+        if not is_run(directory):
+            return _complain(
+                f"{directory} is no run (no config.yaml, result.json or .hydra/ in it): give one "
+                "directory to report on, or several runs to compare."
+            )
+    print_comparison(directories, console)
+    return 0
+
+
 def _report(found: Found, price: float | None, console: Console) -> list[Path]:
     """Print the short form first: figures take a moment, and the numbers are there at once."""
     if found.is_sweep:
         cells = collect_sweep(found.directory, price)
-        print_sweep(cells, console)
+        print_sweep(found.directory, cells, console)
         from sft_app.reporting.sweep.sweep_csv import write_sweep_csv
         from sft_app.reporting.sweep.sweep_report import write_sweep_report
 
@@ -72,10 +90,12 @@ def _parser() -> argparse.ArgumentParser:
         "sweep, sweep.csv). Works while jobs are running.",
     )
     parser.add_argument(
-        "directory",
+        "directories",
         metavar="DIR",
         type=Path,
-        help="a run, a sweep, or a folder of many such as outputs/: then the newest",
+        nargs="+",
+        help="a run, a sweep, or a folder of many such as outputs/, which are listed before the "
+        "newest is reported; several runs: compare them",
     )
     parser.add_argument(
         "--price-per-gpu-hour",

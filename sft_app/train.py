@@ -115,7 +115,7 @@ def end_sweep(sweep: Sweep, *, interrupted: bool) -> bool:
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH_IN_A_FILE)
     cells = collect_sweep(sweep.directory)
-    print_sweep(cells, console)
+    print_sweep(sweep.directory, cells, console)
     for path in (write_sweep_csv(sweep.directory, cells),
                  write_sweep_report(sweep.directory, None, cells)):  # fmt: skip
         print(path)

@@ -53,7 +53,7 @@ def test_of_many_cells_the_best_are_printed(
     assert main([str(sweep)]) == 0
     shown = capsys.readouterr().out
     assert "... and 52 more cells in the report." in shown
-    assert shown.splitlines()[1].split()[:4] == ["completed", "32,768", "yarn", "×"]
+    assert shown.splitlines()[2].split()[:4] == ["completed", "32k", "yarn", "×"]
 
 
 def test_of_outputs_the_newest_is_taken_and_said(
@@ -63,9 +63,11 @@ def test_of_outputs_the_newest_is_taken_and_said(
         write_run(tmp_path / "2026-11-21" / time, result=result_of(), metrics=metrics_of(3))
     os.utime(tmp_path / "2026-11-21" / "10-00-00" / "result.json", (2e9, 2e9))
     assert main([str(tmp_path)]) == 0
-    first = capsys.readouterr().out.splitlines()[0]
+    lines = capsys.readouterr().out.splitlines()
     newest = tmp_path / "2026-11-21" / "10-00-00"
-    assert first == f"The newest of 2 runs and sweeps is the run {newest}"
+    listed = [line.split()[-1] for line in lines[1:3]]
+    assert listed == ["2026-11-21/10-00-00", "2026-11-21/11-00-00"], "the newest first"
+    assert f"The newest of 2 runs and sweeps is the run {newest}" in lines
 
 
 @pytest.mark.parametrize("name", ["nothing-here", "."])

@@ -36,6 +36,18 @@ def rate(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def short_rate(value: float | None) -> str:
+    """Return a rate in at most four digits: 940, 2.74k, 151k."""
+    special = _special(value)
+    if special or value is None:
+        return special
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            scaled = value / size
+            return f"{scaled:.0f}{unit}" if scaled >= 100 else f"{scaled:.3g}{unit}"
+    return f"{value:.3g}"
+
+
 def share(value: float | None) -> str:
     """Return a share (0 to 1) in per cent."""
     special = _special(value)

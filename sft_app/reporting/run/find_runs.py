@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sft_app.records.run_files import SWEEP_CSV
@@ -17,8 +17,13 @@ class Found:
 
     directory: Path
     is_sweep: bool
-    chosen_from: int = 1
-    """How many runs and sweeps there were, when the newest of several was taken."""
+    all: list["Found"] = field(default_factory=list)
+    """All runs and sweeps, newest first, where this is the newest of several."""
+
+    @property
+    def chosen_from(self) -> int:
+        """Return how many runs and sweeps there were."""
+        return len(self.all) or 1
 
 
 def find_jobs(root: Path) -> list[Path]:
@@ -55,8 +60,9 @@ def find(directory: Path) -> Found | None:
         newest[owner] = max(newest.get(owner, 0.0), last_written(job))
     if not any(is_sweep.values()) and not _holds_dates(directory, jobs):
         return Found(directory=directory, is_sweep=True)
-    latest = max(newest, key=lambda owner: (newest[owner], str(owner)))
-    return Found(directory=latest, is_sweep=is_sweep[latest], chosen_from=len(newest))
+    ordered = sorted(newest, key=lambda owner: (newest[owner], str(owner)), reverse=True)
+    found = [Found(directory=owner, is_sweep=is_sweep[owner]) for owner in ordered]
+    return Found(directory=ordered[0], is_sweep=is_sweep[ordered[0]], all=found)
 
 
 def _sweep_above(job: Path, top: Path) -> Path | None:

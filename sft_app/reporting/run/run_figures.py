@@ -66,7 +66,7 @@ def _loss(metrics: list[StepLine], result: RunResult | None) -> Chart:
 
 
 def _heldout_points(metrics: list[StepLine], result: RunResult | None) -> Line:
-    """Held-out losses at step 0 and at the last one, connected by a dashed line."""
+    """Held-out losses at step 0 and at the last one: points, for nothing is known between."""
     points = []
     if result is not None:
         last = metrics[-1].step if metrics else result.steps
@@ -75,7 +75,7 @@ def _heldout_points(metrics: list[StepLine], result: RunResult | None) -> Line:
                 points.append((float(step), evaluation.heldout.loss))
     return Line(
         x=[x for x, _ in points], y=[y for _, y in points], colour=BEFORE, dashed=True,
-        marker=True, width=1.2, label="held-out loss",
+        marker=True, width=0.0, label="held-out loss",
     )  # fmt: skip
 
 

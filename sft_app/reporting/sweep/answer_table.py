@@ -141,7 +141,10 @@ def _value(
     later = setting.spread(after)
     # What a run costs differs between seeds by chance alone: only quality has a spread.
     text = with_spread(later, as_text) if before else as_text(later.mean if later else None)
-    return Value(text=text, before=as_text(earlier.mean) if earlier else "")
+    short = ""
+    if as_text is format_values.rate:
+        short = format_values.short_rate(later.mean if later else None)
+    return Value(text=text, before=as_text(earlier.mean) if earlier else "", short=short)
 
 
 def _heldout(when: str) -> Measure:

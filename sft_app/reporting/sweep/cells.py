@@ -86,14 +86,15 @@ class CellRecord:
 
 def collect_sweep(sweep_dir: Path, price_per_gpu_hour: float | None = None) -> list[CellRecord]:
     """Read every job below `sweep_dir`, shortest context first; works while jobs are running."""
-    cells = [_cell(job, sweep_dir, price_per_gpu_hour) for job in find_jobs(sweep_dir)]
+    cells = [read_cell(job, sweep_dir, price_per_gpu_hour) for job in find_jobs(sweep_dir)]
     return sorted(
         cells,
         key=lambda cell: (cell.context_length or 0, cell.method or "", cell.name),
     )
 
 
-def _cell(job: Path, sweep_dir: Path, price: float | None) -> CellRecord:
+def read_cell(job: Path, sweep_dir: Path, price: float | None = None) -> CellRecord:
+    """Read one job, which is named by its place below `sweep_dir`."""
     run = read_run(job)
     settings = flatten(run.config) if run.config else _from_overrides(run.overrides)
     result = run.result

@@ -96,9 +96,14 @@ def sweep_page(sweep_dir: Path, cells: list[CellRecord], price: float | None) ->
 
 def status_sentence(cells: list[CellRecord]) -> str:
     """Count the cells by status: `12 cells: 10 completed, 1 out of memory, 1 running.`"""
+    return f"{len(cells)} cell{'s' if len(cells) != 1 else ''}: {status_counts(cells)}."
+
+
+def status_counts(cells: list[CellRecord]) -> str:
+    """Count the cells by status: `10 completed, 1 out of memory`."""
     counts = Counter(cell.status for cell in cells)
-    parts = [f"{counts[s]} {label}" for s, label in summary.STATUS_LABELS.items() if counts[s]]
-    return f"{len(cells)} cell{'s' if len(cells) != 1 else ''}: {', '.join(parts)}."
+    labels = summary.STATUS_LABELS.items()
+    return ", ".join(f"{counts[status]} {label}" for status, label in labels if counts[status])
 
 
 def what_was_compared(cells: list[CellRecord]) -> str:

@@ -37,6 +37,13 @@ class Value:
     """The same measurement before training."""
     status: str = ""
     is_number: bool = True
+    short: str = ""
+    """In fewer characters, for a terminal: 8k, 151k."""
+
+    @property
+    def brief(self) -> str:
+        """Return the text for a terminal."""
+        return self.short or self.text
 
 
 @dataclass(kw_only=True)
@@ -107,7 +114,10 @@ def hours_label(cells: list[CellRecord]) -> str:
 
 
 def number(
-    value: float | None, as_text: format_values.Formatter, before: float | None = None
+    value: float | None,
+    as_text: format_values.Formatter,
+    before: float | None = None,
+    short: format_values.Formatter | None = None,
 ) -> Value:
     """Return a value that sorts by its number."""
     sortable = value is not None and math.isfinite(value)
@@ -115,7 +125,12 @@ def number(
         text=as_text(value),
         sort=repr(float(value)) if sortable and value is not None else "",
         before=as_text(before) if before is not None else "",
+        short=short(value) if short else "",
     )
+
+
+def _short_length(value: float | None) -> str:
+    return format_values.NOT_MEASURED if value is None else format_values.length(round(value))
 
 
 def hours(value: float | None) -> str:
@@ -141,7 +156,7 @@ def _values(
     losses = [m.loss if (m := cell.heldout(when)) else None for when in ("before", "after")]
     values = [
         Value(text=_status_text(cell), sort=cell.status, status=cell.status, is_number=False),
-        number(cell.context_length, format_values.count),
+        number(cell.context_length, format_values.count, short=_short_length),
         Value(text=cell.rope, sort=cell.rope, is_number=False),
         *(_setting(cell, key) for key in keys),
         *([_seed(cell)] if has_seeds else []),
@@ -157,7 +172,11 @@ def _values(
         after = cell.passkey(length, "after")
         values.append(number(after, format_values.share, cell.passkey(length, "before")))
     values += [
-        number(result.tokens_per_second if result else None, format_values.rate),
+        number(
+            result.tokens_per_second if result else None,
+            format_values.rate,
+            short=format_values.short_rate,
+        ),
         number(cell.peak_memory_bytes, format_values.byte_size),
         number(seconds, format_values.duration),
         number(cell.gpu_hours, hours),

@@ -9,6 +9,7 @@ from rich.text import Text
 from sft_app.reporting.page import format_values
 from sft_app.reporting.run import summary
 from sft_app.reporting.run.read_run import RunFolder, last_written
+from sft_app.reporting.run.what_changed import what_changed
 from sft_app.reporting.terminal.plain_text import STATUS_COLOURS, plain
 
 
@@ -18,10 +19,11 @@ def print_run(run: RunFolder, console: Console) -> None:
     status = Text(label, style=STATUS_COLOURS.get(run.status, "default"))
     console.print(Text.assemble(status, "  ", plain(summary.sentence(run))))
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_row(plain("model"), plain(summary.model_of(run)))
     for item in summary.key_numbers(run):
         table.add_row(plain(item.label), plain(f"{item.value} {item.detail}"))
     console.print(table)
+    if changed := what_changed(run):
+        console.print(plain(changed))
     if run.status == "running":
         console.print(plain(progress(run)), style=STATUS_COLOURS["running"])
     for problem in run.problems:

@@ -1,16 +1,22 @@
 """A sweep as a table, its failures, and the best setting."""
 
-from rich.console import Console, JustifyMethod
-from rich.table import Table as RichTable
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
 
 from sft_app.reporting.run import summary
+from sft_app.reporting.sweep.answer_table import build_answer_table
 from sft_app.reporting.sweep.cells import CellRecord
+from sft_app.reporting.sweep.comparability import cautions
 from sft_app.reporting.sweep.failed_cells import collect_failures
+from sft_app.reporting.sweep.next_commands import next_commands
 from sft_app.reporting.sweep.rank_settings import RankedSettings, rank_settings
 from sft_app.reporting.sweep.seed_groups import group_seeds
 from sft_app.reporting.sweep.settings_diff import differences
-from sft_app.reporting.sweep.sweep_report import answer, status_sentence
-from sft_app.reporting.sweep.sweep_table import Table, build_table
+from sft_app.reporting.sweep.sweep_report import answer, status_sentence, what_was_compared
+from sft_app.reporting.sweep.sweep_table import build_table
+from sft_app.reporting.terminal.fit_table import print_table
 from sft_app.reporting.terminal.plain_text import STATUS_COLOURS, plain
 from sft_app.reporting.terminal.print_run import progress
 
@@ -18,17 +24,17 @@ MOST_ROWS = 60
 MOST_ROWS_OF_MANY = 20
 MOST_LENGTHS = 3
 MOST_RUNNING = 16
-LEFT_OUT = ("GPU-hours", "CPU process-hours")
-SHORT_GROUPS = {"perplexity at": "ppl", "passkey at": "passkey"}
 
 
-def print_sweep(cells: list[CellRecord], console: Console) -> None:
+def print_sweep(sweep_dir: Path, cells: list[CellRecord], console: Console) -> None:
     """Print the table of cells, how they ended, and which setting is best."""
     differing = differences(cells)
-    ranked = rank_settings(group_seeds(cells, differing))
+    settings = group_seeds(cells, differing)
+    ranked = rank_settings(settings)
     shown = cells if len(cells) <= MOST_ROWS else _most_telling(cells, ranked)
     best = ranked.best.completed if ranked else []
-    console.print(_rich_table(build_table(shown, differing, best, MOST_LENGTHS)))
+    console.print(plain(what_was_compared(cells)), style="bold")
+    print_table(build_table(shown, differing, best, MOST_LENGTHS), console, alike=False)
     if len(shown) < len(cells):
         console.print(f"... and {len(cells) - len(shown)} more cells in the report.")
     console.print(plain(status_sentence(cells)))
@@ -40,38 +46,25 @@ def print_sweep(cells: list[CellRecord], console: Console) -> None:
         error = f"{failure.type}: " if failure.type else ""
         line = plain(f"{head}: {error}{summary.first_line(failure.message)}")
         console.print(line, style=STATUS_COLOURS[failure.status])
+    for sentence in cautions(cells):
+        console.print(Text.assemble(("CAUTION ", "yellow"), plain(sentence)))
+    answers = build_answer_table(settings)
     if ranked:
+        console.print()
+        print_table(answers, console, first="trained at")
         found = answer(ranked)
-        console.print(plain(f"Best: {found.headline}. {found.measured}"), style="bold")
+        console.print(plain(f"{found.headline}. {found.measured}"), style="bold")
         if found.caution:
             console.print(plain(found.caution))
+    commands = next_commands(sweep_dir, cells, ranked)
+    if commands:
+        console.print("Next:")
+    for command in commands:
+        console.print(plain(f"  {command.line}"), soft_wrap=True)
+        console.print(plain(f"      to {command.purpose}"), style="dim")
 
 
 def _most_telling(cells: list[CellRecord], ranked: RankedSettings | None) -> list[CellRecord]:
     """The best of many cells; the first ones while there is no best."""
     telling = [cell for setting in ranked.settings for cell in setting.completed] if ranked else []
     return (telling or cells)[:MOST_ROWS_OF_MANY]
-
-
-def _rich_table(table: Table) -> RichTable:
-    shown = RichTable(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    # Where all cells agree there is nothing to compare.
-    kept = [
-        index
-        for index, column in enumerate(table.columns)
-        if column.title not in LEFT_OUT
-        and (column.title == "status" or len({row.values[index].text for row in table.rows}) > 1)
-    ]
-    for index in kept:
-        column = table.columns[index]
-        title = f"{SHORT_GROUPS.get(column.group, '')} {column.title}".strip()
-        justify: JustifyMethod = "right" if column.is_number else "left"
-        shown.add_column(plain(title), justify=justify, no_wrap=True)
-    for row in table.rows:
-        texts = []
-        for index in kept:
-            text = plain(row.values[index].text)
-            text.stylize(STATUS_COLOURS.get(row.values[index].status, ""))
-            texts.append(text)
-        shown.add_row(*texts, style="bold" if row.is_best else "")
-    return shown

@@ -1,0 +1,71 @@
+"""Two runs side by side: what was set otherwise, and what came of it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from sft_app.reporting.page import format_values
+from sft_app.reporting.run import summary
+from sft_app.reporting.sweep.cells import CellRecord, read_cell
+from sft_app.reporting.sweep.comparability import cautions
+from sft_app.reporting.sweep.settings_diff import differences, setting_text
+from sft_app.reporting.sweep.sweep_csv import evaluation_lengths
+from sft_app.reporting.sweep.sweep_table import Column, Row, Table, Value
+from sft_app.reporting.terminal.fit_table import print_table
+from sft_app.reporting.terminal.plain_text import plain
+
+Measure = tuple[str, Callable[[CellRecord], str]]
+
+
+def print_comparison(directories: Sequence[Path], console: Console) -> None:
+    """Print one column a run: status, settings that differ, losses, speed, memory, time."""
+    cells = [read_cell(directory, directory.parent) for directory in directories]
+    rows: list[Measure] = [("status", lambda cell: summary.STATUS_LABELS[cell.status])]
+    for difference in differences(cells):
+        for key in (difference.key, *difference.followers):
+            rows.append((key, _setting(key)))
+    rows += [
+        ("held-out loss before", lambda c: _loss(c, "before")),
+        ("held-out loss after", lambda c: _loss(c, "after")),
+    ]
+    for length in evaluation_lengths(cells):
+        rows.append((f"perplexity at {format_values.length(length)}", _perplexity(length)))
+    rows += [
+        ("steps", lambda c: format_values.count(c.result.steps if c.result else None)),
+        ("tokens per second",
+         lambda c: format_values.rate(c.result.tokens_per_second if c.result else None)),
+        ("peak memory", lambda c: format_values.byte_size(c.peak_memory_bytes)),
+        ("wall time",
+         lambda c: format_values.duration(summary.total_seconds(c.result) if c.result else None)),
+    ]  # fmt: skip
+    table = Table(
+        columns=[Column(title=str(directory), is_number=False) for directory in directories],
+        rows=[_row(label, text, cells) for label, text in rows],
+    )
+    print_table(table, console, first="run")
+    for sentence in cautions(cells):
+        console.print(plain(f"CAUTION {sentence}"), style="yellow")
+
+
+def _row(label: str, text: Callable[[CellRecord], str], cells: list[CellRecord]) -> Row:
+    values = [Value(text=text(cell), is_number=False) for cell in cells]
+    return Row(name=label, link="", values=values)
+
+
+def _setting(key: str) -> Callable[[CellRecord], str]:
+    return lambda cell: setting_text(cell, key) or format_values.NOT_MEASURED
+
+
+def _loss(cell: CellRecord, when: str) -> str:
+    return format_values.loss(summary.loss_of(cell.heldout(when)))
+
+
+def _perplexity(length: int) -> Callable[[CellRecord], str]:
+    def text(cell: CellRecord) -> str:
+        before, after = (
+            summary.perplexity_of(cell.at_length(length, when)) for when in ("before", "after")
+        )
+        return f"{format_values.perplexity(before)} → {format_values.perplexity(after)}"
+
+    return text
