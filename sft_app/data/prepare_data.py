@@ -1,9 +1,11 @@
 """The whole chain, from `data.*` settings to batches."""
 
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -35,7 +37,9 @@ from sft_app.data.store.token_cache import (
     tokenizer_digest,
 )
 from sft_app.data.store.token_store import TokenStore, write_store
-from sft_app.data.store.tokenize_pool import tokenised_batches
+from sft_app.data.store.tokenize_pool import Rendering, tokenised_batches
+
+log = logging.getLogger(__name__)
 
 CONVERSATIONS_PER_HELD_OUT = 10
 """At most one conversation in this many is held out."""
@@ -55,21 +59,28 @@ class PreparedData:
 
 
 def prepare_data(
-    data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, context_length: int, seed: int
+    data: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    context_length: int,
+    seed: int,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> PreparedData:
     """Read, tokenise (or find in the cache), fit and pack; the same result in every process.
 
     Args:
         context_length: tokens; the capacity of a packed row, the limit of an example.
         seed: chooses the held-out conversations and those that `data.max_examples` keeps.
+        chat_template_kwargs: what the chat template is told beside the conversation.
 
     Raises ConfigError for settings that cannot work, DataError for records that cannot be read
     (data.on_bad_record=error) or when nothing is left to train on.
     """
+    rendering = Rendering(data.special_tokens_in_text, chat_template_kwargs or {})
     held_out = data.eval_examples if data.eval is None else 0
     wanted = None if data.max_examples is None else held_out + data.max_examples
     train_store, train_read, weights = _tokenised(
-        data, data.train, "data.train", tokenizer, seed, wanted
+        data, data.train, "data.train", tokenizer, rendering, seed, wanted
     )
     # A small file keeps most of its conversations for training.
     held_out = min(held_out, train_read.conversations // CONVERSATIONS_PER_HELD_OUT)
@@ -83,13 +94,21 @@ def prepare_data(
     )
     train, train_fit = _fitted(train_store, choice.train, data, context_length)
     if not train.lengths:
-        raise DataError(
-            f"data.train={data.train} leaves nothing to train on at context_length={context_length}"
-            f" ({train_read.conversations} conversations read): check data.overlong and the counts."
-        )
+        raise DataError(_nothing_left(data, context_length, train_read, train_fit))
+    eval_in_train = 0
     if data.eval is not None:
-        eval_store, eval_read, _ = _tokenised(data, data.eval, "data.eval", tokenizer, seed, None)
+        eval_store, eval_read, _ = _tokenised(
+            data, data.eval, "data.eval", tokenizer, rendering, seed, None
+        )
         eval_choice = np.arange(len(eval_store))
+        in_both = np.isin(eval_store.key, train_store.key[choice.train])
+        eval_in_train = len(np.unique(eval_store.conversation[in_both]))
+        if eval_in_train:
+            log.warning(
+                "%d conversations of data.eval stand in data.train as well: the model is evaluated "
+                "on what it was trained on",
+                eval_in_train,
+            )
     else:
         eval_store, eval_read, eval_choice = train_store, None, choice.eval
     held, held_fit = _fitted(eval_store, eval_choice, data, context_length)
@@ -117,6 +136,8 @@ def prepare_data(
             padding_tokens=padding,
             efficiency=1 - padding / capacity,
         ),
+        copies_of_held_out=choice.copies_of_held_out,
+        eval_in_train=eval_in_train,
     )
     collate: CollateDocuments | CollateExamples = CollateExamples(pad)
     if data.packing is Packing.best_fit:
@@ -132,13 +153,32 @@ def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return 0
 
 
+def _nothing_left(
+    data: DataConfig, context_length: int, read: ReadStatistics, fit: FitStatistics
+) -> str:
+    """A sentence with every reason that is known, and how often it was one."""
+    reasons = {**read.skipped, **read.repaired, **fit.lost_tokens}
+    counts = ", ".join(f"{name} {count:,}" for name, count in sorted(reasons.items()))
+    examples = f"; the first: {read.examples_of_skipped[0]}" if read.examples_of_skipped else ""
+    return (
+        f"data.train={data.train} leaves nothing to train on at context_length={context_length}: "
+        f"{read.records:,} records, {read.conversations:,} conversations read"
+        f" ({counts or 'no record was refused'}){examples}. Check data.format, data.columns, "
+        "data.overlong and the counts."
+    )
+
+
 def _fitted(
     store: TokenStore, rows: np.ndarray, data: DataConfig, context_length: int
 ) -> tuple[ExampleDataset, FitStatistics]:
-    documents, statistics = fit_rows(
-        store, rows, context_length=context_length, overlong=data.overlong
+    fitted = fit_rows(
+        store,
+        context_length=context_length,
+        overlong=data.overlong,
+        question=data.overlong_question,
     )
-    return ExampleDataset(store, documents, statistics.weighted), statistics
+    statistics = fitted.statistics(rows, context_length)
+    return ExampleDataset(fitted, fitted.documents_of(rows), statistics.weighted), statistics
 
 
 def _tokenised(
@@ -146,6 +186,7 @@ def _tokenised(
     value: object,
     key: str,
     tokenizer: PreTrainedTokenizerBase,
+    rendering: Rendering,
     seed: int,
     wanted: int | None,
 ) -> tuple[TokenStore, ReadStatistics, np.ndarray]:
@@ -159,6 +200,10 @@ def _tokenised(
     parts: dict[str, object] = {
         "sources": [_digests(source, directory) for source in sources],
         "format": data.format.value,
+        "columns": data.columns,
+        "roles": data.roles,
+        "special_tokens_in_text": data.special_tokens_in_text.value,
+        "chat_template_kwargs": rendering.variables,
         "on_bad_record": data.on_bad_record.value,
         "train_on": data.train_on.value,
         "tokenizer": tokenizer_digest(tokenizer),
@@ -173,7 +218,7 @@ def _tokenised(
         if wanted is not None:
             used = (i for i in items if copies(i.origin.key, seed, weights[i.origin.source]))
             items = lowest(((rank(i.origin.key, seed), i) for i in used), wanted)
-        batches = tokenised_batches(items, tokenizer, reader, data.num_proc)
+        batches = tokenised_batches(items, tokenizer, reader, data.num_proc, rendering)
         write_store(folder / "tokens.arrow", batches)
         (folder / "read.json").write_text(json.dumps(asdict(reader.statistics)))
 

@@ -66,9 +66,17 @@ class FitStatistics:
     used_tokens: int = 0
     """Tokens of these, with repeated system prompts."""
     supervised_tokens: int = 0
+    lost_labels: int = 0
+    """Tokens of whole examples that would be supervised and are not."""
+    shortened_questions: int = 0
+    """Questions (or what else stands before an answer) that lost their middle, so that the answer
+    keeps its labels."""
+    continued_answers: int = 0
+    """Documents that begin inside an answer too long for one row."""
     lost_tokens: dict[str, int] = field(default_factory=dict)
     """Tokens that no document has, by reason: dropped (overlong), truncated (the end of an
-    exchange), no_labels (nothing to learn from: a question that fills the context, ...)."""
+    example), shortened (the middle of a question), long_question (left out with its answers),
+    no_labels (nothing to learn from)."""
     weighted: bool = False
     """Some message has a loss weight other than 1."""
 
@@ -97,6 +105,10 @@ class DataStatistics:
     train: FitStatistics
     eval: FitStatistics | None
     packing: PackingStatistics
+    copies_of_held_out: int = 0
+    """Conversations of `data.train` that are not trained on because they are held out as well."""
+    eval_in_train: int = 0
+    """Conversations of `data.eval` that stand in `data.train` too, and are trained on."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -22,6 +22,12 @@ def describe(statistics: DataStatistics) -> str:
     context = statistics.context_length
     lines = _block("data", read_counts(statistics.train_read))
     lines += _block("training set", fit_counts(statistics.train, context))
+    if statistics.copies_of_held_out:
+        lines.append(
+            f"{_INDENT}{statistics.copies_of_held_out:,} left out: copies of held-out conversations"
+        )
+    if statistics.eval_in_train:
+        lines.append(f"{_INDENT}{statistics.eval_in_train:,} of data.eval are trained on, too")
     if statistics.eval_read is not None:
         lines += _block("held-out data", read_counts(statistics.eval_read))
     if statistics.eval is not None:
@@ -40,6 +46,13 @@ def read_counts(read: ReadStatistics) -> list[str]:
             f"{sum(read.skipped.values()):,} skipped: {_counts(read.skipped)} "
             "(data.on_bad_record=error stops at the first)"
         )
+    if read.not_rendered:
+        lines.append(
+            f"not rendered by the chat template: {_counts(read.not_rendered)} "
+            "(tokenizer.chat_template can name one that does)"
+        )
+    if read.ignored_files:
+        lines.append(f"files that are no data: {_counts(read.ignored_files)}")
     if read.repaired:
         lines.append(f"repaired: {_counts(read.repaired)} (sft-plan data.preview=3 shows examples)")
     return lines
@@ -61,6 +74,12 @@ def fit_counts(fit: FitStatistics, context_length: int) -> list[str]:
         ]
         how = ", ".join(text for count, text in counted if count)
         lines.append(f"{fit.overlong:,} longer than {context_length:,} tokens: {how}")
+    if fit.shortened_questions:
+        lines.append(f"{fit.shortened_questions:,} questions lost their middle to their answers")
+    if fit.continued_answers:
+        lines.append(f"{fit.continued_answers:,} documents go on with an answer longer than a row")
+    if fit.lost_labels:
+        lines.append(f"{fit.lost_labels:,} labels lost with them")
     if fit.dropped > too_long:
         lines.append(f"{fit.dropped - too_long:,} left out: nothing in them is supervised")
     return lines

@@ -191,8 +191,10 @@ def test_what_the_template_refuses_is_a_bad_record(chats, tmp_path):
 
 
 def test_a_context_too_short_for_everything_is_an_error(chats, tmp_path, tokenizer):
-    with pytest.raises(DataError, match="leaves nothing to train on at context_length=8"):
-        prepare_data(settings(chats, tmp_path), tokenizer, context_length=8, seed=1)
+    config = settings(chats, tmp_path, overlong=Overlong.drop)
+    message = r"leaves nothing to train on at context_length=8: 60 records, .*dropped [\d,]+"
+    with pytest.raises(DataError, match=message):
+        prepare_data(config, tokenizer, context_length=8, seed=1)
 
 
 def test_datasets_travel_to_loader_processes(chats, tmp_path, tokenizer):

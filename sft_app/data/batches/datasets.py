@@ -5,9 +5,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sft_app.data.batches.fit_rows import Document
+from sft_app.data.batches.fit_rows import FittedRows
 from sft_app.data.labels import IGNORE_INDEX
-from sft_app.data.store.token_store import TokenStore
 
 
 class ExampleDataset(Dataset[dict[str, Tensor]]):
@@ -16,12 +15,12 @@ class ExampleDataset(Dataset[dict[str, Tensor]]):
     When `weighted`, float loss_weights [T] as well.
     """
 
-    def __init__(self, store: TokenStore, documents: list[Document], weighted: bool) -> None:
-        """Choose the documents of `store`, with loss_weights where `weighted`."""
-        self.store = store
+    def __init__(self, fitted: FittedRows, documents: np.ndarray, weighted: bool) -> None:
+        """Choose documents by their numbers, int64 [N], with loss_weights where `weighted`."""
+        self.fitted = fitted
         self.documents = documents
         self.weighted = weighted
-        self.lengths = [document.chunk.length for document in documents]
+        self.lengths: list[int] = fitted.length[documents].tolist()
         """Tokens of each item, for batches of similar length."""
 
     def __len__(self) -> int:
@@ -30,21 +29,37 @@ class ExampleDataset(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Return the tensors [T] of one document."""
-        row, chunk = self.documents[index].row, self.documents[index].chunk
-        ids = self.store.input_ids(row)
-        tokens = np.concatenate([ids[: chunk.opening], ids[chunk.start : chunk.stop]])
-        tokens = tokens.astype(np.int64)
-        labels = np.full(chunk.length, IGNORE_INDEX, dtype=np.int64)
-        weights = np.zeros(chunk.length, dtype=np.float32)
-        for span in self.store.spans(row):
-            places = chunk.place(span.start, span.stop)
-            if places:
-                labels[places.start : places.stop] = tokens[places.start : places.stop]
-                weights[places.start : places.stop] = span.weight
+        number = int(self.documents[index])
+        row = int(self.fitted.row[number])
+        first, last = self.fitted.first_segment[number : number + 2].tolist()
+        bounds = [
+            array[first:last].tolist()
+            for array in (
+                self.fitted.segment_start,
+                self.fitted.segment_stop,
+                self.fitted.segment_supervised,
+            )
+        ]
+        ids, spans = self.fitted.store.input_ids(row), self.fitted.store.spans(row)
+        length = self.lengths[index]
+        tokens = np.empty(length, dtype=np.int64)
+        labels = np.full(length, IGNORE_INDEX, dtype=np.int64)
+        weights = np.zeros(length, dtype=np.float32)
+        at = 0
+        for start, stop, supervised in zip(*bounds, strict=True):
+            tokens[at : at + stop - start] = ids[start:stop]
+            for span in spans if supervised else ():
+                # Nothing precedes the first token, or in a packed row another document does.
+                low = max(max(span.start, start) - start + at, 1)
+                high = min(span.stop, stop) - start + at
+                if low < high:
+                    labels[low:high] = tokens[low:high]
+                    weights[low:high] = span.weight
+            at += stop - start
         item = {
             "input_ids": torch.from_numpy(tokens),
             "labels": torch.from_numpy(labels),
-            "position_ids": torch.arange(chunk.length),
+            "position_ids": torch.arange(length),
         }
         if self.weighted:
             item["loss_weights"] = torch.from_numpy(weights)

@@ -3,123 +3,105 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from sft_app.config.schema.data import Overlong
-from sft_app.data.chat.spans import Break
+from sft_app.config.schema.data import Overlong, OverlongQuestion
+from sft_app.data.batches.long_exchange import split_exchange
+from sft_app.data.batches.segments import Chunk, Fitted, Segment
+from sft_app.data.chat.spans import Exchange
 from sft_app.data.chat.tokenize import TokenSpan
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
-    """Name tokens [start, stop) of an example, after a copy of its first `opening` tokens."""
+class Shape:
+    """Hold what fitting needs to know of an example, in tokens."""
 
-    start: int
-    stop: int
-    opening: int = 0
-
-    @property
-    def length(self) -> int:
-        """Count the tokens, the copied ones included."""
-        return self.opening + self.stop - self.start
-
-    def place(self, start: int, stop: int) -> range:
-        """Return where in this chunk tokens [start, stop) of the example can be supervised.
-
-        Never at position 0: nothing comes before it, or in a packed row another document does.
-        """
-        shift = self.opening - self.start
-        return range(max(max(start, self.start) + shift, 1), min(stop, self.stop) + shift)
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """Hold what one example becomes."""
-
-    chunks: list[Chunk]
-    lost: Counter[str]
-    """Tokens that no chunk has, by reason."""
+    length: int
+    spans: list[TokenSpan]
+    exchanges: list[Exchange]
+    is_passage: bool = False
 
 
 def fit(
-    length: int,
-    spans: list[TokenSpan],
-    breaks: list[Break],
-    opening: int,
-    is_passage: bool,
-    *,
-    context_length: int,
-    overlong: Overlong,
+    shape: Shape, *, context_length: int, overlong: Overlong, question: OverlongQuestion
 ) -> Fitted:
-    """Cut one example of `length` tokens into chunks of at most `context_length`.
+    """Cut one example into chunks of at most `context_length` tokens.
 
-    Every chunk carries at least one label that can be supervised (not only on its first token,
-    which nothing predicts). A chunk never begins inside a turn, but in passages, which have none.
+    Every chunk carries at least one label that can be predicted (not only on its first token, which
+    nothing precedes). No label is in two chunks, and with `overlong=split`, `question=keep_ends`
+    none is lost.
     """
+    length, spans = shape.length, shape.spans
     if length <= context_length:
-        whole = Chunk(0, length)
-        if _learnable(whole, spans):
-            return Fitted([whole], Counter())
+        whole = Chunk((Segment(0, length),))
+        if whole.num_supervised(spans):
+            return Fitted([whole])
         return Fitted([], Counter(no_labels=length))
     if overlong is Overlong.drop:
         return Fitted([], Counter(dropped=length))
     if overlong is Overlong.truncate:
-        return _truncate(Chunk(0, length), spans, context_length)
-    if is_passage:
+        return _truncate(length, spans, context_length)
+    if shape.is_passage and all(span.start <= 1 for span in spans):
         return _split_anywhere(length, spans, context_length)
-    return _split_at_breaks(length, spans, breaks, opening, context_length)
+    return _split_at_questions(shape, context_length, question)
 
 
-def _learnable(chunk: Chunk, spans: list[TokenSpan]) -> bool:
-    first = chunk.start + (0 if chunk.opening else 1)
-    return any(span.start < chunk.stop and span.stop > first for span in spans)
-
-
-def _truncate(chunk: Chunk, spans: list[TokenSpan], context_length: int) -> Fitted:
+def _truncate(length: int, spans: list[TokenSpan], context_length: int) -> Fitted:
     """Keep the beginning, up to the last label in it: tokens after that would teach nothing."""
-    cut = chunk.stop - max(0, chunk.length - context_length)
-    ends = [min(span.stop, cut) for span in spans if chunk.start <= span.start < cut]
-    kept = Chunk(chunk.start, ends[-1] if ends else chunk.start, chunk.opening)
-    if not _learnable(kept, spans):
-        return Fitted([], Counter(no_labels=chunk.stop - chunk.start))
-    return Fitted([kept], Counter(truncated=chunk.stop - kept.stop))
+    ends = [min(span.stop, context_length) for span in spans if span.start < context_length]
+    kept = Chunk((Segment(0, ends[-1] if ends else 0),))
+    if not kept.num_supervised(spans):
+        return Fitted([], Counter(no_labels=length))
+    return Fitted([kept], Counter(truncated=length - kept.length))
 
 
 def _split_anywhere(length: int, spans: list[TokenSpan], context_length: int) -> Fitted:
+    """Chunks that begin with the last token of the one before: it predicts the first new one."""
     chunks: list[Chunk] = []
     lost: Counter[str] = Counter()
-    for start in range(0, length, context_length):
-        chunk = Chunk(start, min(start + context_length, length))
-        if _learnable(chunk, spans):
+    start = 0
+    while start < length:
+        overlap = 1 if start else 0
+        stop = min(start + context_length - overlap, length)
+        before = (Segment(start - 1, start, supervised=False),) if start else ()
+        chunk = Chunk((*before, Segment(start, stop)))
+        if chunk.num_supervised(spans):
             chunks.append(chunk)
         else:
-            lost["no_labels"] += chunk.length
+            lost["no_labels"] += stop - start
+        start = stop
     return Fitted(chunks, lost)
 
 
-def _split_at_breaks(
-    length: int, spans: list[TokenSpan], breaks: list[Break], opening: int, context_length: int
-) -> Fitted:
-    """Fill each chunk with as many whole exchanges as fit; one that fits in none is truncated.
+def _split_at_questions(shape: Shape, context_length: int, question: OverlongQuestion) -> Fitted:
+    """Fill each chunk with as many whole exchanges as fit behind the prefix.
 
-    The header of a question at which a chunk restarts is not lost: the opening ends with it.
+    An exchange that fits in none is spread over chunks of its own (`long_exchange`). The header of
+    a question at which a chunk begins is not lost: the prefix ends with one.
     """
-    starts = [0, *(b.restart for b in breaks)]
-    stops = [*(b.stop for b in breaks), length]
-    chunks: list[Chunk] = []
-    lost: Counter[str] = Counter()
+    exchanges = shape.exchanges
+    if not exchanges:
+        first_label = min((span.start for span in shape.spans), default=0)
+        exchanges = [Exchange(0, first_label, shape.length)]
+    prefix = exchanges[0].start
+    result = Fitted([])
     first = 0
-    while first < len(starts):
-        start, copied = starts[first], opening if first else 0
-        last = first
-        while last + 1 < len(stops) and copied + stops[last + 1] - start <= context_length:
+    while first < len(exchanges):
+        start, last = exchanges[first].start, first
+        while last + 1 < len(exchanges) and (
+            prefix + exchanges[last + 1].stop - start <= context_length
+        ):
             last += 1
-        chunk = Chunk(start, stops[last], copied)
-        if chunk.length > context_length:
-            cut = _truncate(chunk, spans, context_length)
-            chunks += cut.chunks
-            lost += cut.lost
-        elif _learnable(chunk, spans):
-            chunks.append(chunk)
+        stop = exchanges[last].stop
+        inside = [s for s in shape.spans if s.start < stop and s.stop > start]
+        if not inside:
+            result.lost["no_labels"] += stop - start
+        elif prefix + stop - start <= context_length:
+            result.chunks.append(
+                Chunk((Segment(0, prefix, supervised=False), Segment(start, stop)))
+            )
         else:
-            lost["no_labels"] += chunk.stop - chunk.start
+            result.add(split_exchange(prefix, exchanges[first], inside, context_length, question))
         first = last + 1
-    return Fitted(chunks, lost)
+    seen = max((s.stop for c in result.chunks for s in c.segments if not s.start), default=0)
+    result.lost["shortened" if result.chunks else "no_labels"] += prefix - min(seen, prefix)
+    result.lost += Counter()  # drops what is 0
+    return result

@@ -46,6 +46,8 @@ class Choice:
     train: np.ndarray
     """In the order of the files; a row stands here as often as its source's weight says."""
     eval: np.ndarray
+    copies_of_held_out: int = 0
+    """Conversations left out because an equal one is held out."""
 
 
 def choose(
@@ -75,9 +77,11 @@ def choose(
     held_out = ranked[:eval_examples]
     held_out_ranks = {entry[0] for entry in held_out}
     times: dict[int, int] = {}
+    num_copies = 0
     left = max_examples
     for entry_rank, number, row in ranked[eval_examples:]:
         if entry_rank in held_out_ranks:
+            num_copies += 1
             continue
         take = used[row] if left is None else min(used[row], left)
         if take == 0:
@@ -87,4 +91,4 @@ def choose(
     repeat = np.array([times.get(int(number), 0) for number in conversation], dtype=np.int64)
     held = np.isin(conversation, [entry[1] for entry in held_out])
     rows = np.arange(len(conversation))
-    return Choice(np.repeat(rows, repeat), rows[held])
+    return Choice(np.repeat(rows, repeat), rows[held], num_copies)

@@ -1,33 +1,70 @@
 """Conversations to text by the tokenizer's own chat template, with the places that carry labels.
 
 The template is the only authority on what a conversation looks like. Where its turns begin and end
-is found by asking it again for the conversation's beginnings: the text before an answer, with the
-generation prompt, must be a prefix of the text with the answer, and that a prefix of the whole.
-Where this does not hold the template rewrites history, and each answer is rendered on its own.
+is found by asking it for the conversation's beginnings (`answer_places`). Where a turn is no prefix
+of the whole the template rewrites history, and each answer is rendered on its own. What a message
+says and the text lacks is an error (`not_rendered`).
 """
 
 import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from sft_app.config.schema.data import SpecialTokensInText
+from sft_app.data.chat.answer_places import Places, find_places
 from sft_app.data.chat.conversation import Conversation, Message, Passage
-from sft_app.data.chat.spans import Break, Rendered, Span
+from sft_app.data.chat.not_rendered import NotRenderedCheck
+from sft_app.data.chat.spans import Exchange, Rendered, Span
+from sft_app.data.chat.special_text import SpecialText
 from sft_app.data.chat.template import ChatTemplate, TemplateRefused
-from sft_app.data.chat.template_layout import Layout, make_layout, placeholder_conversation
+from sft_app.data.chat.template_layout import (
+    PLACEHOLDER,
+    Layout,
+    make_layout,
+    placeholder_conversation,
+)
 
 _MOST_LAYOUTS = 1000
+_EMPTY_THOUGHT = re.compile(r"\s*<think>\s*</think>\s*")
+
+
+class NotRendered(TemplateRefused):
+    """The chat template leaves out some of what the conversation says."""
+
+    def __init__(self, kinds: Counter[str]) -> None:
+        """Keep how much is left out, by kind."""
+        what = ", ".join(f"{kind} ({number})" for kind, number in sorted(kinds.items()))
+        super().__init__(
+            f"the chat template leaves out what the conversation says: {what}; "
+            "tokenizer.chat_template can name one that renders it",
+            "not_rendered",
+        )
+        self.kinds = kinds
 
 
 class Renderer:
     """Render conversations by one tokenizer's chat template, and remember its layouts."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        special_tokens_in_text: SpecialTokensInText = SpecialTokensInText.text,
+        variables: Mapping[str, Any] | None = None,
+    ) -> None:
         """Ask the template of `tokenizer` what kind it is."""
-        self.template = ChatTemplate(tokenizer)
-        reserved = map(re.escape, self.template.end_tokens)
-        self._reserved = re.compile("|".join(reserved) or "(?!)")
+        self.template = ChatTemplate(tokenizer, variables)
+        self.special_text = SpecialText(tokenizer, self.template.source())
+        self._marks_special_text = special_tokens_in_text is SpecialTokensInText.text
         self._layouts: dict[tuple[str, ...], Layout | None] = {}
-        self._can_break = self._pieces_are_what_the_template_says()
+        self._check = NotRenderedCheck(self._texts)
+        self._can_split = self._chunks_are_what_the_template_says()
+        self.noted: Counter[str] = Counter()
+        """What the last conversation lost and may lose: history_reasoning."""
 
     def render(self, item: Conversation | Passage) -> list[Rendered]:
         """Return one rendering of the whole; several where the template rewrites history.
@@ -36,36 +73,59 @@ class Renderer:
         is stripped, for example) has no single text with every answer as the model writes it. Each
         answer then becomes a rendering of its own, with the turns before it as context.
 
-        Raises TemplateRefused.
+        Raises TemplateRefused, and NotRendered where the texts lack some of the conversation.
         """
+        self.noted = Counter()
         if isinstance(item, Passage):
-            text = item.prompt + item.completion
-            spans = [Span(len(item.prompt), len(text), item.weight)] if item.weight > 0 else []
-            return [Rendered(text, spans, [], 0, is_passage=True)]
-        whole = self._by_layout(item) or self._by_prefixes(item)
+            return [self._passage(item)]
+        if not self._marks_special_text or not self.special_text.is_in(item):
+            return self._conversation(item)
+        plain = self._conversation(item)
+        marked = self._renderings(self.special_text.mark(item))
+        marked = [self.special_text.unmark(rendered) for rendered in marked]
+        if [r.text for r in plain] != [r.text for r in marked]:
+            raise TemplateRefused(
+                "a message spells a special token, and the chat template does not leave messages "
+                "as they are; data.special_tokens_in_text=tokens reads it as that token",
+                "special_token_in_text",
+            )
+        return marked
+
+    def _passage(self, item: Passage) -> Rendered:
+        text = item.prompt + item.completion
+        spans = [Span(len(item.prompt), len(text), item.weight)] if item.weight > 0 else []
+        literal = self.special_text.places(text) if self._marks_special_text else ()
+        return Rendered(text, spans, [], is_passage=True, literal=literal)
+
+    def _conversation(self, item: Conversation) -> list[Rendered]:
+        by_layout = self._by_layout(item)
+        if by_layout is not None:
+            return [by_layout]
+        rendered = self._renderings(item)
+        missing = self._check.missing(item, [r.text for r in rendered])
+        self.noted = Counter({k: n for k, n in missing.items() if k == "history_reasoning"})
+        missing -= self.noted
+        if missing:
+            raise NotRendered(missing)
+        return rendered
+
+    def _texts(self, item: Conversation) -> list[str]:
+        return [rendered.text for rendered in self._renderings(item)]
+
+    def _renderings(self, item: Conversation) -> list[Rendered]:
+        if self._needs_its_prompts(item):
+            return [self._as_asked(item, index) for index in _supervised(item)]
+        whole = self._by_prefixes(item)
         if whole is not None:
             return [whole]
-        learned = [
-            index
-            for index, message in enumerate(item.messages)
-            if message.role == "assistant" and message.weight > 0
-        ]
-        if not learned:
-            return [Rendered(self.template.render(item, item.messages), [], [], 0)]
-        return [self._one_answer(item, index) for index in learned]
-
-    def has_reserved_text(self, item: Conversation | Passage) -> bool:
-        """Whether some message spells out a special token: the tokenizer then reads it as that
-        token, as it does in `apply_chat_template`."""
-        if isinstance(item, Passage):
-            return bool(
-                self._reserved.search(item.prompt) or self._reserved.search(item.completion)
-            )
-        return any(self._reserved.search(message.content) for message in item.messages)
+        supervised = _supervised(item)
+        if not supervised:
+            return [Rendered(self.template.render(item, item.messages), [], [])]
+        return [self._one_answer(item, index) for index in supervised]
 
     def _by_layout(self, item: Conversation) -> Rendered | None:
         """The quick way: one call of the template, and the places known from another conversation
-        of the same roles, proven by putting the text together from its parts."""
+        of the same roles, verified by putting the text together from its parts."""
         if item.tools or any(message.extra for message in item.messages):
             return None
         roles = tuple(message.role for message in item.messages)
@@ -80,109 +140,188 @@ class Renderer:
         starts = layout.literal_starts(text, [message.content for message in item.messages])
         if starts is None:
             return None
-        weights = [m.weight for m in item.messages if m.role == "assistant"]
-        spans = [
-            Span(start.within(starts), stop.within(starts), weight)
-            for (start, stop), weight in zip(layout.spans, weights, strict=True)
-            if weight > 0
-        ]
-        breaks = [Break(a.within(starts), b.within(starts)) for a, b in layout.breaks]
-        return Rendered(text, spans, breaks, layout.opening.within(starts))
+        answers = [message for message in item.messages if message.role == "assistant"]
+        spans: list[Span] = []
+        for (start, stop), message in zip(layout.spans, answers, strict=True):
+            spans += _spans(message, text, start.within(starts), stop.within(starts))
+        return Rendered(text, spans, layout.exchanges_within(starts))
 
     def _learn_layout(self, roles: tuple[str, ...]) -> Layout | None:
         conversation = placeholder_conversation(roles)
+        if self._needs_its_prompts(conversation):
+            return None
         try:
             rendered = self._by_prefixes(conversation)
         except TemplateRefused:
             return None
-        if rendered is None:
-            return None
-        return make_layout(
-            rendered.text,
-            [message.content for message in conversation.messages],
-            [(span.start, span.stop) for span in rendered.spans],
-            [(b.stop, b.restart) for b in rendered.breaks],
-            rendered.opening,
-        )
+        return None if rendered is None else make_layout(rendered, len(roles))
 
     def _by_prefixes(self, item: Conversation) -> Rendered | None:
         """None when some turn's text is not a prefix of the whole: history is rewritten."""
         messages = item.messages
         text, marked = self.template.render_with_marks(item, messages)
-        answers: list[tuple[int, int]] = []
-        ends: list[int] = []
-        for index, message in enumerate(messages):
-            if message.role != "assistant":
-                continue
-            prefix = self.template.before_answer(item, index)
-            turn = self.template.render(item, messages[: index + 1])
-            if not (text.startswith(turn) and turn.startswith(prefix)):
-                return None
-            answers.append((len(prefix), self.template.end_of_turn(turn, len(prefix))))
-            ends.append(len(turn))
-        weights = [m.weight for m in messages if m.role == "assistant"]
-        places = answers if marked is None else _marked_places(marked, answers)
-        spans = [Span(*p, w) for p, w in zip(places, weights, strict=True) if w > 0]
-        opening, breaks = self._questions(item, text, ends)
-        return Rendered(text, spans, breaks, opening)
+        places = find_places(self.template, item, text)
+        if places is None:
+            return None
+        answers = [message for message in messages if message.role == "assistant"]
+        bounds = places.answers if marked is None else _marked_places(marked, places.answers)
+        spans: list[Span] = []
+        for message, (start, stop) in zip(answers, bounds, strict=True):
+            spans += _spans(message, text, _after_empty_thought(message, text, start, stop), stop)
+        return Rendered(text, spans, self._exchanges(item, text, places))
 
     def _one_answer(self, item: Conversation, index: int) -> Rendered:
         """The conversation up to one answer, and labels on that answer only."""
-        messages = item.messages[: index + 1]
-        prefix = self.template.before_answer(item, index)
-        text, marked = self.template.render_with_marks(item, messages)
-        if not text.startswith(prefix):
+        until = replace(item, messages=item.messages[: index + 1])
+        text, marked = self.template.render_with_marks(until, until.messages)
+        start = self.template.answer_start(until, index, text)
+        if start is None:
             raise TemplateRefused(
-                "the chat template does not write an answer after its own generation prompt, "
-                "so its place cannot be known"
+                "the chat template does not write an answer behind its own generation prompt, so "
+                "its place cannot be known; tokenizer.chat_template=FILE.jinja can name a template "
+                "that does, and tokenizer.chat_template_kwargs can switch a thinking mode"
             )
-        place = (len(prefix), self.template.end_of_turn(text, len(prefix)))
+        stop = self.template.end_of_turn(text, start)
         if marked:
-            place = (marked[-1][0], max(marked[-1][1], place[1]))
-        return Rendered(text, [Span(*place, messages[-1].weight)], [], 0)
+            start, stop = marked[-1][0], max(marked[-1][1], stop)
+        message = until.messages[index]
+        start = _after_empty_thought(message, text, start, stop)
+        questions = {}
+        for number, other in enumerate(until.messages):
+            if other.role == "user":
+                place = self.template.content_start(until, text, number)
+                if place is not None:
+                    questions[number] = place
+        places = Places([], [], questions)
+        spans = _spans(message, text, start, stop)
+        return Rendered(text, spans, self._exchanges(until, text, places))
 
-    def _questions(self, item: Conversation, text: str, ends: list[int]) -> tuple[int, list[Break]]:
-        """Where the first question's own text begins, and the breaks at the later ones.
+    @cached_property
+    def _hides_system_prompts(self) -> bool:
+        """Whether the prompt that a user would send says more than the text of a conversation.
 
-        `ends` has the end of each answer in `text`.
+        Some templates put the system prompt into a question only while no answer follows it.
         """
-        if not self._can_break:
-            return 0, []
-        stops = iter(ends)
-        stop, opening = 0, None
-        breaks: list[Break] = []
-        for index, message in enumerate(item.messages[:-1]):
-            if message.role == "assistant":
-                stop = next(stops)
-            elif message.role == "user" and opening is None:
-                opening = self.template.content_start(item, text, index)
-                if opening is None:
-                    return 0, []
-            elif message.role == "user" and item.messages[index - 1].role == "assistant":
-                restart = self.template.content_start(item, text, index)
-                if restart is not None:
-                    breaks.append(Break(stop, restart))
-        return opening or 0, breaks
+        if self.template.has_generation_prompt:
+            return False
+        probe = [Message("system", PLACEHOLDER), Message("user", "Q")]
+        try:
+            asked = self.template.render(Conversation([]), probe, generate=True)
+            told = self.template.render(Conversation([]), [*probe, Message("assistant", "A")])
+        except TemplateRefused:
+            return False
+        return PLACEHOLDER in asked and PLACEHOLDER not in told
 
-    def _pieces_are_what_the_template_says(self) -> bool:
-        """Whether an opening and a later question make the text that the template itself gives
-        for a conversation beginning with that question, with and without a system message."""
-        self._can_break = True
+    def _needs_its_prompts(self, item: Conversation) -> bool:
+        return item.messages[0].role == "system" and self._hides_system_prompts
+
+    def _as_asked(self, item: Conversation, index: int) -> Rendered:
+        """What a user would send for an answer, and behind it the answer as the template has it."""
+        asked = self.template.render(item, item.messages[:index], generate=True)
+        bare = item.messages[1:index]
+        told = self.template.render(item, [*bare, item.messages[index]])
+        bare_asked = self.template.render(item, bare, generate=True)
+        if not told.startswith(bare_asked):
+            raise TemplateRefused("the chat template does not show where an answer begins")
+        text = asked + told[len(bare_asked) :]
+        stop = self.template.end_of_turn(text, len(asked))
+        return Rendered(text, _spans(item.messages[index], text, len(asked), stop), [])
+
+    def _exchanges(self, item: Conversation, text: str, places: Places) -> list[Exchange]:
+        """Questions with their answers; empty unless the text can be split there."""
+        messages = item.messages
+        firsts = [
+            index
+            for index, message in enumerate(messages)
+            if message.role == "user" and (not index or messages[index - 1].role != "user")
+        ]
+        # A question behind an answer begins an exchange; one behind a tool result does not.
+        firsts = [i for i in firsts if i == firsts[0] or messages[i - 1].role == "assistant"]
+        if not firsts or any(index not in places.questions for index in firsts):
+            return []
+        if len(firsts) > 1 and not self._can_split:
+            return []
+        ends = dict(zip(_numbers(messages, "assistant"), places.turn_ends, strict=False))
+        exchanges = []
+        for index, following in zip(firsts, [*firsts[1:], len(messages)], strict=True):
+            start = places.questions[index]
+            question_stop = _content_stop(text, start, messages[index].content)
+            # An answer that is rendered alone has no labels before its own exchange.
+            stop = ends.get(following - 1, places.questions.get(following, len(text)))
+            if question_stop is None or not start <= question_stop <= stop:
+                return []
+            exchanges.append(Exchange(start, question_stop, stop))
+        return exchanges
+
+    def _chunks_are_what_the_template_says(self) -> bool:
+        """Whether the prefix and a later exchange make the text that the template itself gives
+        for a conversation of that exchange, with and without a system message."""
+        self._can_split = True
         questions = [Message("user", "Q1"), Message("assistant", "A1")]
         questions += [Message("user", "Q2"), Message("assistant", "A2")]
         asked = False
         for system in ([], [Message("system", "S")]):
+            whole = Conversation([*system, *questions])
             try:
-                whole = self._by_prefixes(Conversation(system + questions))
-                tail = self.template.render(Conversation([]), system + questions[2:])
-            except TemplateRefused:
+                rendered = self._by_prefixes(whole) or self._one_answer(whole, len(system) + 3)
+                tail = self.template.render(Conversation([]), [*system, *questions[2:]])
+            except TemplateRefused as error:
+                if error.reason == "template_too_expensive":
+                    raise
                 continue
-            if whole is None or not whole.breaks:
+            if len(rendered.exchanges) < 2:
                 return False
             asked = True
-            if whole.text[: whole.opening] + whole.text[whole.breaks[0].restart :] != tail:
+            first, second = rendered.exchanges
+            if rendered.text[: first.start] + rendered.text[second.start :] != tail:
                 return False
         return asked
+
+
+def _numbers(messages: list[Message], role: str) -> list[int]:
+    return [index for index, message in enumerate(messages) if message.role == role]
+
+
+def _supervised(item: Conversation) -> list[int]:
+    return [index for index, message in enumerate(item.messages) if message.is_supervised]
+
+
+def _content_stop(text: str, start: int, content: str) -> int | None:
+    """Where a question's text ends; as it is, or stripped."""
+    for shown in (content, content.strip()):
+        if text.startswith(shown, start):
+            return start + len(shown)
+    return None
+
+
+def _spans(message: Message, text: str, start: int, stop: int) -> list[Span]:
+    """The labels of an answer in [start, stop): one span, or one for each part with its weight."""
+    if not message.earlier:
+        return [Span(start, stop, message.weight)] if message.weight > 0 else []
+    core = message.content.strip()
+    place = text.find(core, start, stop)
+    if place < 0:
+        weight = min([message.weight, *(weight for _, weight in message.earlier)])
+        return [Span(start, stop, weight)] if weight > 0 else []
+    place -= message.content.index(core)
+    spans, at = [], start
+    for length, weight in message.earlier:
+        until = min(max(place + length, at), stop)
+        if weight > 0 and until > at:
+            spans.append(Span(at, until, weight))
+        at = until
+    if message.weight > 0 and stop > at:
+        spans.append(Span(at, stop, message.weight))
+    return spans
+
+
+def _after_empty_thought(message: Message, text: str, start: int, stop: int) -> int:
+    """Thinking templates open an answer without reasoning by an empty thought: it is read only."""
+    thought = _EMPTY_THOUGHT.match(text, start, stop)
+    says_it = message.content.lstrip().startswith("<think>")
+    if thought is None or says_it or message.extra.get("reasoning_content"):
+        return start
+    return thought.end()
 
 
 def _marked_places(

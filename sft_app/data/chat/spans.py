@@ -16,12 +16,20 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Break:
-    """Name a place to cut a text: one chunk stops (an answer has ended), and another restarts
-    with a question's own text, after a copy of what stands before the first question's text."""
+class Exchange:
+    """Name a question and the answers to it, in characters of a text or in tokens of an example.
 
+    What stands before the first question's own text (BOS, system prompt, tools, the header of a
+    question) is the prefix of a conversation. The prefix and any one exchange, from the question's
+    own text on, are what the chat template writes for that exchange alone.
+    """
+
+    start: int
+    """Where the question's own text begins, behind its header."""
+    question_stop: int
+    """Where it ends, before what closes its turn."""
     stop: int
-    restart: int
+    """Where the last answer ends; between it and the next exchange is a header only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +39,12 @@ class Rendered:
     text: str
     spans: list[Span]
     """In order, without overlap: each answer with its end-of-turn token."""
-    breaks: list[Break]
-    opening: int
-    """Characters before the first question's own text: BOS, system prompt, tools, its header."""
+    exchanges: list[Exchange]
+    """In order; empty where it is not known how the conversation may be split."""
     is_passage: bool = False
     """Made without a template: BOS and EOS are added as token ids, and it splits anywhere."""
+    literal: tuple[tuple[int, int], ...] = ()
+    """Characters [start, stop) that look like a special token and are text."""
 
 
 def with_valid_unicode(rendered: Rendered) -> Rendered:

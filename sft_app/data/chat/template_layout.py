@@ -7,9 +7,12 @@ text is rendered by the template and compared with the fixed texts around the re
 they are equal, every place is known; when not, the caller goes the long way.
 """
 
+import re
+from bisect import bisect_right
 from dataclasses import dataclass
 
 from sft_app.data.chat.conversation import Conversation, Message
+from sft_app.data.chat.spans import Exchange, Rendered
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,7 @@ class Layout:
     literals: list[str]
     """The fixed texts before, between and after the messages: one more than messages."""
     spans: list[tuple[Place, Place]]
-    breaks: list[tuple[Place, Place]]
-    opening: Place
+    exchanges: list[tuple[Place, Place, Place]]
 
     def literal_starts(self, text: str, contents: list[str]) -> list[int] | None:
         """Where each fixed text begins in `text`; None unless the text is made of exactly these
@@ -49,9 +51,15 @@ class Layout:
             at += len(literal) + len(content)
         return starts if "".join(parts) == text else None
 
+    def exchanges_within(self, starts: list[int]) -> list[Exchange]:
+        """Return the exchanges of a text whose fixed texts begin at `starts`."""
+        return [Exchange(*(place.within(starts) for place in places)) for places in self.exchanges]
+
 
 PLACEHOLDER = "\ue000\ue001"
 """Private-use characters: in no template."""
+
+_NUMBERED = re.compile("\ue000([0-9]+)\ue001")
 
 
 def placeholder_conversation(roles: tuple[str, ...]) -> Conversation:
@@ -61,40 +69,25 @@ def placeholder_conversation(roles: tuple[str, ...]) -> Conversation:
     )
 
 
-def make_layout(
-    text: str,
-    placeholders: list[str],
-    spans: list[tuple[int, int]],
-    breaks: list[tuple[int, int]],
-    opening: int,
-) -> Layout | None:
-    """Return the layout that a rendering shows.
+def make_layout(rendered: Rendered, num_messages: int) -> Layout | None:
+    """Return the layout that a rendering of placeholders shows.
 
     None when a placeholder does not stand in the text once and in its order.
     """
-    literals: list[str] = []
-    starts: list[int] = []
-    at = 0
-    for placeholder in placeholders:
-        found = text.find(placeholder, at)
-        if found < 0 or text.count(placeholder) != 1:
-            return None
-        starts.append(at)
-        literals.append(text[at:found])
-        at = found + len(placeholder)
-    starts.append(at)
-    literals.append(text[at:])
+    found = list(_NUMBERED.finditer(rendered.text))
+    if [int(match[1]) for match in found] != list(range(num_messages)):
+        return None
+    starts = [0, *(match.end() for match in found)]
+    stops = [*(match.start() for match in found), len(rendered.text)]
+    literals = [rendered.text[a:b] for a, b in zip(starts, stops, strict=True)]
 
     def place(character: int) -> Place:
         # The end of a literal, where a message begins, belongs to that literal.
-        for number in reversed(range(len(starts))):
-            if starts[number] <= character:
-                return Place(number, character - starts[number])
-        raise AssertionError("literals begin at 0")
+        number = bisect_right(starts, character) - 1
+        return Place(number, character - starts[number])
 
     return Layout(
         literals,
-        [(place(start), place(stop)) for start, stop in spans],
-        [(place(stop), place(restart)) for stop, restart in breaks],
-        place(opening),
+        [(place(span.start), place(span.stop)) for span in rendered.spans],
+        [(place(e.start), place(e.question_stop), place(e.stop)) for e in rendered.exchanges],
     )

@@ -1,13 +1,19 @@
 """Rendered text to token ids, with the labelled places as token positions."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from sft_app.data.chat.spans import Break, Rendered
+from sft_app.data.chat.literal_encoder import LiteralEncoder
+from sft_app.data.chat.spans import Exchange, Rendered
 from sft_app.data.chat.template import TemplateRefused
+
+_MANY_PLACES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +31,8 @@ class TokenizedExample:
 
     input_ids: list[int]
     spans: list[TokenSpan]
-    breaks: list[Break] = field(default_factory=list)
-    """Where the example may be split (token positions, increasing, never inside a span)."""
-    opening: int = 0
-    """Tokens that every later chunk of a split begins with."""
+    exchanges: list[Exchange] = field(default_factory=list)
+    """In tokens, increasing; no border of one is inside a span."""
     is_passage: bool = False
 
 
@@ -43,11 +47,12 @@ class _Positions:
 
 
 class ChatTokenizer:
-    """Tokenise as `apply_chat_template(tokenize=True)` does, and knows each token's characters.
+    """Tokenise as `apply_chat_template(tokenize=True)` does, and know each token's characters.
 
     The whole text is tokenised at once, and a token is labelled when at least one of its characters
-    stands in a labelled place and none after it: a word chunk that takes the space after
-    "ASSISTANT:" with it is learned, a chunk of only that space, or one of the next header, is not.
+    stands in a labelled place and none after it: a word piece that takes the space after
+    "ASSISTANT:" with it is supervised, a piece of only that space, or of the next header, is not.
+    Text that looks like a special token, where a rendering says so, is tokenised as text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -55,6 +60,7 @@ class ChatTokenizer:
         self._tokenizer = tokenizer
         rust = getattr(tokenizer, "backend_tokenizer", None)
         self._backend = None if rust is None else _with_exact_offsets(rust)
+        self._literal = LiteralEncoder(tokenizer, self._backend)
         plain = tokenizer("a")["input_ids"]
         self._bos = plain[:1] if plain and plain[0] == tokenizer.bos_token_id else []
         self._eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
@@ -65,17 +71,28 @@ class ChatTokenizer:
             return [self._by_prefixes(rendered) for rendered in batch]
         encodings = self._backend.encode_batch([r.text for r in batch], add_special_tokens=False)
         return [
-            self._example(rendered, encoding.ids, _positions_by_offset(encoding, rendered.text))
+            self._by_offsets(rendered, encoding)
             for rendered, encoding in zip(batch, encodings, strict=True)
         ]
 
+    def _by_offsets(self, rendered: Rendered, encoding: Any) -> TokenizedExample | TemplateRefused:
+        try:
+            if rendered.literal:
+                encoding = self._literal.encode(rendered, encoding.ids)
+        except TemplateRefused as error:
+            return error
+        many = len(rendered.spans) + len(rendered.exchanges) > _MANY_PLACES
+        positions = (_positions_by_search if many else _positions_by_offset)(
+            encoding, rendered.text
+        )
+        return self._example(rendered, encoding.ids, positions)
+
     def _by_prefixes(self, rendered: Rendered) -> TokenizedExample | TemplateRefused:
         """For tokenizers written in Python, which do not tell the characters of a token."""
-        encode = self._tokenizer.encode
-        ids = encode(rendered.text, add_special_tokens=False)
         try:
+            ids = self._literal.encode_in_python(rendered, len(rendered.text))
             positions = _positions_by_prefix(
-                ids, lambda end: encode(rendered.text[:end], add_special_tokens=False)
+                ids, lambda end: self._literal.encode_in_python(rendered, end)
             )
             return self._example(rendered, ids, positions)
         except TemplateRefused as error:
@@ -92,8 +109,7 @@ class ChatTokenizer:
                 spans.append(TokenSpan(start, stop, span.weight))
         if rendered.is_passage:
             return self._passage(ids, spans)
-        opening, breaks = _breaks(rendered, positions)
-        return TokenizedExample(ids, spans, breaks, opening)
+        return TokenizedExample(ids, spans, _exchanges(rendered, positions))
 
     def _passage(self, ids: list[int], spans: list[TokenSpan]) -> TokenizedExample:
         """BOS where the tokenizer adds one by itself; EOS behind, as the last thing to learn."""
@@ -103,32 +119,39 @@ class ChatTokenizer:
         return TokenizedExample(whole, labels, is_passage=True)
 
 
-def _breaks(rendered: Rendered, positions: _Positions) -> tuple[int, list[Break]]:
-    """The opening in tokens, and the breaks where an opening and the rest fit together.
+def _exchanges(rendered: Rendered, positions: _Positions) -> list[Exchange]:
+    """The exchanges in tokens, those joined between which no prefix and rest fit together.
 
     A question's first token may take the end of the header with it (the space of "USER: "). Then
-    openings end, and chunks begin, that many characters earlier; a break where no token begins just
-    there is left out, because a character would be missing or doubled.
+    the prefix ends, and exchanges begin, that many characters earlier; where no token begins just
+    there, a character would be missing or doubled, and the exchange belongs to the one before.
     """
-    if not rendered.breaks:
-        return 0, []
-    questions = [rendered.opening, *(b.restart for b in rendered.breaks)]
-    moved = max(positions.shared_before(question) for question in questions)
-    header_end = rendered.text[rendered.opening - moved : rendered.opening]
+    if not rendered.exchanges:
+        return []
+    first = rendered.exchanges[0]
+    moved = max(positions.shared_before(exchange.start) for exchange in rendered.exchanges)
+    header_end = rendered.text[first.start - moved : first.start]
 
-    def begins(question: int) -> bool:
-        same = rendered.text[question - moved : question] == header_end
-        return same and positions.shared_before(question - moved) == 0
+    def begins(exchange: Exchange) -> bool:
+        same = rendered.text[exchange.start - moved : exchange.start] == header_end
+        return same and positions.shared_before(exchange.start - moved) == 0
 
-    if not begins(rendered.opening):
-        return 0, []
-    breaks = [
-        Break(positions.from_character(b.stop), positions.from_character(b.restart - moved))
-        for b in rendered.breaks
-        if begins(b.restart) and positions.shared_before(b.stop) == 0
-    ]
-    opening = positions.from_character(rendered.opening - moved)
-    return opening, [b for b in breaks if b.stop <= b.restart]
+    def in_tokens(exchange: Exchange) -> Exchange:
+        start = positions.from_character(exchange.start - moved)
+        question_stop = max(start, positions.from_character(exchange.question_stop))
+        return Exchange(start, question_stop, positions.from_character(exchange.stop))
+
+    if not begins(first):
+        return []
+    found = [in_tokens(first)]
+    for before, exchange in pairwise(rendered.exchanges):
+        following = in_tokens(exchange)
+        fits = begins(exchange) and positions.shared_before(before.stop) == 0
+        if fits and found[-1].stop <= following.start:
+            found.append(following)
+        else:
+            found[-1] = replace(found[-1], stop=following.stop)
+    return found
 
 
 def _with_exact_offsets(rust: Tokenizer) -> Tokenizer:
@@ -145,7 +168,7 @@ def _with_exact_offsets(rust: Tokenizer) -> Tokenizer:
     return copy
 
 
-def _positions_by_offset(encoding, text: str) -> _Positions:  # type: ignore[no-untyped-def]
+def _positions_by_offset(encoding: Any, text: str) -> _Positions:
     size, length = len(encoding), len(text)
 
     def from_character(character: int) -> int:
@@ -158,6 +181,23 @@ def _positions_by_offset(encoding, text: str) -> _Positions:  # type: ignore[no-
     def shared_before(character: int) -> int:
         token = from_character(character)
         return 0 if token >= size else max(0, character - int(encoding.token_to_chars(token)[0]))
+
+    return _Positions(from_character, shared_before)
+
+
+def _positions_by_search(encoding: Any, text: str) -> _Positions:
+    """The same for many places: each character's token is looked for in all offsets at once."""
+    starts, stops = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
+    # Offsets never go back, but for bytes of one character.
+    stops = np.maximum.accumulate(stops)
+    size = len(starts)
+
+    def from_character(character: int) -> int:
+        return int(np.searchsorted(stops, character, side="right"))
+
+    def shared_before(character: int) -> int:
+        token = from_character(character)
+        return 0 if token >= size else max(0, character - int(starts[token]))
 
     return _Positions(from_character, shared_before)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sft_app.data.chat.spans import Break
+from sft_app.data.chat.spans import Exchange
 from sft_app.data.chat.tokenize import TokenizedExample, TokenSpan
 from sft_app.data.read.record import Origin
 
@@ -18,9 +18,9 @@ _SCHEMA = pa.schema(
         ("span_start", pa.list_(pa.int32())),
         ("span_stop", pa.list_(pa.int32())),
         ("span_weight", pa.list_(pa.float32())),
-        ("break_stop", pa.list_(pa.int32())),
-        ("break_restart", pa.list_(pa.int32())),
-        ("opening", pa.int32()),
+        ("exchange_start", pa.list_(pa.int32())),
+        ("exchange_question_stop", pa.list_(pa.int32())),
+        ("exchange_stop", pa.list_(pa.int32())),
         ("is_passage", pa.bool_()),
         ("conversation", pa.int64()),
         ("key", pa.uint64()),
@@ -29,21 +29,22 @@ _SCHEMA = pa.schema(
 )
 
 
-_LISTS = ("input_ids", "span_start", "span_stop", "span_weight", "break_stop", "break_restart")
+_SPANS = ("span_start", "span_stop", "span_weight")
+_EXCHANGES = ("exchange_start", "exchange_question_stop", "exchange_stop")
 
 
 def to_batch(examples: list[TokenizedExample], origins: list[Origin]) -> pa.RecordBatch:
     """Return rows of the store, one for each example, in order."""
     spans = [example.spans for example in examples]
-    breaks = [example.breaks for example in examples]
+    exchanges = [example.exchanges for example in examples]
     columns = [
         _list_column([e.input_ids for e in examples], np.int32),
         _list_column([[s.start for s in row] for row in spans], np.int32),
         _list_column([[s.stop for s in row] for row in spans], np.int32),
         _list_column([[s.weight for s in row] for row in spans], np.float32),
-        _list_column([[b.stop for b in row] for row in breaks], np.int32),
-        _list_column([[b.restart for b in row] for row in breaks], np.int32),
-        pa.array([e.opening for e in examples], pa.int32()),
+        _list_column([[e.start for e in row] for row in exchanges], np.int32),
+        _list_column([[e.question_stop for e in row] for row in exchanges], np.int32),
+        _list_column([[e.stop for e in row] for row in exchanges], np.int32),
         pa.array([e.is_passage for e in examples], pa.bool_()),
         pa.array([o.conversation for o in origins], pa.int64()),
         pa.array([o.key for o in origins], pa.uint64()),
@@ -77,9 +78,9 @@ class TokenStore:
         batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         self._ends = np.cumsum([b.num_rows for b in batches], dtype=np.int64)
         self._lists = {
-            name: [_list_views(batch.column(name)) for batch in batches] for name in _LISTS
+            name: [_list_views(batch.column(name)) for batch in batches]
+            for name in ("input_ids", *_SPANS, *_EXCHANGES)
         }
-        self.opening = self._scalars(batches, "opening", np.int64)
         self.is_passage = self._scalars(batches, "is_passage", np.bool_)
         self.conversation = self._scalars(batches, "conversation", np.int64)
         self.key = self._scalars(batches, "key", np.uint64)
@@ -87,6 +88,10 @@ class TokenStore:
         self.lengths = np.concatenate(
             [np.diff(offsets) for offsets, _ in self._lists["input_ids"]] or [np.zeros(0, int)]
         ).astype(np.int64)
+
+        self.num_labels, self.is_weighted = self._about_labels()
+        """int64 [R]: tokens that are supervised, but for a row's first, which nothing predicts; and
+        bool [R]: whether some of them have another weight than 1."""
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -100,10 +105,10 @@ class TokenStore:
         """Return the tokens of a row, int32 [length]: a read-only view of the file."""
         return self._list("input_ids", row)
 
-    def breaks(self, row: int) -> list[Break]:
-        """Return where a row may be split, in tokens."""
-        stops, restarts = self._list("break_stop", row), self._list("break_restart", row)
-        return [Break(*pair) for pair in zip(stops.tolist(), restarts.tolist(), strict=True)]
+    def exchanges(self, row: int) -> list[Exchange]:
+        """Return the exchanges of a row, in tokens."""
+        columns = [self._list(name, row).tolist() for name in _EXCHANGES]
+        return [Exchange(*places) for places in zip(*columns, strict=True)]
 
     def spans(self, row: int) -> list[TokenSpan]:
         """Return the supervised spans of a row, in tokens."""
@@ -120,6 +125,16 @@ class TokenStore:
         at = row - (int(self._ends[batch - 1]) if batch else 0)
         return values[offsets[at] : offsets[at + 1]]
 
+    def _about_labels(self) -> tuple[np.ndarray, np.ndarray]:
+        counts, weighted = [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)]
+        for columns in zip(*(self._lists[name] for name in _SPANS), strict=True):
+            (offsets, starts), (_, stops), (_, weights) = columns
+            used = slice(int(offsets[0]), int(offsets[-1]))
+            sizes = np.maximum(stops[used] - np.maximum(starts[used], 1), 0)
+            counts.append(_sums(sizes, offsets - offsets[0]))
+            weighted.append(_sums((weights[used] != 1), offsets - offsets[0]) > 0)
+        return np.concatenate(counts), np.concatenate(weighted)
+
     @staticmethod
     def _scalars(batches: list[pa.RecordBatch], name: str, dtype: type) -> np.ndarray:
         parts = [b.column(name).to_numpy(zero_copy_only=False) for b in batches]
@@ -128,3 +143,9 @@ class TokenStore:
 
 def _list_views(column: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
     return column.offsets.to_numpy(), column.values.to_numpy(zero_copy_only=True)
+
+
+def _sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """The sum of each list, int64 [lists]."""
+    ends = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
+    return ends[offsets[1:]] - ends[offsets[:-1]]

@@ -5,26 +5,39 @@ import logging
 import multiprocessing
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
+from typing import Any
 
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from sft_app.common.errors import DataError
-from sft_app.data.chat.render import Renderer
-from sft_app.data.chat.spans import with_valid_unicode
-from sft_app.data.chat.template import TemplateRefused
+from sft_app.common.resource_limits import memory_limit
+from sft_app.config.schema.data import SpecialTokensInText
+from sft_app.data.chat.render import NotRendered, Renderer
+from sft_app.data.chat.spans import Rendered, with_valid_unicode
+from sft_app.data.chat.template import MAX_GROWTH, TemplateRefused
 from sft_app.data.chat.tokenize import ChatTokenizer
 from sft_app.data.read.conversation_reader import ConversationReader, Item
 from sft_app.data.statistics import add_counts
 from sft_app.data.store.token_store import to_batch
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """Hold the settings that decide how a conversation becomes text and tokens."""
+
+    special_tokens_in_text: SpecialTokensInText = SpecialTokensInText.text
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    """`tokenizer.chat_template_kwargs`: what the chat template may be told."""
+
 
 _BATCH = 128
 """Conversations that travel to a process, and are stored, together."""
@@ -33,8 +46,10 @@ _BATCH = 128
 @dataclass(frozen=True, slots=True)
 class _Result:
     rows: pa.RecordBatch
-    refused: list[str]
-    """Sentences about conversations that the chat template refuses."""
+    refused: list[tuple[str, str]]
+    """Reasons, and sentences, about conversations that the chat template refuses."""
+    not_rendered: dict[str, int]
+    """Conversations of which the template leaves something out, by what that is."""
     repaired: dict[str, int]
     """history_rewritten: conversations that became an example for each answer.
     special_token_in_text: messages that spell out a special token.
@@ -44,8 +59,8 @@ class _Result:
 class _Tokenise:
     """Items to rows; one object in each process."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._renderer = Renderer(tokenizer)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, rendering: Rendering) -> None:
+        self._renderer = Renderer(tokenizer, rendering.special_tokens_in_text, rendering.variables)
         if not self._renderer.template.ends_answers_with_a_token():
             log.warning(
                 "the chat template ends an answer without a special token: the model will not "
@@ -54,28 +69,35 @@ class _Tokenise:
         self._tokenizer = ChatTokenizer(tokenizer)
 
     def __call__(self, items: list[Item]) -> _Result:
-        texts, owners, refused = [], [], []
+        texts: list[Rendered] = []
+        owners: list[Item] = []
+        refused: list[tuple[str, str]] = []
         repaired: Counter[str] = Counter()
-        for item in items:
-            try:
-                rendered = self._renderer.render(item.content)
-            except TemplateRefused as error:
-                refused.append(f"{item.where}: {error}")
-                continue
-            repaired["history_rewritten"] += len(rendered) > 1
-            repaired["special_token_in_text"] += self._renderer.has_reserved_text(item.content)
-            whole = [with_valid_unicode(r) for r in rendered]
-            repaired["broken_unicode_replaced"] += whole != rendered
-            texts += whole
-            owners += [item] * len(rendered)
+        not_rendered: Counter[str] = Counter()
+        with memory_limit(MAX_GROWTH):
+            for item in items:
+                try:
+                    rendered = self._renderer.render(item.content)
+                except TemplateRefused as error:
+                    refused.append((error.reason, f"{item.where}: {error}"))
+                    if isinstance(error, NotRendered):
+                        not_rendered.update(error.kinds.keys())
+                    continue
+                repaired["history_rewritten"] += len(rendered) > 1
+                repaired["special_token_in_text"] += self._renderer.special_text.is_in(item.content)
+                repaired.update(f"{kind}_not_rendered" for kind in self._renderer.noted)
+                whole = [with_valid_unicode(r) for r in rendered]
+                repaired["broken_unicode_replaced"] += whole != rendered
+                texts += whole
+                owners += [item] * len(rendered)
         examples, origins = [], []
         for example, owner in zip(self._tokenizer.tokenize(texts), owners, strict=True):
             if isinstance(example, TemplateRefused):
-                refused.append(f"{owner.where}: {example}")
+                refused.append((example.reason, f"{owner.where}: {example}"))
             else:
                 examples.append(example)
                 origins.append(owner.origin)
-        return _Result(to_batch(examples, origins), refused, dict(+repaired))
+        return _Result(to_batch(examples, origins), refused, dict(not_rendered), dict(+repaired))
 
 
 def tokenised_batches(
@@ -83,6 +105,7 @@ def tokenised_batches(
     tokenizer: PreTrainedTokenizerBase,
     reader: ConversationReader,
     num_proc: int | None,
+    rendering: Rendering,
 ) -> Iterator[pa.RecordBatch]:
     """Yield rows for the store, in the order of `items` whatever `num_proc` is.
 
@@ -90,9 +113,10 @@ def tokenised_batches(
     `reader`; processes that die (memory, usually) raise DataError.
     """
     with _one_thread_each():
-        for result in _results(items, _Tokenise(tokenizer), num_proc or _cores()):
-            for sentence in result.refused:
-                reader.bad_record("template_refused", sentence)
+        for result in _results(items, _Tokenise(tokenizer, rendering), num_proc or _cores()):
+            add_counts(reader.statistics.not_rendered, result.not_rendered)
+            for reason, sentence in result.refused:
+                reader.bad_record(reason, sentence)
             add_counts(reader.statistics.repaired, result.repaired)
             yield result.rows
 

@@ -1,0 +1,153 @@
+"""Where the answers and questions of a rendered conversation stand, found by asking its template.
+
+The text before an answer, with the generation prompt, must be a prefix of the text with the answer,
+and that a prefix of the whole: then each is where the template says. Asking for every beginning
+costs the square of the number of turns. So in long conversations the template is asked once for
+each kind of gap between two messages (the same roles, the same text before and behind), the other
+places follow from the marks of a second rendering, and some of them are asked for as a check.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+from sft_app.data.chat.conversation import Conversation, Message
+from sft_app.data.chat.template import ChatTemplate
+
+ASK_FOR_EACH = 32
+"""Messages of a conversation in which the template is asked for each beginning."""
+
+_MARK = "\ue003"
+"""A private-use character: in no template."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Hold places in a text, in characters."""
+
+    answers: list[tuple[int, int]]
+    """[start, stop) of each answer, with its end-of-turn token."""
+    turn_ends: list[int]
+    """The end of each answer's turn, with what the template writes behind the end token."""
+    questions: dict[int, int]
+    """Where the text of a user's message begins, by the message's number."""
+
+
+def find_places(template: ChatTemplate, item: Conversation, text: str) -> Places | None:
+    """Return the places of answers and questions; None where some turn is no prefix of `text`.
+
+    Raises TemplateRefused.
+    """
+    if len(item.messages) > ASK_FOR_EACH:
+        places = _by_gaps(template, item, text)
+        if places is not None:
+            return places
+    answers, ends, questions = [], [], {}
+    for index, message in enumerate(item.messages):
+        if message.role == "assistant":
+            place = _ask(template, item, text, index)
+            if place is None:
+                return None
+            answers.append(place[:2])
+            ends.append(place[2])
+        elif message.role == "user":
+            start = template.content_start(item, text, index)
+            if start is not None:
+                questions[index] = start
+    return Places(answers, ends, questions)
+
+
+def _ask(
+    template: ChatTemplate, item: Conversation, text: str, index: int
+) -> tuple[int, int, int] | None:
+    """Start and stop of an answer, and the end of its turn."""
+    turn = template.render(item, item.messages[: index + 1])
+    if not text.startswith(turn):
+        return None
+    start = template.answer_start(item, index, turn)
+    if start is None:
+        return None
+    return start, template.end_of_turn(turn, start), len(turn)
+
+
+def _by_gaps(template: ChatTemplate, item: Conversation, text: str) -> Places | None:
+    """None where the messages cannot be told apart, or a check fails."""
+    bounds = _message_bounds(template, item, text)
+    if bounds is None:
+        return None
+    messages = item.messages
+    known: dict[tuple[str, ...], tuple[int, int, int]] = {}
+    answers, ends, questions = [], [], {}
+    for index, message in enumerate(messages):
+        first, last = bounds[index]
+        if message.role == "user":
+            questions[index] = first
+        if message.role != "assistant":
+            continue
+        before = bounds[index - 1][1] if index else 0
+        after = bounds[index + 1][0] if index + 1 < len(messages) else len(text)
+        roles = [m.role for m in messages[max(0, index - 1) : index + 2]]
+        kind = (*roles, text[before:first], text[last:after])
+        if kind not in known:
+            place = _ask(template, item, text, index)
+            if place is None:
+                return None
+            known[kind] = (first - place[0], place[1] - last, place[2] - last)
+        header, tail, end = known[kind]
+        answers.append((first - header, last + tail))
+        ends.append(last + end)
+    numbers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    for number in {len(numbers) // 2, len(numbers) - 1} if numbers else ():
+        if _ask(template, item, text, numbers[number]) != (*answers[number], ends[number]):
+            return None
+    for index in {min(questions), max(questions)} if questions else ():
+        if template.content_start(item, text, index) != questions[index]:
+            return None
+    return Places(answers, ends, questions)
+
+
+def _message_bounds(
+    template: ChatTemplate, item: Conversation, text: str
+) -> list[tuple[int, int]] | None:
+    """The first and the last character that each message itself says."""
+    marked = [_marked(message) for message in item.messages]
+    seen = template.render(item, marked)
+    parts = seen.split(_MARK)
+    if "".join(parts) != text:
+        return None
+    places = list(accumulate(map(len, parts[:-1])))
+    counts = [_count(message) for message in marked]
+    if len(places) != sum(counts) or not all(counts):
+        return None
+    bounds, at = [], 0
+    for count in counts:
+        bounds.append((places[at], places[at + count - 1]))
+        at += count
+    return bounds
+
+
+def _marked(message: Message) -> Message:
+    """The message with a mark at both ends of what it says."""
+    extra = dict(message.extra)
+    if reasoning := extra.get("reasoning_content"):
+        extra["reasoning_content"] = _between_marks(reasoning)
+    if calls := extra.get("tool_calls"):
+        extra["tool_calls"] = [
+            {**call, "function": {**call["function"], "name": _MARK + call["function"]["name"]}}
+            for call in calls
+        ]
+    return replace(message, content=_between_marks(message.content), extra=extra)
+
+
+def _between_marks(text: str) -> str:
+    """Inside the white space at its ends, which templates strip."""
+    core = text.strip()
+    if not core:
+        return text
+    start = text.index(core)
+    return f"{text[:start]}{_MARK}{core}{_MARK}{text[start + len(core) :]}"
+
+
+def _count(message: Message) -> int:
+    reasoning = str(message.extra.get("reasoning_content", ""))
+    calls = message.extra.get("tool_calls", ())
+    return (message.content + reasoning).count(_MARK) + len(calls)
