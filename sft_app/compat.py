@@ -44,6 +44,11 @@ PRIVATE_NAMES = (
         "hydra.compose takes a sweep's master configuration",
     ),
     PrivateName(
+        "hydra._internal.utils.run_and_report",
+        "what is wrong in a configuration ends in Hydra's own several lines, and exit code 1",
+        "hydra.main can hand exceptions to its caller",
+    ),
+    PrivateName(
         "datasets.Dataset._fingerprint",
         "a hub dataset that has changed would be taken from the token cache",
         "datasets names a content digest in its public interface",
@@ -177,6 +182,19 @@ def split_sweep(overrides: list[Any]) -> list[list[str]]:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     return BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
+
+
+@contextmanager
+def hydra_exceptions_pass() -> Iterator[None]:
+    """Let what is raised below @hydra.main reach its caller; Hydra prints it and exits with 1."""
+    from hydra._internal import utils
+
+    before = utils.run_and_report
+    utils.run_and_report = lambda func: func()
+    try:
+        yield
+    finally:
+        utils.run_and_report = before
 
 
 def sweep_config_loader() -> Any:

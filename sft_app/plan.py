@@ -1,15 +1,22 @@
 """sft-plan: what sft-train would do with the same arguments, without loading weights."""
 
 import sys
+import tempfile
 
 import hydra
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
 from sft_app.common.console import guard_console
+from sft_app.common.errors import ConfigError
 from sft_app.common.imports import lean_imports
 from sft_app.config.command_line import prepare_arguments
-from sft_app.config.hydra_callback import exit_with_message
-from sft_app.config.schema.app import register_schema, to_typed
+from sft_app.config.forgotten import check_model_and_data_are_named
+from sft_app.config.hydra_callback import run_task, typed_without_hydra
+from sft_app.config.one_sentence import exit_with_message
+from sft_app.config.overrides.read_overrides import quoted
+from sft_app.config.schema.app import register_schema
+from sft_app.config.validation.validate import validate
 
 WRITES_NOTHING = [
     "hydra.run.dir=.",
@@ -17,26 +24,36 @@ WRITES_NOTHING = [
     "~hydra.callbacks.sweep",
     "~hydra.callbacks.run",
 ]
+"""Beside a sweep's folder, which Hydra makes whatever it is told: it is a temporary one."""
 
 
 def main() -> None:
     """Run the command; exits with 0, or with 1 or 2 when it cannot be done as asked."""
     guard_console()
     prepare_arguments(sys.argv)
-    sys.argv += WRITES_NOTHING
     register_schema()
-    plan()
+    with tempfile.TemporaryDirectory(prefix="sft-plan-") as scratch:
+        sys.argv += [*WRITES_NOTHING, f"hydra.sweep.dir={quoted(scratch)}"]
+        run_task(plan)
 
 
 @hydra.main(version_base="1.3", config_path="pkg://sft_app.conf", config_name="config")
 def plan(config: DictConfig) -> None:
     """Print the plan of a composed configuration."""
+    # In a sweep, nobody has looked at this job before.
+    composed = OmegaConf.create({"hydra": HydraConfig.get()})
+    try:
+        typed = typed_without_hydra(config)
+        validate(typed)
+        check_model_and_data_are_named(composed)
+    except ConfigError as error:
+        exit_with_message(error)
     # Composing is over, and went well: only now are seconds spent on importing torch.
     with lean_imports("datasets", "peft"):
         from sft_app.training.model_plan import print_plan
 
     try:
-        print_plan(to_typed(config))
+        print_plan(typed)
     except ValueError as error:  # ConfigError, DataError: sentences for the user
         exit_with_message(error)
 

@@ -13,7 +13,8 @@ from rich.console import Console
 from sft_app.common.console import guard_console
 from sft_app.common.errors import ConfigError
 from sft_app.config.command_line import prepare_arguments
-from sft_app.config.hydra_callback import exit_with_message
+from sft_app.config.hydra_callback import run_task
+from sft_app.config.one_sentence import exit_with_message
 from sft_app.config.schema.app import register_schema, to_typed
 from sft_app.launch.job.errors import JobFailed, JobInterrupted
 from sft_app.launch.job.job_lock import only_one
@@ -52,7 +53,7 @@ def _train_and_conclude() -> int | str | None:
     """Conclude a sweep here: Hydra ends it by returning, or by SystemExit when a job raised."""
     exit_code: int | str | None = 0
     try:
-        train()
+        run_task(train)
     except JobInterrupted as interruption:
         exit_code = interruption.exit_code
     except KeyboardInterrupt:  # between two jobs, or while others run them

@@ -3,38 +3,52 @@
 import json
 import sys
 import warnings
+from difflib import get_close_matches
+from pathlib import Path
 from typing import NoReturn
 
 from sft_app.common.errors import ConfigError
-from sft_app.config.hydra_callback import exit_with_message, program_name
-from sft_app.config.overrides import check_overrides, open_dict_overrides
+from sft_app.config.forgotten import USAGE
+from sft_app.config.one_sentence import EXIT_BAD_INPUT, exit_with_message, program_name
+from sft_app.config.overrides.aliases import OUR_NAME
+from sft_app.config.overrides.read_overrides import read_overrides
 
-TAKE_A_VALUE = (
+FLAGS = (
+    "--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m",
+    "--shell-completion", "-sc", "--schema",
+)  # fmt: skip
+WITH_A_VALUE = (
     "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
     "--config-dir", "-cd", "--experimental-rerun",
 )  # fmt: skip
-"""Options of Hydra whose next word belongs to them; `--info` may have one."""
 INFO = ("--info", "-i")
+INFO_CHOICES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+CFG_CHOICES = ("job", "hydra", "all")
 
 
 def prepare_arguments(argv: list[str]) -> None:
-    """Check the overrides in `argv` (sys.argv) and write them as Hydra reads them, options first.
+    """Check the words in `argv` (sys.argv) and write them as Hydra reads them, options first.
 
-    Exits with 0 after --help and --schema, and with 2 and one message when an override names
-    nothing that exists.
+    Exits with 0 after --help and --schema, and with 2 and one message when a word names nothing
+    that exists.
     """
     arguments = argv[1:]
     if "-sc" in arguments or "--shell-completion" in arguments:
         return  # half-typed words are no mistakes
-    options, words = separate(arguments)
-    asks_for_help = "--help" in options or "-h" in options
-    topics = [word for word in words if "=" not in word and not word.startswith("~")]
-    overrides = [word for word in words if word not in topics] if asks_for_help else words
-    if "--schema" in options:
-        print_schema()
+    if not arguments:
+        print(USAGE.replace("sft-train", program_name()), end="")
+        sys.exit(EXIT_BAD_INPUT)
     try:
-        check_overrides([*options, *overrides])
-        overrides = open_dict_overrides(overrides)
+        options, words = separate(arguments)
+        asks_for_help = "--help" in options or "-h" in options
+        topics = [w for w in words if asks_for_help and "=" not in w and not w.startswith("~")]
+        overrides = read_overrides(
+            [word for word in words if word not in topics],
+            own_options=_any(arguments, "--config-dir", "-cd", "hydra.searchpath"),
+            may_sweep=_any(arguments, "--multirun", "-m", "hydra.mode", "experiment="),
+        )
+        if "--schema" in options:
+            print_schema()
         if asks_for_help:
             print_help(topics, overrides)
     except ConfigError as error:
@@ -47,40 +61,66 @@ def prepare_arguments(argv: list[str]) -> None:
 def separate(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Return the options with their values, and the other words, each in their order.
 
-    Hydra's own parser takes overrides in one place only, before or after the options.
+    Hydra's own parser takes overrides in one place only, before or after the options. Raises
+    ConfigError for an unknown option, or one whose value is missing.
     """
     options: list[str] = []
     words: list[str] = []
-    rest = iter(arguments)
-    for word in rest:
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
         if not word.startswith("-"):
             words.append(word)
             continue
-        options.append(word)
-        if word in TAKE_A_VALUE:
-            options.extend(value for value in (next(rest, None),) if value is not None)
-        elif word in INFO:
-            value = next(rest, None)
-            if value is not None:
-                (words if "=" in value else options).append(value)
+        name, separator, value = word.partition("=")
+        if name in WITH_A_VALUE:
+            if not separator and not rest:
+                raise ConfigError(f"{name} needs a value: {name} VALUE")
+            options += [name, _checked_value(name, value if separator else rest.pop(0))]
+        elif name in INFO:
+            chosen = rest.pop(0) if rest and rest[0] in INFO_CHOICES else value or "all"
+            options += [name, chosen]
+        elif word in FLAGS:
+            options.append(word)
+        else:
+            raise ConfigError(f"'{word}' is not an option.{_meant(word)}")
     return options, words
+
+
+def _any(arguments: list[str], *beginnings: str) -> bool:
+    return any(word.startswith(beginnings) for word in arguments)
+
+
+def _checked_value(option: str, value: str) -> str:
+    if option in ("--cfg", "-c") and value not in CFG_CHOICES:
+        raise ConfigError(f"{option} {value} is not possible: choose {', '.join(CFG_CHOICES)}.")
+    if option in ("--config-dir", "-cd") and not Path(value).is_dir():
+        raise ConfigError(f"{option} {value}: there is no such folder.")
+    return value
+
+
+def _meant(word: str) -> str:
+    name = word.partition("=")[0]
+    near = get_close_matches(name, [*FLAGS, *WITH_A_VALUE, *INFO], n=1, cutoff=0.8)
+    if near:
+        return f" Did you mean {near[0]}?"
+    key = OUR_NAME.get(name.lstrip("-").replace("-", "_"), name.lstrip("-").replace("-", "_"))
+    return f" Settings are written without dashes, as key=value: {key}=..."
 
 
 def print_help(topics: list[str], overrides: list[str]) -> NoReturn:
     """Print the help, or all that is known of each topic, and exit with 0.
 
-    Raises ConfigError for an unknown topic, and when the overrides do not compose.
+    Exits with 2 and one message for an unknown topic, and when the overrides do not compose.
     """
-    from hydra.errors import HydraException
-
     from sft_app.config.reference.help_pages import help_text, topic_text
 
     try:
         if not topics:
             print(help_text(program_name(), overrides))
         print("\n\n".join(topic_text(topic, overrides) for topic in topics))
-    except HydraException as error:
-        raise ConfigError(" ".join(str(error).split())) from error
+    except Exception as error:
+        exit_with_message(error)
     sys.exit(0)
 
 

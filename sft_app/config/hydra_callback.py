@@ -1,34 +1,59 @@
 """Validation at the only moment when nothing has been written yet.
 
-Hydra calls `on_run_start` after composing and before it makes the run's directory. An ordinary
-exception in a callback would only become a warning: SystemExit ends the program.
+Hydra calls `on_run_start` after composing and before it makes the run's directory.
 """
 
-import os
-import sys
-from pathlib import Path
-from typing import Any, NoReturn
+import traceback
+from collections.abc import Callable
+from typing import Any, ClassVar, NoReturn
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from sft_app import compat
 from sft_app.common.errors import ConfigError
+from sft_app.config.forgotten import check_model_and_data_are_named
+from sft_app.config.one_sentence import exit_with_message, fails_closed
 from sft_app.config.schema.app import AppConfig, to_typed
 from sft_app.config.validation.validate import validate
-
-EXIT_BAD_CONFIG = 2
 
 
 class ValidateBeforeStart(Callback):
     """Refuse what cannot work; named in conf/config.yaml below hydra.callbacks."""
 
+    job_started: ClassVar[bool] = False
+    """Whether this process is beyond composing: what is raised now is not the user's input."""
+
+    @fails_closed
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate the composed configuration; exits with 2 and one message."""
-        try:
-            validate(typed_without_hydra(config))
-        except ConfigError as error:
+        validate(typed_without_hydra(config))
+        check_model_and_data_are_named(config)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Note that composing is over."""
+        ValidateBeforeStart.job_started = True
+
+
+def run_task(task: Callable[[], None]) -> None:
+    """Call a @hydra.main function, and see to how it ends.
+
+    What is raised while it composes ends with one sentence and exit code 2; an error in a job that
+    nobody has caught, with its traceback and 1.
+    """
+    try:
+        with compat.hydra_exceptions_pass():
+            task()
+    except Exception as error:
+        if isinstance(error, ConfigError) or not ValidateBeforeStart.job_started:
             exit_with_message(error)
+        _exit_with_traceback(error)
+
+
+def _exit_with_traceback(error: Exception) -> NoReturn:
+    traceback.print_exception(error)
+    raise SystemExit(1)
 
 
 def typed_without_hydra(config: DictConfig) -> AppConfig:
@@ -45,22 +70,5 @@ def typed_without_hydra(config: DictConfig) -> AppConfig:
         key = error.full_key or "a mandatory setting"
         raise ConfigError(f"{key} is not set: give it a value, {key}=...") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {error.msg or error}") from error
-
-
-PROGRAMS = {"train": "sft-train", "plan": "sft-plan", "report": "sft-report"}
-"""How a module that is run with `python -m` is called as a command."""
-
-
-def program_name() -> str:
-    """Return the command's name, however it was started."""
-    stem = Path(sys.argv[0]).stem
-    return PROGRAMS.get(stem, stem)
-
-
-def exit_with_message(error: Exception) -> NoReturn:
-    """Print one message, without a traceback unless HYDRA_FULL_ERROR asks for it; exit with 2."""
-    if os.environ.get("HYDRA_FULL_ERROR"):
-        raise error
-    print(f"{program_name()}: {error}", file=sys.stderr)
-    sys.exit(EXIT_BAD_CONFIG)
+        reason = str(error.msg or error).splitlines()[0]
+        raise ConfigError(f"{error.full_key}: {reason}") from error

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sft_app.common.errors import ConfigError
-from sft_app.config.overrides import conf_dir, group_options
+from sft_app.config.conf_files import conf_dir, group_options
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig, load_config, save_config
 from sft_app.config.validation.check_adapter import PACKAGES

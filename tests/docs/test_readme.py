@@ -8,7 +8,7 @@ import torch
 import yaml
 from transformers import LlamaConfig
 
-from sft_app.config.overrides import group_options
+from sft_app.config.conf_files import group_options
 from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
 from sft_app.config.schema.trainer import TrainerConfig
 from sft_app.training.estimates.memory_estimate import estimate_memory

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from sft_app.config.overrides import conf_dir
+from sft_app.config.conf_files import conf_dir
 from sft_app.config.reference.json_schema import json_schema
 from sft_app.config.reference.settings_page import settings_page
 

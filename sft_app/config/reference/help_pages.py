@@ -14,7 +14,7 @@ import hydra
 from omegaconf import OmegaConf
 
 from sft_app.common.errors import ConfigError
-from sft_app.config.overrides import conf_dir, group_options
+from sft_app.config.conf_files import conf_dir, group_options
 from sft_app.config.reference.settings import (
     Group,
     Setting,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sft_app.config.overrides import group_options
+from sft_app.config.conf_files import group_options
 from sft_app.config.reference.help_pages import (
     allowed_values,
     composed_values,

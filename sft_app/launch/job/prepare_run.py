@@ -8,7 +8,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from sft_app.common.errors import ConfigError
-from sft_app.config.hydra_callback import exit_with_message, typed_without_hydra
+from sft_app.config.hydra_callback import typed_without_hydra
+from sft_app.config.one_sentence import fails_closed
 from sft_app.config.schema.app import AppConfig
 from sft_app.launch.job.job_lock import is_being_run
 from sft_app.launch.job.job_state import Found, JobState, look_at, set_aside
@@ -29,14 +30,12 @@ class PrepareRun(Callback):
     wanted: ClassVar[bool] = False
     """Set by the command that trains; others compose the same configuration."""
 
+    @fails_closed
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Decide how the run starts, or end the command."""
         if not PrepareRun.wanted:
             return
-        try:
-            is_left_to_do = prepare_run(typed_without_hydra(config), Path(config.hydra.run.dir))
-        except (ConfigError, OSError) as error:
-            exit_with_message(error)
+        is_left_to_do = prepare_run(typed_without_hydra(config), Path(config.hydra.run.dir))
         if not is_left_to_do:
             sys.exit(0)
 

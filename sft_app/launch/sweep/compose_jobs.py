@@ -9,9 +9,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from sft_app import compat
 from sft_app.common.errors import ConfigError
+from sft_app.config.conf_files import group_options
 from sft_app.config.hydra_callback import typed_without_hydra
 from sft_app.config.job_folders import keys_left_out
-from sft_app.config.overrides import group_options
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.validation.validate import validate
 
@@ -39,7 +39,8 @@ def compose_jobs(master: DictConfig, *, on_slurm: bool) -> list[SweepJob]:
     `master` is the sweep's own configuration; the jobs' folders are named here, too. Raises
     ConfigError for the first bad one, with its name.
     """
-    overrides = OverridesParser.create().parse_overrides(_parameters(master))
+    loader = compat.sweep_config_loader()  # without it, glob() cannot be listed
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(_parameters(master))
     swept = {o.key_or_group for o in overrides if o.is_sweep_override()}
     fixed = [o.key_or_group for o in overrides if o.key_or_group not in swept]
     unnamed = keys_left_out(fixed, [key for key in fixed if group_options(key)])
@@ -49,6 +50,10 @@ def compose_jobs(master: DictConfig, *, on_slurm: bool) -> list[SweepJob]:
     )
     add_hydra_override(master, f"hydra.sweep.dir='{Path(master.hydra.sweep.dir).absolute()}'")
     batch = compat.split_sweep(overrides)
+    if not batch or not batch[0]:
+        raise ConfigError(
+            "the sweep has no job: some setting has no value, such as a glob() without a match."
+        )
     jobs = [_compose_job(master, tuple(o), number, on_slurm) for number, o in enumerate(batch)]
     _check_folders(jobs)
     return jobs

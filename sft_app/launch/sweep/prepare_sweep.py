@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 
 from sft_app.common.errors import ConfigError
 from sft_app.compat import BASIC_SWEEPER
-from sft_app.config.hydra_callback import exit_with_message
+from sft_app.config.forgotten import check_model_and_data_are_named
+from sft_app.config.one_sentence import fails_closed
 from sft_app.config.schema.app import save_config
 from sft_app.config.schema.sweep import Budget
 from sft_app.launch.job.errors import JobFailed, JobInterrupted
@@ -50,12 +51,10 @@ class PrepareSweep(Callback):
     sweep: ClassVar[Sweep | None] = None
     """The sweep that this process started: entry points conclude it."""
 
+    @fails_closed
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Prepare the sweep, or end the command where something is wrong or nothing is left."""
-        try:
-            sweep = prepare_sweep(config)
-        except ConfigError as error:
-            exit_with_message(error)
+        sweep = prepare_sweep(config)
         PrepareSweep.sweep = sweep
         if all(job_state(c.run_dir, c.config) is JobState.done for c in sweep.jobs):
             print("Nothing is left to do: every job completed with these settings.")
@@ -74,6 +73,7 @@ def prepare_sweep(master: DictConfig) -> Sweep:
 
     Raises ConfigError.
     """
+    check_model_and_data_are_named(master)
     _check_sweep(master)
     print("Checking the jobs of the sweep before the first one starts ...", flush=True)
     launcher = which_launcher(master)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from sft_app.common.errors import ConfigError
-from sft_app.config.overrides import conf_dir
+from sft_app.config.conf_files import conf_dir
 from sft_app.config.reference.__main__ import generated_files
 from sft_app.config.reference.help_pages import help_text, topic_text
 from sft_app.config.reference.json_schema import json_schema

@@ -1,0 +1,77 @@
+"""How a command ends when its input cannot work: one sentence on stderr, and exit code 2.
+
+With HYDRA_FULL_ERROR=1 the traceback comes first; the exit code is the same.
+"""
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from sft_app.common.errors import ConfigError, DataError
+
+EXIT_BAD_INPUT = 2
+LONGEST = 700
+"""Characters of a sentence that was not written here: libraries quote whole configurations."""
+
+PROGRAMS = {"train": "sft-train", "plan": "sft-plan", "report": "sft-report"}
+"""How a module that is run with `python -m` is called as a command."""
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def program_name() -> str:
+    """Return the command's name, however it was started."""
+    stem = Path(sys.argv[0]).stem
+    return PROGRAMS.get(stem, stem)
+
+
+def exit_with_message(error: BaseException) -> NoReturn:
+    """Print `error` as one sentence, its traceback first if HYDRA_FULL_ERROR asks; exit with 2."""
+    if os.environ.get("HYDRA_FULL_ERROR"):
+        traceback.print_exception(error)
+    print(f"{program_name()}: {as_sentence(error)}", file=sys.stderr)
+    sys.exit(EXIT_BAD_INPUT)
+
+
+def fails_closed(method: Method) -> Method:
+    """Let whatever a Hydra callback raises end the program.
+
+    Hydra makes a warning of an exception in a callback, and starts the job: unchecked.
+    """
+
+    @functools.wraps(method)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except Exception as error:
+            exit_with_message(error)
+
+    return guarded  # type: ignore[return-value]
+
+
+def as_sentence(error: BaseException) -> str:
+    """Return what is wrong in one line; for errors of libraries, the part that a user can use."""
+    if isinstance(error, ConfigError | DataError):
+        return str(error)
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:  # YAML's own, with the place
+        problem = getattr(error, "problem", None) or error
+        return f"{mark.name}, line {mark.line + 1}: this is no YAML: {_one_line(problem)}."
+    if isinstance(error, OSError) and error.strerror:
+        return f"{_shortened(str(error.filename))}: {error.strerror}."
+    cause = f" {_one_line(error.__cause__)}" if error.__cause__ is not None else ""
+    text = _one_line(error) + (cause if cause.strip() not in _one_line(error) else "")
+    of_composing = type(error).__module__.partition(".")[0] in ("hydra", "omegaconf")
+    return _shortened(text if of_composing else f"{type(error).__name__}: {text}")
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."

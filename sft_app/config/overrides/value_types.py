@@ -1,0 +1,113 @@
+"""Values of overrides: right ones in the words people use, wrong ones in one line."""
+
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+from functools import cache
+from typing import Any, get_args, get_origin
+
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Transformer
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sft_app.common.errors import ConfigError
+from sft_app.config.reference.settings import Setting, all_settings, is_union, shown
+from sft_app.config.schema.app import AppConfig
+from sft_app.config.validation.number_ranges import NUMBER_RANGES
+
+LENGTHS = ("context_length", "model.original_context_length", "tokenizer.model_max_length",
+           "evaluation.lengths", "sweep.lengths")  # fmt: skip
+"""Tokens of a row: 16k is 16 x 1024, as models' contexts are named."""
+AMOUNTS = ("evaluation.max_tokens", "sweep.tokens", "sweep.tokens_per_step")
+"""Tokens in all: 10M is 10 x 1000 x 1000."""
+_AMOUNT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([kKmM])(?![\w.])")
+
+
+def write_out_tokens(key: str, value: str) -> str:
+    """Return the text of a value with `16k` and `1M` written out, where tokens are counted."""
+    if key not in LENGTHS and key not in AMOUNTS:
+        return value
+    thousand = 1024 if key in LENGTHS else 1000
+
+    def number(match: re.Match[str]) -> str:
+        times = thousand if match[2] in "kK" else thousand**2
+        exact = float(match[1]) * times
+        return str(int(exact)) if exact.is_integer() else match[0]
+
+    return _AMOUNT.sub(number, value)
+
+
+def takes_a_list(key: str) -> bool:
+    """Tell whether a setting is a list, so that one word can stand for a list of one."""
+    setting = all_settings().get(key)
+    return setting is not None and any(get_origin(o) is list for o in _options(setting))
+
+
+def check_values(override: Override) -> None:
+    """Raise ConfigError when a value does not fit its setting, saying what does."""
+    key = override.key_or_group
+    setting = all_settings().get(key)
+    if setting is None or override.is_delete():
+        return
+    if "glob(" in (override.input_line or "") and _has_glob(override):
+        raise ConfigError(
+            f"{key}: glob() lists the options of a group, and {key} is a setting: list its values "
+            f"with commas, {key}=a,b"
+        )
+    for value in _values(override):
+        if not _fits(key, value):
+            raise ConfigError(f"{key}={shown(value)} is not possible.{_what_fits(setting, value)}")
+
+
+def _has_glob(override: Override) -> bool:
+    return isinstance(override.value(), Glob)
+
+
+def _values(override: Override) -> Iterator[Any]:
+    if not override.is_sweep_override():
+        yield override.value()
+    elif not isinstance(override.value(), IntervalSweep | Glob):
+        yield from override.sweep_iterator(transformer=Transformer.identity)
+
+
+@cache
+def _schema() -> Any:
+    return OmegaConf.structured(AppConfig)
+
+
+def _fits(key: str, value: Any) -> bool:
+    if isinstance(value, str) and ("${" in value or value == "???"):
+        return True
+    if "." in key and OmegaConf.is_missing(_schema(), key.partition(".")[0]):
+        group, _, name = key.partition(".")
+        holder: Any = OmegaConf.structured(_annotation_of_group(group))
+    else:
+        holder, name = _schema().copy(), key
+    try:
+        OmegaConf.update(holder, name, value, merge=False)
+    except (OmegaConfBaseException, ValueError, TypeError):
+        return False
+    return True
+
+
+def _annotation_of_group(group: str) -> Any:
+    from sft_app.config.reference.settings import all_groups
+
+    return next(g.schema for g in all_groups() if g.name == group)
+
+
+def _what_fits(setting: Setting, value: Any) -> str:
+    if setting.choices:
+        allowed = [*setting.choices, *(["null"] if type(None) in _options(setting) else [])]
+        near = get_close_matches(str(value).lower(), allowed, n=1)
+        hint = f" Did you mean {setting.key}={near[0]}?" if near else ""
+        return f"{hint} Allowed: {', '.join(allowed)}."
+    allowed_range = NUMBER_RANGES.get(setting.key)
+    limits = f" {allowed_range}" if allowed_range else ""
+    example = f", such as {setting.key}=[a, b]" if takes_a_list(setting.key) and not limits else ""
+    return f" It takes a {setting.kind}{limits}{example}."
+
+
+def _options(setting: Setting) -> tuple[Any, ...]:
+    annotation = setting.annotation
+    return get_args(annotation) if is_union(annotation) else (annotation,)
