@@ -128,10 +128,11 @@ def test_its_own_groups_answer_a_wrong_option(environment: Path, tmp_path: Path)
 def test_every_file_is_in_the_wheel(environment: Path) -> None:
     package = installed_package(environment)
     packaged = package / "conf"
-    assert {p.relative_to(packaged) for p in packaged.rglob("*.yaml")} == {
-        p.relative_to(ROOT / "conf") for p in (ROOT / "conf").rglob("*.yaml")
-    }
-    for pattern in ("*.py", "*.html", "*.css", "*.js", "*.jinja", "pretrain/*.yaml"):
+    for pattern in ("*.yaml", "*.json"):
+        assert {p.relative_to(packaged) for p in packaged.rglob(pattern)} == {
+            p.relative_to(ROOT / "conf") for p in (ROOT / "conf").rglob(pattern)
+        }
+    for pattern in ("*.py", "*.html", "*.css", "*.js", "*.jinja", "pretrain/*.yaml", "*.typed"):
         ours = {p.relative_to(ROOT) for p in (ROOT / "sft_app").rglob(pattern)}
         theirs = {p.relative_to(package.parent) for p in package.rglob(pattern)}
         assert ours == {path for path in theirs if not path.is_relative_to("sft_app/conf")}
