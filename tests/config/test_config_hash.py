@@ -17,7 +17,16 @@ HASHES_OF_0_1_0 = [
         ["context_length=8192", "rope=yarn"],
         "e0139bec939ba7962b4edd0108d6c8c3aea3c0a1dbfcae44062464e2df15c462",
     ),
-    (["experiment=demo"], "7c539a7a337d98a09954037a4df6099436aa1d2b1d2a4a856203278da644540e"),
+    (
+        [
+            "experiment=demo",  # with the evaluation of that version
+            "evaluation.lengths=[]",
+            "evaluation.max_documents=16",
+            "evaluation.tasks=[passkey,niah_single,niah_multikey,variable_tracking]",
+            "evaluation.samples=10",
+        ],
+        "7c539a7a337d98a09954037a4df6099436aa1d2b1d2a4a856203278da644540e",
+    ),
     (
         ["experiment=context_sweep", "context_length=256", "rope=ntk", "sweep.lengths=[256,512]"],
         "584237ebe927b18892919edb14992f4ffa3bf1abb44a8db3b26aca7c3036df25",
