@@ -19,8 +19,9 @@ from sft_app.config.schema.app import register_schema, to_typed
 from sft_app.launch.job.errors import JobFailed, JobInterrupted
 from sft_app.launch.job.job_lock import only_one
 from sft_app.launch.job.messages import closing, sweep_job_closing
+from sft_app.launch.job.nodes import invite
 from sft_app.launch.job.outer_launcher import refuse_outer_launcher
-from sft_app.launch.job.prepare_run import PrepareRun
+from sft_app.launch.job.prepare_run import PrepareRun, with_slurm
 from sft_app.launch.job.run_job import run_job
 from sft_app.launch.sweep.job_label import job_label, time_left
 from sft_app.launch.sweep.leave_sweep import leave
@@ -76,9 +77,13 @@ def train(config: DictConfig) -> None:
         train_sweep_job(config, run_dir)
         return
     try:
+        typed = with_slurm(to_typed(config))
         with only_one(run_dir):
-            result = run_job(to_typed(config), run_dir)
+            run_id = invite(typed.launch, run_dir) if typed.launch.nnodes > 1 else None
+            result = run_job(typed, run_dir, run_id=run_id)
     except JobFailed as failure:
+        if not failure.is_told:
+            print(f"sft-train: {failure}", file=sys.stderr)
         sys.exit(failure.exit_code)
     finally:
         report_run(run_dir)

@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 
 from sft_app import compat
 from sft_app.config.schema.app import AppConfig
-from sft_app.config.schema.launch import Device
+from sft_app.config.schema.launch import Device, LaunchConfig
 from sft_app.config.schema.trainer import TrainerConfig
 from sft_app.config.validation.check_trainer import check_without_gpu
 from sft_app.records.run_files import CHECKPOINTS
@@ -63,8 +63,17 @@ def training_arguments(config: AppConfig, run_dir: Path) -> TrainingArguments:
         disable_tqdm=True,
         # Counted by tokens over accumulation and ranks, whatever the number of processes.
         average_tokens_across_devices=True,
-        **trainer.extra,
+        **{"ddp_timeout": collective_timeout(config.launch), **trainer.extra},
     )
+
+
+def collective_timeout(launch: LaunchConfig) -> int:
+    """Return the seconds that ranks wait for each other in a collective.
+
+    Longer than what is expected of a step, so that the stacks of a rank that hangs are written
+    before its peers give up; and than reading or writing a few hundred gigabytes on one of them.
+    """
+    return max(2 * 3600, launch.timeout + 600)
 
 
 def checkpointing_arguments(trainer: TrainerConfig) -> dict[str, Any]:

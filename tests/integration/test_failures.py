@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from sft_app.records.result import Status, read_result
+from tests.programs import ignoring_sigint, usual_signals
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -20,7 +21,11 @@ Start = Callable[..., subprocess.Popen[str]]
 def start(tiny_model: Path, chat_file: Path, tmp_path: Path) -> Start:
     """start("a=b", ..., env=...) starts the real command, with endless training."""
 
-    def run(*overrides: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    def run(
+        *overrides: str,
+        env: dict[str, str] | None = None,
+        begin: Callable[[], None] = usual_signals,
+    ) -> subprocess.Popen[str]:
         command = [
             str(Path(sys.executable).with_name("sft-train")),
             f"model.name_or_path={tiny_model}",
@@ -39,6 +44,7 @@ def start(tiny_model: Path, chat_file: Path, tmp_path: Path) -> Start:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            preexec_fn=begin,
             env={**os.environ, "SFT_CACHE_DIR": str(tmp_path / "cache"), **(env or {})},
         )
 
@@ -67,7 +73,8 @@ def assert_all_ended(processes: list[psutil.Process]) -> None:
 def test_a_signal_ends_everything(
     start: Start, tmp_path: Path, signum: signal.Signals, exit_code: int, nproc: int
 ) -> None:
-    process = start(f"launch.nproc_per_node={nproc}")
+    begin = usual_signals if signum is signal.SIGINT else ignoring_sigint
+    process = start(f"launch.nproc_per_node={nproc}", begin=begin)
     below = wait_until_training(process)
     assert len(below) >= nproc
     process.send_signal(signum)

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from sft_app.records.result import RunResult, Status, read_result
+from tests.programs import usual_signals
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 PRETEND = {"PYTHONPATH": str(Path(__file__).parents[1] / "pretend")}
@@ -113,7 +114,11 @@ def test_interrupted_it_ends_in_seconds_and_goes_on_from_the_checkpoint(
     folder = tmp_path / "outputs/sweeps/mine"
     program = str(Path(sys.executable).with_name(command[0]))
     process = subprocess.Popen(
-        [program, *command[1:]], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [program, *command[1:]],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=usual_signals,
     )
     wait_for(lambda: list(folder.glob("context_length-64/checkpoints/checkpoint-3")), process)
     below = psutil.Process(process.pid).children(recursive=True)

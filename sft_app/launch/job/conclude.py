@@ -1,6 +1,7 @@
 """Bring a job's result.json to its final state, from what the workers left and how they ended."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
@@ -41,6 +42,8 @@ def conclude(run_dir: Path, ended: Ended, *, timeout: int, oom_kills: int) -> Ru
     started = datetime.fromisoformat(result.started_at).timestamp()
     result.seconds.setdefault("total", round(time.time() - started, 3))
     result.status, result.error = _how_it_ended(run_dir, ended, failure, timeout, oom_kills)
+    if result.status is Status.out_of_memory:
+        result.error = _with_way_out(result)
     try:
         result.write(run_dir)
     except OSError as error:
@@ -76,10 +79,7 @@ def _killed(failure: Failure | None, oom_kills: int) -> tuple[Status, RunError]:
     """Say who was killed with SIGKILL, and whether the kernel did it because memory ran out."""
     rank = failure.error.rank if failure is not None else 0
     if oom_kills:
-        message = (
-            f"the kernel ended it because the machine's memory ran out (its counter says so): use "
-            f"{LESS_MEMORY}"
-        )
+        message = "the kernel ended it because the machine's memory ran out (its counters say so)"
         error = RunError(type="WorkerKilled", message=message, rank=rank)
         return Status.out_of_memory, error
     message = (
@@ -87,6 +87,17 @@ def _killed(failure: Failure | None, oom_kills: int) -> tuple[Status, RunError]:
         "machine do not say that memory ran out"
     )
     return Status.failed, RunError(type="WorkerKilled", message=message, rank=rank)
+
+
+def _with_way_out(result: RunResult) -> RunError:
+    """Say at which length memory ran out, and what takes less of it, in order of effect."""
+    assert result.error is not None
+    after = f"after {result.steps} steps" if result.steps else "before the first step was complete"
+    return dataclasses.replace(
+        result.error,
+        message=f"{result.error.message.rstrip('. ')}. Memory ran out at context_length="
+        f"{result.context_length}, {after}: use {LESS_MEMORY}.",
+    )
 
 
 def _hung(run_dir: Path, timeout: int) -> RunError:

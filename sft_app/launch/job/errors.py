@@ -6,10 +6,11 @@ import signal
 class JobFailed(Exception):
     """The job ended without completing; one string, so that any launcher can pickle it."""
 
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        """Hold one sentence, and the exit code that the command shall end with."""
+    def __init__(self, message: str, exit_code: int = 1, *, is_told: bool = False) -> None:
+        """Hold one sentence, the exit code of the command, and whether it was printed already."""
         super().__init__(message, exit_code)
         self.exit_code = exit_code
+        self.is_told = is_told
 
     def __str__(self) -> str:
         """Return the sentence alone."""

@@ -1,5 +1,6 @@
 """Before a plain run starts: is its folder free, done, to be continued, or another run's?"""
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,9 +12,12 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.hydra_callback import typed_without_hydra
 from sft_app.config.one_sentence import fails_closed
 from sft_app.config.schema.app import AppConfig
+from sft_app.launch.job.errors import JobFailed, JobInterrupted
 from sft_app.launch.job.job_lock import is_being_run
 from sft_app.launch.job.job_state import Found, JobState, look_at, set_aside
+from sft_app.launch.job.nodes import help_node_0
 from sft_app.launch.job.processes import world_size
+from sft_app.launch.job.slurm_rendezvous import slurm_rendezvous
 from sft_app.records.identity import compare, identity_of, read_identity
 
 MOST_DIFFERENCES = 6
@@ -35,9 +39,23 @@ class PrepareRun(Callback):
         """Decide how the run starts, or end the command."""
         if not PrepareRun.wanted:
             return
-        is_left_to_do = prepare_run(typed_without_hydra(config), Path(config.hydra.run.dir))
+        try:
+            typed = with_slurm(typed_without_hydra(config))
+            if typed.launch.node_rank:
+                sys.exit(help_node_0(typed))
+            is_left_to_do = prepare_run(typed, Path(config.hydra.run.dir))
+        except JobFailed as error:
+            print(f"sft-train: {error}", file=sys.stderr)
+            sys.exit(error.exit_code)
+        except JobInterrupted as interruption:
+            sys.exit(interruption.exit_code)
         if not is_left_to_do:
             sys.exit(0)
+
+
+def with_slurm(config: AppConfig) -> AppConfig:
+    """Return the configuration with this node's rank and the meeting point, below srun."""
+    return dataclasses.replace(config, launch=slurm_rendezvous(config.launch))
 
 
 def prepare_run(config: AppConfig, run_dir: Path) -> bool:

@@ -65,7 +65,7 @@ def run_job(
         raise JobInterrupted(max(1, ended.exit_code - 128))
     if result.status is not Status.completed:
         assert result.error is not None
-        raise JobFailed(f"{result.error.type}: {result.error.message}")
+        raise JobFailed(f"{result.error.type}: {result.error.message}", is_told=True)
     return result
 
 

@@ -10,13 +10,12 @@ from sft_app.launch.job.job_lock import only_one
 from sft_app.launch.job.job_state import JobState, job_state
 from sft_app.launch.job.processes import worker_environment
 from sft_app.launch.job.run_job import initial_result, run_job, worker_command
+from sft_app.launch.job.slurm_rendezvous import run_id_on_slurm, slurm_rendezvous
 from sft_app.launch.job.supervise import run_supervised
 from sft_app.launch.sweep.budget import apply_budget
 from sft_app.launch.sweep.out_of_memory import shorter_out_of_memory
 from sft_app.launch.sweep.slurm_node import (
     publish_decision,
-    run_id_on_slurm,
-    slurm_rendezvous,
     wait_for_decision,
 )
 from sft_app.records.result import RunError, RunResult, Status, read_result

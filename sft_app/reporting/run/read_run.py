@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from sft_app.records.result import RunResult, read_result
+from sft_app.records.liveness import has_died
+from sft_app.records.result import RunResult, Status, read_result
 from sft_app.records.run_files import CONFIG, LOG, METRICS, PLAN, RESULT
 from sft_app.records.step_log import StepLine
 from sft_app.reporting.run.check_types import check_types
@@ -31,7 +32,8 @@ class RunFolder:
 
     directory: Path
     status: str
-    """A records.Status; or missing (no result was written), or unreadable (a broken one)."""
+    """A records.Status; died (it says running, and nobody runs it any more);
+    or missing (no result was written), or unreadable (a broken one)."""
     result: RunResult | None = None
     config: dict[str, Any] = field(default_factory=dict)
     """Nested; empty when there is none."""
@@ -86,6 +88,8 @@ def _is_composed_by_hydra(config: Path) -> bool:
 
 def _status(run_dir: Path, result: RunResult | None, metrics: list[StepLine]) -> str:
     if result is not None:
+        if result.status is Status.running and has_died(run_dir):
+            return "died"
         return result.status.value
     if (run_dir / RESULT).exists():
         return "unreadable"

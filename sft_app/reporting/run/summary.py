@@ -12,6 +12,7 @@ from sft_app.reporting.run.read_run import RunFolder, last_written
 STATUS_LABELS = {
     "completed": "completed",
     "running": "running",
+    "died": "died",
     "failed": "failed",
     "out_of_memory": "out of memory",
     "interrupted": "interrupted",
@@ -40,6 +41,8 @@ def sentence(run: RunFolder) -> str:
         return "This job of a sweep has not begun."
     if run.status == "pending":
         return "This job of a sweep has not begun."
+    if run.status == "died":
+        return f"Broke off without a word, killed or with its machine. {_progress(run)}"
     if run.status == "running":
         return _progress(run)
     if result is None:

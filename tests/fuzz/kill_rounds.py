@@ -1,0 +1,220 @@
+"""Kill a run again and again, start it again each time, and compare what comes out in the end.
+
+`python -m tests.fuzz.kill_rounds --rounds 100` is what `make fuzz` runs. One process pays for the
+imports and forks every start of a worker, so that a start costs a second and not ten. The parent's
+part of a job (state of the folder, first result, conclusion) is done as run_job does it. Two thirds
+of the kills fall within a moment of some step, the others after the last one: into the last
+checkpoint, the final save, and the evaluation.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sft_app.config.schema.app import AppConfig, save_config
+from sft_app.launch.job.conclude import conclude
+from sft_app.launch.job.job_state import JobState, look_at
+from sft_app.launch.job.run_job import initial_result
+from sft_app.launch.job.supervise import Ended
+from sft_app.records.failure import clear_failures
+from sft_app.records.identity import identity_of
+from sft_app.records.manifest import damage_of
+from sft_app.records.result import Status, read_result
+from sft_app.records.step_log import last_line
+
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
+MOST_KILLS = 8
+"""In one round; after that the run is left alone."""
+
+
+@dataclass
+class Tally:
+    """What all rounds came to."""
+
+    rounds: int = 0
+    equal: int = 0
+    starts: int = 0
+    kills: Counter[str] = field(default_factory=Counter)
+    differing: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        kills = ", ".join(f"{count} {name}" for name, count in sorted(self.kills.items()))
+        told = f"{self.equal} of {self.rounds} rounds equal; {self.starts} starts, kills: {kills}"
+        return "\n".join([told, *self.differing])
+
+
+def run_rounds(config: AppConfig, folder: Path, rounds: int, seed: int, ranks: int) -> Tally:
+    """Run once undisturbed, then `rounds` times with kills; compare each end with the first."""
+    chance = random.Random(seed)
+    tally = Tally()
+    run(config, folder / "undisturbed", ranks, None, tally)
+    line = last_line(folder / "undisturbed")
+    assert line is not None, (folder / "undisturbed/output-0.txt").read_text()
+    seconds = 2 * (line.seconds or 0) / line.step
+    expected = digests(folder / "undisturbed")
+    for number in range(rounds):
+        run_dir = folder / f"round-{number}"
+        killer = Killer(chance, config.trainer.max_steps, seconds)
+        for _ in range(50):
+            if run(config, run_dir, ranks, killer, tally):
+                break
+        tally.rounds += 1
+        found = digests(run_dir)
+        tally.equal += found == expected
+        if found != expected:
+            changed = [name for name in expected if found.get(name) != expected[name]]
+            tally.differing.append(f"{run_dir}: {', '.join(changed)} (kills {killer.log})")
+    return tally
+
+
+@dataclass
+class Killer:
+    """Decides when, and with what, the next start is ended."""
+
+    chance: random.Random
+    most_steps: int
+    seconds_of_a_step: float
+    log: list[str] = field(default_factory=list)
+
+    def watch(self, run_dir: Path, workers: list[int], tally: Tally) -> None:
+        """Wait for the moment, and end one worker; then the others, as the agent would."""
+        if len(self.log) >= MOST_KILLS:
+            return
+        late = self.chance.random() < 1 / 3
+        step = None if late else self.chance.randint(steps_of(run_dir), self.most_steps)
+        delay = self.chance.uniform(0, self.seconds_of_a_step)
+        signum = self.chance.choice(SIGNALS)
+        while not (after_training(run_dir) if step is None else steps_of(run_dir) >= step):
+            if ended(workers):
+                return
+            time.sleep(0.005)
+        time.sleep(delay)
+        if ended(workers):
+            return
+        self.log.append(f"{signum.name} {delay:.2f} s after {'training' if late else step}")
+        tally.kills[signum.name] += 1
+        if signum is signal.SIGKILL:
+            os.kill(self.chance.choice(workers), signum)
+            time.sleep(0.05)
+            for worker in workers:
+                os.kill(worker, signal.SIGKILL)
+        else:
+            for worker in workers:
+                os.kill(worker, signum)
+
+
+def run(config: AppConfig, run_dir: Path, ranks: int, killer: Killer | None, tally: Tally) -> bool:
+    """Start the run once, as sft-train does; True when it is done."""
+    if look_at(run_dir, config).state is JobState.done:
+        return True
+    run_dir.mkdir(parents=True, exist_ok=True)
+    save_config(config, run_dir / "config.yaml")
+    clear_failures(run_dir)
+    initial_result(config, Status.running).write(run_dir)
+    identity_of(config, ranks).write(run_dir)
+    tally.starts += 1
+    port = str(20_000 + tally.starts % 20_000)
+    workers = [fork_worker(run_dir, rank, ranks, port) for rank in range(ranks)]
+    if killer is not None:
+        killer.watch(run_dir, workers, tally)
+    codes = [wait(worker) for worker in workers]
+    worst = next((code for code in codes if code), 0)
+    conclude(run_dir, Ended(exit_code=worst), timeout=0, oom_kills=0)
+    return read_result(run_dir).status is Status.completed
+
+
+def fork_worker(run_dir: Path, rank: int, ranks: int, port: str) -> int:
+    """Fork a rank that does what `python -m sft_app.training.worker` does; return its process."""
+    process = os.fork()
+    if process:
+        return process
+    with (run_dir / f"output-{rank}.txt").open("a") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    if ranks > 1:
+        os.environ |= {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks),
+            "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        }  # fmt: skip
+    from sft_app.training import worker
+
+    worker.main(run_dir / "config.yaml")
+    os._exit(0)
+
+
+def after_training(run_dir: Path) -> bool:
+    """Tell whether the last step has been taken."""
+    try:
+        return "train" in read_result(run_dir).seconds
+    except ValueError:
+        return False
+
+
+def steps_of(run_dir: Path) -> int:
+    """Return how many steps the run has logged."""
+    line = last_line(run_dir)
+    return line.step if line is not None else 0
+
+
+def ended(workers: list[int]) -> bool:
+    """Tell whether one of them is no longer running, without collecting it."""
+    for worker in workers:
+        if os.waitid(os.P_PID, worker, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return True
+    return False
+
+
+def wait(worker: int) -> int:
+    """Return a worker's exit code; negative: the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
+
+
+def digests(run_dir: Path) -> dict[str, str]:
+    """Return what must be equal: weights, optimizer, and every step's loss, in its order."""
+    newest = max(
+        (run_dir / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1])
+    )
+    found = {"whole": str(damage_of(newest) or damage_of(run_dir / "model"))}
+    for path in sorted([*(run_dir / "model").glob("*.safetensors"), *newest.rglob("*")]):
+        if path.suffix in (".safetensors", ".pt", ".pth", ".distcp"):
+            name = str(path.relative_to(run_dir))
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").open()]
+    found["steps"] = str([(line["step"], line["loss"], line["total_tokens"]) for line in lines])
+    result = read_result(run_dir)
+    found["evaluation"] = str(result.evaluation_after)
+    return found
+
+
+def main() -> None:
+    """Run the rounds that were asked for, and exit with 1 when one differs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("folder", type=Path, help="where the runs go, and their inputs are made")
+    parser.add_argument("overrides", nargs="*", help="settings beside those of the small run")
+    arguments = parser.parse_args()
+    os.environ["SFT_CACHE_DIR"] = str(arguments.folder / "cache")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from tests.fuzz.small_run import small_run
+
+    config = small_run(arguments.folder, arguments.ranks, arguments.overrides)
+    from sft_app.training import run as heavy  # paid for once, before anything is forked
+
+    assert heavy
+    tally = run_rounds(config, arguments.folder, arguments.rounds, arguments.seed, arguments.ranks)
+    print(tally)
+    sys.exit(tally.equal != tally.rounds)
+
+
+if __name__ == "__main__":
+    main()
