@@ -11,7 +11,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: bench docs help setup train sweep report test test-slow test-gpu test-slurm test-browser lint clean
+.PHONY: bench docs help setup train sweep report test test-slow test-gpu test-slurm test-browser fuzz lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,10 @@ bench: $(READY) ## measure speed and memory: a table each in tests/benchmarks/re
 docs: $(READY) ## these pages as a site in build/docs, every link checked, without a network
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "build/docs/index.html"
+
+fuzz: $(READY) ## kill small runs again and again, and compare how they end (ARGS="--ranks 2")
+	@rm -rf outputs/fuzz
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.kill_rounds outputs/fuzz $(ARGS)
 
 lint: $(READY) ## style, spelling, types, and which part may import which
 	@$(BIN)/ruff check .

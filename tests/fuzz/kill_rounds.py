@@ -8,7 +8,9 @@ checkpoint, the final save, and the evaluation.
 """
 
 import argparse
+import contextlib
 import hashlib
+import io
 import json
 import os
 import random
@@ -127,7 +129,8 @@ def run(config: AppConfig, run_dir: Path, ranks: int, killer: Killer | None, tal
         killer.watch(run_dir, workers, tally)
     codes = [wait(worker) for worker in workers]
     worst = next((code for code in codes if code), 0)
-    conclude(run_dir, Ended(exit_code=worst), timeout=0, oom_kills=0)
+    with contextlib.redirect_stderr(io.StringIO()):
+        conclude(run_dir, Ended(exit_code=worst), timeout=0, oom_kills=0)
     return read_result(run_dir).status is Status.completed
 
 

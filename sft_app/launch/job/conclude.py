@@ -9,7 +9,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from sft_app.launch.job.supervise import Ended
+from sft_app.launch.job.supervise import PASSED_ON, Ended
 from sft_app.records.failure import Failure, clear_failures, first_failure
 from sft_app.records.liveness import remove_stamp
 from sft_app.records.result import RunError, RunResult, Status, read_result
@@ -61,6 +61,9 @@ def _how_it_ended(
     if ended.interrupted_by is not None:
         message = f"ended by {ended.interrupted_by.name}"
         return Status.interrupted, RunError(type="Interrupted", message=message)
+    asked = asked_to_end(ended.exit_code)
+    if failure is None and asked is not None:  # before training, or by hand, not through us
+        return Status.interrupted, RunError(type="Interrupted", message=f"ended by {asked.name}")
     killed = ended.exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL)
     if failure is not None and failure.error.type != "WorkerKilled":
         return failure.status, failure.error
@@ -73,6 +76,12 @@ def _how_it_ended(
         how = "code 0 before the run was complete"
     message = f"a worker process ended with {how} without saying why"
     return Status.failed, RunError(type="WorkerDied", message=message)
+
+
+def asked_to_end(exit_code: int) -> signal.Signals | None:
+    """Return the signal by which somebody has asked a process to end, from its exit code."""
+    number = -exit_code if exit_code < 0 else exit_code - 128
+    return next((signum for signum in PASSED_ON if signum == number), None)
 
 
 def _killed(failure: Failure | None, oom_kills: int) -> tuple[Status, RunError]:

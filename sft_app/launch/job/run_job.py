@@ -1,6 +1,7 @@
 """One job, from its typed configuration to its result.json: starts workers, waits, concludes."""
 
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from sft_app.config.config_hash import config_hash
 from sft_app.config.schema.app import AppConfig, save_config
 from sft_app.config.schema.launch import LaunchConfig
-from sft_app.launch.job.conclude import conclude, remove_empty_stacks
+from sft_app.launch.job.conclude import asked_to_end, conclude, remove_empty_stacks
 from sft_app.launch.job.errors import JobFailed, JobInterrupted
 from sft_app.launch.job.messages import opening
 from sft_app.launch.job.oom_kills import count_oom_kills
@@ -62,7 +63,7 @@ def run_job(
             ended.handler_before(ended.interrupted_by, None)  # a scheduler's own: it requeues
         raise JobInterrupted(ended.interrupted_by)
     if result.status is Status.interrupted:  # the signal was sent to the workers themselves
-        raise JobInterrupted(max(1, ended.exit_code - 128))
+        raise JobInterrupted(asked_to_end(ended.exit_code) or signal.SIGTERM)
     if result.status is not Status.completed:
         assert result.error is not None
         raise JobFailed(f"{result.error.type}: {result.error.message}", is_told=True)

@@ -5,17 +5,23 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sft_app.config.schema.launch import LaunchConfig
 from sft_app.launch.job.errors import JobFailed
-from sft_app.launch.job.nodes import SHARED, invite, join
+from sft_app.launch.job.nodes import SHARED, Invitation, invite, join
 
 
-def launch(port: int, rank: int, **other: int) -> LaunchConfig:
-    settings = {"nnodes": 3, "nproc_per_node": 2, "rdzv_timeout_seconds": 20, **other}
-    return LaunchConfig(rdzv_endpoint=f"127.0.0.1:{port}", node_rank=rank, **settings)
+def launch(port: int, rank: int, **other: Any) -> LaunchConfig:
+    settings: dict[str, Any] = {"nnodes": 3, "nproc_per_node": 2, "rdzv_timeout_seconds": 20}
+    return LaunchConfig(rdzv_endpoint=f"127.0.0.1:{port}", node_rank=rank, **{**settings, **other})
+
+
+def join_late(config: LaunchConfig) -> Invitation:
+    time.sleep(1)
+    return join(config)
 
 
 @pytest.fixture
@@ -53,12 +59,13 @@ def test_all_nodes_learn_the_folder_and_the_job(tmp_path: Path, port: int) -> No
     run_id, one, two, _ = at_once(
         lambda: invite(launch(port, 0), tmp_path),
         lambda: join(launch(port, 1)),
-        lambda: (time.sleep(1), join(launch(port, 2)))[1],
+        lambda: join_late(launch(port, 2)),
         a_stranger,
     )
     assert isinstance(run_id, str) and run_id
     for told in (one, two):
-        assert (told.run_dir, told.run_id) == (tmp_path, run_id)  # type: ignore[attr-defined]
+        assert isinstance(told, Invitation)
+        assert (told.run_dir, told.run_id) == (tmp_path, run_id)
 
 
 def test_a_folder_that_is_not_shared_is_noticed_on_both_sides(
