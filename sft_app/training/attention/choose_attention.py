@@ -4,7 +4,6 @@ There is one decision: `choose_attention` makes an AttentionPlan from the config
 builds the model with it, and `verify_attention` makes it an AttentionChoice on the loaded model.
 """
 
-import logging
 from dataclasses import dataclass
 
 import torch
@@ -16,13 +15,24 @@ from sft_app.common.errors import ConfigError
 from sft_app.common.processes import is_installed
 from sft_app.loader.architecture.auto_class import model_class
 from sft_app.training.attention import packed_attention
-from sft_app.training.attention.verify_isolation import verify_isolation
+from sft_app.training.attention.packed_forward import install_packed_forward
+from sft_app.training.attention.per_document import call_leaking_layers_per_document
+from sft_app.training.attention.verify_isolation import (
+    LENGTHS,
+    probe_batch,
+    probing,
+    verify_isolation,
+)
 
-logger = logging.getLogger(__name__)
+KERNELS_FAIL_WITH = (
+    ValueError, TypeError, AttributeError, NotImplementedError, ImportError, RuntimeError,
+    AssertionError, IndexError, KeyError,
+)  # fmt: skip
+"""What models and kernels raise where they are called as they cannot be; memory's end is none."""
 
-LEAKING_FAMILIES = frozenset({"bloom", "falcon", "mamba", "mamba2", "mpt", "opt"})
-"""Found by perturbing a document, with every implementation they have. Known here so that the
-refusal comes before the weights are loaded; `verify_attention` finds the others."""
+
+class DocumentsLeak(ConfigError):
+    """Packed documents see each other, whatever attends."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ class AttentionChoice:
 
 
 def choose_attention(
-    model_config: PretrainedConfig, device: torch.device | str, packing: bool, requested: str
+    model_config: PretrainedConfig, device: torch.device | str, requested: str
 ) -> AttentionPlan:
     """Choose from the configuration alone, before weights are loaded.
 
@@ -61,12 +71,6 @@ def choose_attention(
     """
     packed_attention.register()
     on_cuda = torch.device(device).type == "cuda"
-    family = model_config.model_type
-    if packing and family in LEAKING_FAMILIES:
-        raise ConfigError(
-            f"data.packing=best_fit: {family} models do not keep packed documents apart; "
-            "set data.packing=none"
-        )
     if requested != "auto":
         if not on_cuda and requested.startswith(("flash_attention", "flex_attention")):
             raise ConfigError(
@@ -108,20 +112,23 @@ def verify_attention(
 ) -> AttentionChoice:
     """Verify on the loaded model that packed documents stay apart; fall back until they do.
 
-    Call it when the model is as training will call it (use_cache off); `called` is what training
-    calls, where that wraps the model. Returns what is in use; raises ConfigError when no
-    implementation isolates, or the one that was asked for does not.
+    Layers that know no documents are called once for each. Call it when the model is as training
+    will call it (use_cache off); `called` is what training calls, where that wraps the model.
+    Returns what is in use; raises DocumentsLeak when no implementation isolates, or the one that was
+    asked for does not.
     """
+    install_packed_forward(model)
     fallbacks = () if plan.asked_for else (packed_attention.NAME, "sdpa", "eager")
     findings: list[str] = []
     for name in dict.fromkeys((plan.name, *fallbacks)):
-        finding = _try_implementation(model, name, called or model)
+        finding, patched = _try_implementation(model, name, called or model)
         if finding is None:
+            if patched:
+                findings.append(f"{', '.join(patched)} called once per document")
             return AttentionChoice(name, "; ".join([plan.reason, *findings]))
         findings.append(f"{name}: {finding}")
-        logger.warning("attention %s cannot be used with packing: %s", name, finding)
     hint = " (use_cache is on: turn it off)" if getattr(model.config, "use_cache", False) else ""
-    raise ConfigError(
+    raise DocumentsLeak(
         f"data.packing=best_fit: {type(model).__name__} does not keep packed documents apart{hint};"
         f" set data.packing=none. Tried {'; '.join(findings)}"
     )
@@ -133,11 +140,24 @@ def use_attention(model: PreTrainedModel, name: str) -> None:
         model.set_attn_implementation(name)
 
 
-def _try_implementation(model: PreTrainedModel, name: str, called: nn.Module) -> str | None:
-    """Return None when documents are isolated under `name`, else what is wrong with it."""
+def _try_implementation(
+    model: PreTrainedModel, name: str, called: nn.Module
+) -> tuple[str | None, list[str]]:
+    """Return what is wrong with `name`, None where documents are isolated; and patched layers."""
+    patched: list[str] = []
     try:
         use_attention(model, name)
         check = verify_isolation(model, called)
-    except (ValueError, TypeError, AttributeError, NotImplementedError, ImportError) as error:
-        return str(error).splitlines()[0]
-    return None if check.isolated else check.sentence()
+        if not check.isolated:
+            patched = _call_per_document(model, called)
+            check = verify_isolation(model, called) if patched else check
+    except KERNELS_FAIL_WITH as error:
+        return (str(error).strip() or type(error).__name__).splitlines()[0], patched
+    return (None if check.isolated else check.sentence()), patched
+
+
+@torch.no_grad()
+def _call_per_document(model: PreTrainedModel, called: nn.Module) -> list[str]:
+    batch = probe_batch(model)
+    with probing(model):
+        return call_leaking_layers_per_document(model, lambda: called(**batch), LENGTHS[0])

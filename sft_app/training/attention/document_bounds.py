@@ -4,7 +4,7 @@ Letters in shapes: B rows, T positions in a row, N = B*T positions of the flatte
 H query heads, K key and value heads, D size of a head.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,14 +49,15 @@ def documents_of_mask(
     window: int | None,
     device: torch.device | str,
     attention_mask: torch.Tensor | None = None,
+    known_lengths: Sequence[int] | None = None,
 ) -> Documents | None:
     """Read the documents off the rule that a dense mask would be filled from.
 
     A position that may not look at the one before it begins a document. This costs B*T
     evaluations where the mask costs B*T*T, and sees exactly what the dense path would see, chunked
     attention included. `attention_mask` [B, T] marks padding on one side of each row, which becomes
-    a document of its own. None when there are no such documents: some position may look ahead, or
-    padding stands between tokens.
+    a document of its own. `known_lengths` are documents that the rule need not know of. None when
+    there are no such documents: some position may look ahead, or padding stands between tokens.
     """
     row = torch.arange(batch_size, device=device)[:, None]
     head = torch.zeros(1, 1, dtype=torch.long, device=device)
@@ -78,6 +79,8 @@ def documents_of_mask(
     begins[:, 1:] = ~looks_back
     for pad in pads:
         begins[:, 1:] |= pad
+    if known_lengths is not None:
+        begins.view(-1)[torch.tensor([0, *known_lengths[:-1]]).cumsum(0)] = True
     starts = begins.flatten().nonzero().flatten().tolist()
     ends = [*starts[1:], batch_size * row_length]
     lengths = [end - start for start, end in zip(starts, ends, strict=True)]

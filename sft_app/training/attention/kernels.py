@@ -4,6 +4,7 @@ Letters in shapes: N positions of the flattened batch, n of one document, H quer
 K key and value heads (K divides H), D size of a head.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ class AttentionSettings:
     softcap: float | None = None
     """Scores become softcap * tanh(score / softcap)."""
     dropout: float = 0.0
+    sinks: torch.Tensor | None = None
+    """[H]: for each query head the score of a key without a value, which takes part in the softmax
+    (gpt-oss)."""
 
 
 Kernel = Callable[
@@ -37,7 +41,8 @@ def choose_kernel(query: torch.Tensor, value: torch.Tensor, settings: AttentionS
     fused = (
         query.is_cuda
         and query.dtype in (torch.bfloat16, torch.float16)
-        and query.shape[-1] == value.shape[-1]
+        and settings.sinks is None
+        and query.shape[-1] >= value.shape[-1]
         and _flash_has_head_size(query.shape[-1])
         and torch.cuda.get_device_capability(query.device) >= (8, 0)
     )
@@ -120,6 +125,8 @@ def attend_heads_first(
     """Attend with heads first; `allowed` [queries, keys], None: causal."""
     if settings.softcap is not None:
         return soft_capped_attention(query, key, value, allowed, settings)
+    if settings.sinks is not None:
+        return _attend_with_sinks(query, key, value, allowed, settings)
     return F.scaled_dot_product_attention(
         query,
         key,
@@ -130,6 +137,44 @@ def attend_heads_first(
         scale=settings.scale,
         enable_gqa=query.shape[1] != key.shape[1],
     )
+
+
+def _attend_with_sinks(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    allowed: torch.Tensor | None,
+    settings: AttentionSettings,
+) -> torch.Tensor:
+    """Attend with a sink by SDPA: a first key that meets every query with the sink's score.
+
+    query [B, H, n, D], key and value [B, K, m, D]. Queries get eight more dimensions, of which the
+    first holds sink / scale and meets a 1 in the sink's key alone, whose value is 0. Causal kernels
+    align the first query with the first key, so a query that is dropped stands before the others.
+    """
+    assert settings.sinks is not None
+    scale = settings.scale if settings.scale is not None else query.shape[-1] ** -0.5
+    sinks = (settings.sinks / scale).to(query.dtype)[:, None, None]
+    query = torch.cat([query, F.pad(sinks.expand(*query.shape[:3], 1), (0, 7))], dim=-1)
+    key = F.pad(key, (0, 8, 1, 0))
+    key[..., 0, -8] = 1.0
+    value = F.pad(value, (0, 0, 1, 0))
+    if allowed is None:
+        query = F.pad(query, (0, 0, 1, 0))
+    else:
+        allowed = F.pad(allowed, (1, 0), value=True)
+    attended = F.scaled_dot_product_attention(
+        query,
+        key,
+        F.pad(value, (0, query.shape[-1] - value.shape[-1])),  # equal sizes: flash kernels
+        attn_mask=allowed,
+        dropout_p=settings.dropout,
+        is_causal=allowed is None,
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    first = 1 if allowed is None else 0
+    return attended[:, :, first:, : value.shape[-1]]
 
 
 def soft_capped_attention(
@@ -168,6 +213,8 @@ def torch_varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     parameters = _varlen_parameters()
+    query_size, value_size = query.shape[-1], value.shape[-1]
+    value = F.pad(value, (0, query_size - value_size))  # latent attention (MLA) has smaller ones
     options: dict[str, object] = {"scale": settings.scale, "window_size": _flash_window(documents)}
     if query.shape[1] != key.shape[1]:
         if "enable_gqa" in parameters:
@@ -180,7 +227,7 @@ def torch_varlen(
     bounds = (cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
     attended = varlen_attn(query, key, value, *bounds, **options)  # type: ignore[arg-type]
     assert isinstance(attended, torch.Tensor)
-    return attended
+    return attended[..., :value_size]
 
 
 def _varlen_parameters() -> frozenset[str]:
@@ -193,8 +240,14 @@ def _varlen_parameters() -> frozenset[str]:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return frozenset()
-    names = frozenset(inspect.signature(varlen_attn).parameters)
+    names = _parameters_of(varlen_attn)
     return names if {"window_size", "scale"} <= names else frozenset()
+
+
+@functools.cache
+def _parameters_of(function: Callable[..., object]) -> frozenset[str]:
+    """Return the names of a function's parameters; a look takes 0.1 ms, in each layer's call."""
+    return frozenset(inspect.signature(function).parameters)
 
 
 def flash_attn_varlen(
@@ -210,7 +263,7 @@ def flash_attn_varlen(
     attended: torch.Tensor = flash_attn_varlen_func(
         query,
         key,
-        value,
+        F.pad(value, (0, query.shape[-1] - value.shape[-1])),
         cu_seqlens_q=documents.cu_seqlens,
         cu_seqlens_k=documents.cu_seqlens,
         max_seqlen_q=documents.max_seqlen,
@@ -221,7 +274,7 @@ def flash_attn_varlen(
         window_size=_flash_window(documents),
         softcap=settings.softcap or 0.0,
     )
-    return attended
+    return attended[..., : value.shape[-1]]
 
 
 def _flash_window(documents: Documents) -> tuple[int, int]:

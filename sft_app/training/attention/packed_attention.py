@@ -9,6 +9,7 @@ context_parallel.py) the documents are those of the whole rows, and attention se
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,8 +28,8 @@ from sft_app.training.attention.kernels import (
     AttentionSettings,
     attend_heads_first,
     choose_kernel,
-    soft_capped_attention,
 )
+from sft_app.training.attention.packed_forward import lengths_for_masks
 from sft_app.training.parallel.context_parallel import (
     ContextParallelDocuments,
     documents_of_this_forward,
@@ -81,7 +82,13 @@ def make_documents(
     )
     if packable:
         documents = documents_of_mask(
-            mask_function, batch_size, q_length, local_size, device, attention_mask
+            mask_function,
+            batch_size,
+            q_length,
+            local_size,
+            device,
+            attention_mask,
+            lengths_for_masks(),
         )
         if documents is not None:
             whole_rows = len(documents.lengths) == batch_size and documents.window is None
@@ -113,17 +120,16 @@ def attend(
     **extra: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend: query [B, H, T, D], key and value [B, K, T, D] -> ([B, T, H, D], None)."""
-    for name in ("s_aux", "position_bias"):
-        if extra.get(name) is not None:
-            raise NotImplementedError(f"attention with {name} has no packed kernel")
+    if extra.get("position_bias") is not None:
+        raise NotImplementedError("attention with position_bias has no packed kernel")
     query, key, value = _of_one_dtype(query, key, value)
-    settings = AttentionSettings(scaling, softcap, dropout)
+    settings = AttentionSettings(scaling, softcap, dropout, extra.pop("s_aux", None))
     if isinstance(attention_mask, ContextParallelDocuments):
         return _attend_with_other_ranks(query, key, value, attention_mask, settings), None
     if isinstance(attention_mask, Documents):
         return _attend_inside_documents(query, key, value, attention_mask, settings), None
-    if softcap is not None:
-        return _attend_soft_capped(query, key, value, attention_mask, settings), None
+    if softcap is not None or settings.sinks is not None:
+        return _attend_without_sdpa(query, key, value, attention_mask, settings), None
     with _preferred_kernels(query, attention_mask):
         attended, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **extra
@@ -154,6 +160,9 @@ def _attend_with_other_ranks(
 ) -> torch.Tensor:
     """Attend with query [B, H, T/P, D] of this rank's positions -> [B, T/P, H, Dv] of the same."""
     q, k, v = all_to_all_seq_to_heads(query, key, value, split.cp_group)
+    if settings.sinks is not None:
+        sinks = settings.sinks.chunk(split.cp_group.size)[split.cp_group.rank]
+        settings = replace(settings, sinks=sinks)
     documents = split.documents
     if len(documents.lengths) == len(q) and documents.window is None:
         with _preferred_kernels(q, None):
@@ -171,7 +180,7 @@ def _of_one_dtype(*tensors: torch.Tensor) -> Iterable[torch.Tensor]:
     return (tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors)
 
 
-def _attend_soft_capped(
+def _attend_without_sdpa(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -179,12 +188,13 @@ def _attend_soft_capped(
     settings: AttentionSettings,
 ) -> torch.Tensor:
     batch_size, _, length, _ = query.shape
+    """Attend where transformers' SDPA lacks something: caps or sinks."""
     if mask is None and length == key.shape[2]:
         rows = documents_of_lengths([length] * batch_size, query.device)
         return _attend_inside_documents(query, key, value, rows, settings)
     if mask is None:  # one new token against a cache: it may see everything
         mask = torch.ones(length, key.shape[2], dtype=torch.bool, device=query.device)
-    return soft_capped_attention(query, key, value, mask, settings).transpose(1, 2)
+    return attend_heads_first(query, key, value, mask, settings).transpose(1, 2)
 
 
 def _preferred_kernels(

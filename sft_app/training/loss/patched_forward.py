@@ -22,6 +22,7 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.schema.trainer import LossHead
 from sft_app.data.labels import IGNORE_INDEX, shift_left
 from sft_app.loader.model.logit_transform import LogitTransform, logit_transform
+from sft_app.training.attention.packed_forward import current_forward, packed_documents
 from sft_app.training.loss.choose_loss import LossPlan
 from sft_app.training.loss.chunked_cross_entropy import chunked_cross_entropy
 from sft_app.training.loss.liger_cross_entropy import liger_cross_entropy
@@ -99,7 +100,8 @@ def _try_head(
 ) -> tuple[float, str | None]:
     """Install it; return how far it is off, and what is wrong with it, where it is taken out."""
     transform = logit_transform(model.config)
-    model.forward = MethodType(_chunked_forward(type(model).forward, transform, head), model)
+    before = current_forward(model)
+    model.forward = MethodType(_chunked_forward(before, transform, head), model)
     try:
         difference = _relative_difference(model, called)
         finding = f"the loss of {NAMES[head]} differs by {difference:.0e}"
@@ -107,7 +109,7 @@ def _try_head(
         difference, finding = math.inf, f"{NAMES[head]} fails: {error}"
     if difference <= (1e-5 if compute_dtype(model) == torch.float32 else 2e-2):
         return difference, None
-    del model.forward
+    model.forward = MethodType(before, model)
     return difference, finding
 
 
@@ -117,7 +119,7 @@ def chunked_loss_obstacle(model: PreTrainedModel) -> str | None:
     head = None if head is None else _linear_inside(head)
     if type(head) is not nn.Linear:
         return f"its head is no plain linear layer but {type(head).__name__}"
-    if model.base_model is model:
+    if decoder_of(model) is model:
         return "it has no base model apart from its head"
     if getattr(model.config, "output_router_logits", False):
         return "it adds a router loss"
@@ -156,7 +158,9 @@ def _chunked_forward(
             if shift_labels is not None:
                 kwargs["shift_labels"] = shift_labels
             return own_forward(self, *args, labels=labels, **kwargs)
-        hidden = self.base_model(**kwargs).last_hidden_state
+        positions, mask = kwargs.get("position_ids"), kwargs.get("attention_mask")
+        with packed_documents(positions, mask, kwargs.get("past_key_values")):
+            hidden = decoder_of(self)(**kwargs).last_hidden_state
         if shift_labels is None:
             shift_labels = shift_left(labels, IGNORE_INDEX)
             loss_weights = None if loss_weights is None else shift_left(loss_weights, 0)
@@ -166,6 +170,15 @@ def _chunked_forward(
         return CausalLMOutput(loss=loss)
 
     return forward
+
+
+def decoder_of(model: PreTrainedModel) -> nn.Module:
+    """Return the model without its head; the model itself where there is no telling."""
+    decoder = model.base_model
+    if decoder is model:  # Llama-4 calls it by another name than its prefix says
+        inner = [child for child in model.children() if isinstance(child, PreTrainedModel)]
+        decoder = inner[0] if len(inner) == 1 else model
+    return decoder
 
 
 def _linear_inside(head: nn.Module) -> nn.Module:
