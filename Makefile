@@ -11,7 +11,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: bench docs help setup train sweep report test test-slow test-gpu test-slurm test-browser fuzz lint clean
+.PHONY: bench families docs help setup train sweep report test test-slow test-gpu test-slurm test-browser fuzz lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ test-browser: $(READY) ## every report page in Chromium, wide and narrow, light 
 	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y \
 	    --no-install-recommends chromium; }
 	@$(BIN)/python -m pytest -m browser $(ARGS)
+
+families: $(READY) ## docs/reference/families.md: which families of models train on packed rows
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.training.packing_census docs/reference/families.md
 
 bench: $(READY) ## measure speed and memory: a table each in tests/benchmarks/results
 	@for script in tests/benchmarks/bench_*.py; do \

@@ -50,7 +50,7 @@ class PreparedData:
     """Hold the training set, the held-out set, and what is known about both."""
 
     train: PackedDataset | ExampleDataset
-    """Packed with packing=best_fit."""
+    """Packed unless packing=none."""
     eval: ExampleDataset | None
     """One document per item, fitted to the context, never packed."""
     collate: Callable[[list[dict[str, Tensor]]], dict[str, Tensor]]
@@ -116,7 +116,7 @@ def prepare_data(
     pad = _pad_token_id(tokenizer)
     packed: PackedDataset | ExampleDataset = train
     padding = sum(context_length - length for length in train.lengths)
-    if data.packing is Packing.best_fit:
+    if data.packing is not Packing.none:
         rows = best_fit_decreasing(train.lengths, context_length)
         # Longest first is the order of the algorithm; training wants no order.
         order = np.random.default_rng(seed).permutation(len(rows))
@@ -131,7 +131,7 @@ def prepare_data(
         train=train_fit,
         eval=held_fit if len(held) else None,
         packing=PackingStatistics(
-            packed=data.packing is Packing.best_fit,
+            packed=data.packing is not Packing.none,
             rows=len(packed),
             padding_tokens=padding,
             efficiency=1 - padding / capacity,
@@ -140,7 +140,7 @@ def prepare_data(
         eval_in_train=eval_in_train,
     )
     collate: CollateDocuments | CollateExamples = CollateExamples(pad)
-    if data.packing is Packing.best_fit:
+    if data.packing is not Packing.none:
         collate = CollateDocuments(pad, context_length)
     return PreparedData(packed, held if len(held) else None, collate, statistics)
 

@@ -20,13 +20,13 @@ from sft_app.loader.rope.rope_plan import RopePlan, apply_rope_plan, plan_rope
 from sft_app.loader.tokenizer.load_tokenizer import load_tokenizer
 from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
 from sft_app.training.arguments import uses_cuda
-from sft_app.training.attention.choose_attention import AttentionPlan
+from sft_app.training.attention.choose_attention import AttentionPlan, choose_attention
 from sft_app.training.estimates.memory_estimate import MemoryEstimate, estimate_memory
 from sft_app.training.loss.choose_loss import LossPlan, plan_loss
 from sft_app.training.loss.chunked_cross_entropy import chunk_bytes
+from sft_app.training.packing_plan import PackingPlan, plan_packing
 from sft_app.training.parallel.parallel_plan import ParallelPlan, plan_parallelism
 from sft_app.training.precision import Precision, plan_precision
-from sft_app.training.prepare_model import plan_attention
 
 
 @dataclass(kw_only=True)
@@ -39,6 +39,7 @@ class ModelPlans:
     rope: RopePlan
     tokenizer: PreTrainedTokenizerBase
     tokenizer_plan: TokenizerPlan
+    packing: PackingPlan
     attention: AttentionPlan
     loss: LossPlan
     precision: Precision
@@ -52,6 +53,7 @@ class ModelPlans:
             self.rope,
             self.tokenizer_plan,
             self.generation,
+            *(() if self.packing.packed else (self.packing,)),
             self.attention,
             self.precision,
             self.memory,
@@ -79,7 +81,8 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
     if trainer.tensor_parallel_size > 1:
         check_tensor_parallel(planned, rope, tokenizer_plan, trainer.tensor_parallel_size)
 
-    attention = plan_attention(config, pretrained, device)
+    packing = plan_packing(config.data.packing, config.tokenizer.padding_side)
+    attention = choose_attention(pretrained, device, config.model.attn_implementation)
     loss = plan_loss(trainer.loss_head, pretrained, device)
     parallel = plan_parallelism(trainer, planned, attention, config.context_length)
     precision = plan_precision(config, pretrained, weights, device)
@@ -100,6 +103,7 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
         rope=rope,
         tokenizer=tokenizer,
         tokenizer_plan=tokenizer_plan,
+        packing=packing,
         attention=attention,
         loss=loss,
         precision=precision,
@@ -108,10 +112,12 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
     )
 
 
-def plan_data(config: AppConfig, tokenizer: PreTrainedTokenizerBase) -> PreparedData:
+def plan_data(
+    config: AppConfig, tokenizer: PreTrainedTokenizerBase, packing: PackingPlan
+) -> PreparedData:
     """Read, tokenise, fit and pack; DataError when the data cannot be used."""
     return prepare_data(
-        config.data,
+        packing.applied_to(config.data),
         tokenizer,
         context_length=config.context_length,
         seed=config.data.split_seed,
@@ -126,6 +132,7 @@ def plan_as_dict(model: ModelPlans, data: PreparedData) -> dict[str, Any]:
         "tokenizer": model.tokenizer_plan.as_dict(),
         "generation": asdict(model.generation),
         "data": data.statistics.as_dict(),
+        "packing": asdict(model.packing),
         "attention": asdict(model.attention),
         "loss": asdict(model.loss),
         "precision": model.precision.as_dict(),
@@ -142,7 +149,7 @@ def print_plan(config: AppConfig) -> None:
     device = torch.device("cuda" if uses_cuda(config.launch.device) else "cpu")
     plans = plan_model(config, device)
     print(plans)
-    data = plan_data(config, plans.tokenizer)
+    data = plan_data(config, plans.tokenizer, plans.packing)
     print(data.statistics)
     if config.data.preview:
         Console().print(preview(data, plans.tokenizer, config.data.preview))

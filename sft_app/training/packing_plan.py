@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from sft_app.config.schema.data import DataConfig, Packing
-from sft_app.config.schema.tokenizer import PaddingSide
+from sft_app.config.schema.model import PaddingSide
 
 
 @dataclass(frozen=True)

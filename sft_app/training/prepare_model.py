@@ -6,21 +6,24 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
+from sft_app.common.errors import ConfigError
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
-from sft_app.config.schema.data import Packing
+from sft_app.config.schema.sweep import Budget
 from sft_app.training.attention.choose_attention import (
     AttentionChoice,
     AttentionPlan,
-    choose_attention,
+    DocumentsLeak,
     use_attention,
     verify_attention,
+    without_packing,
 )
 from sft_app.training.loss.choose_loss import LossPlan
 from sft_app.training.loss.patched_forward import CHUNKED, LossChoice, install_chunked_loss
 from sft_app.training.metrics.flops import ModelShape, shape_of
+from sft_app.training.packing_plan import PackingPlan
 from sft_app.training.parallel.context_parallel import ContextParallelGroup
 from sft_app.training.parallel.fsdp import shard, wants_shards
 from sft_app.training.parallel.verify_context_parallel import verify_context_parallel
@@ -36,6 +39,7 @@ class PreparedModel:
 
     model: nn.Module
     """What is trained: the loaded model, or PEFT's wrapper of it."""
+    packing: PackingPlan
     attention: AttentionChoice
     loss: LossChoice
     shape: ModelShape
@@ -52,14 +56,6 @@ class PreparedModel:
         return self.context.size if self.context else self.tensor_parallel_size
 
 
-def plan_attention(
-    config: AppConfig, pretrained: PretrainedConfig, device: torch.device
-) -> AttentionPlan:
-    """Choose before weights are loaded; raise ConfigError for what is known not to work."""
-    packing = config.data.packing is Packing.best_fit
-    return choose_attention(pretrained, device, packing, config.model.attn_implementation)
-
-
 def reads_on_host(config: AppConfig) -> bool:
     """Tell whether `prepare_model` distributes what rank 0 has read into its host's memory."""
     return wants_shards(config.trainer) or config.adapter.method is AdapterMethod.qlora
@@ -68,17 +64,18 @@ def reads_on_host(config: AppConfig) -> bool:
 def prepare_model(
     model: PreTrainedModel,
     config: AppConfig,
-    attention: AttentionPlan,
     device: torch.device,
     *,
-    new_token_ids: Sequence[int] = (),
+    packing: PackingPlan,
+    attention: AttentionPlan,
     loss_plan: LossPlan = CHUNKED,
+    new_token_ids: Sequence[int] = (),
     context: ContextParallelGroup | None = None,
 ) -> PreparedModel:
     """Change the loaded model in place, and verify each change on it, as training will call it.
 
-    Raises ConfigError when packed documents would see each other, or sequence shards would not give
-    what whole rows give.
+    Raises ConfigError when documents that must be packed would see each other, or sequence shards
+    would not give what whole rows give.
     """
     if config.adapter.method is AdapterMethod.qlora:
         quantise(model, config.adapter, device)
@@ -87,17 +84,47 @@ def prepare_model(
     sharded = wants_shards(config.trainer)
     if sharded:
         shard(trained, model, device)
-    if config.data.packing is Packing.best_fit:
-        choice = verify_attention(model, attention, trained)
-    else:
-        use_attention(model, attention.name)
-        choice = AttentionChoice(attention.name, attention.reason)
-    log.info("%s", choice)
+    packed, choice = settle_attention(model, trained, packing, attention)
+    if packed != packing and config.sweep.budget is not Budget.own:
+        raise ConfigError(
+            f"sweep.budget={config.sweep.budget} counts packed rows, and here {packed.reason}: "
+            "set sweep.budget=own."
+        )
     loss = install_chunked_loss(model, loss_plan, called=trained)
     log.info("%s", loss)
     if context is not None:
         check = verify_context_parallel(model, context, trained)
         log.info("context         %s", check.sentence())
     tensor_parallel_size = config.trainer.tensor_parallel_size
-    sharded = sharded or tensor_parallel_size > 1
-    return PreparedModel(trained, choice, loss, shape, sharded, context, tensor_parallel_size)
+    return PreparedModel(
+        model=trained,
+        packing=packed,
+        attention=choice,
+        loss=loss,
+        shape=shape,
+        sharded=sharded or tensor_parallel_size > 1,
+        context=context,
+        tensor_parallel_size=tensor_parallel_size,
+    )
+
+
+def settle_attention(
+    model: PreTrainedModel, trained: nn.Module, packing: PackingPlan, attention: AttentionPlan
+) -> tuple[PackingPlan, AttentionChoice]:
+    """Verify that packed documents stay apart; without them any attention will do.
+
+    With data.packing=auto a model that lets documents see each other gets batches of documents of
+    similar length. Raises ConfigError when packing was asked for and cannot be had.
+    """
+    choice = without_packing(model, trained, attention)
+    if packing.packed:
+        try:
+            choice = verify_attention(model, attention, trained)
+        except DocumentsLeak as leak:
+            if packing.asked_for:
+                raise
+            packing = PackingPlan(False, f"{type(model).__name__} lets documents see each other")
+            log.warning("%s: %s", packing, leak.findings)
+    use_attention(model, choice.name)
+    log.info("%s", choice)
+    return packing, choice

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -70,12 +71,11 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     record.result.rope_method = plans.rope.method
     record.result.rope_factor = plans.rope.factor
     with record.phase("data"):
-        data = plan_data(config, plans.tokenizer)
+        data = plan_data(config, plans.tokenizer, plans.packing)
         details.info("%s", data.statistics)
     say_plans(config, plans, data)
     if record.is_main:
-        text = json.dumps(plan_as_dict(plans, data), indent=2)
-        write_atomically(run_dir / PLAN, text + "\n")
+        write_plan(plans, data, run_dir)
     measured = plan_what_to_measure(config, plans, data)
     evaluates_before = bool(measured) and config.evaluation.before
     evaluates_after = bool(measured) and config.evaluation.after
@@ -99,12 +99,19 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
         prepared = prepare_model(
             model,
             config,
-            plans.attention,
             device,
-            new_token_ids=plans.tokenizer_plan.added_token_ids,
+            packing=plans.packing,
+            attention=plans.attention,
             loss_plan=plans.loss,
+            new_token_ids=plans.tokenizer_plan.added_token_ids,
             context=context,
         )
+    if prepared.packing != plans.packing:
+        plans = replace(plans, packing=prepared.packing)
+        data = plan_data(config, plans.tokenizer, plans.packing)
+        log.info("%s", data.statistics)
+        if record.is_main:
+            write_plan(plans, data, run_dir)
     record.result.num_parameters = model.num_parameters()
     record.result.num_trainable_parameters = model.num_parameters(only_trainable=True)
     if evaluates_before and not quantised:
@@ -143,6 +150,12 @@ def plan_what_to_measure(
     if not measured:
         log.warning("There are too few conversations to hold any out: nothing is evaluated.")
     return measured
+
+
+def write_plan(plans: ModelPlans, data: PreparedData, run_dir: Path) -> None:
+    """Write plan.json."""
+    text = json.dumps(plan_as_dict(plans, data), indent=2)
+    write_atomically(run_dir / PLAN, text + "\n")
 
 
 def load(config: AppConfig, plans: ModelPlans, device: torch.device) -> PreTrainedModel:

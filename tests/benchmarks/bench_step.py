@@ -13,6 +13,7 @@ from sft_app.training.attention.choose_attention import AttentionChoice
 from sft_app.training.loss.patched_forward import install_chunked_loss
 from sft_app.training.metrics.flops import flops_of_batch, shape_of
 from sft_app.training.metrics.token_counts import Batch
+from sft_app.training.packing_plan import PackingPlan
 from sft_app.training.prepare_model import PreparedModel
 from sft_app.training.sft_trainer import SFTTrainer
 from tests.benchmarks.measuring import Timing, take_turns, write_table
@@ -29,7 +30,13 @@ def main() -> None:
     example = {key: tensor[0] for key, tensor in row.items()}
     attention = AttentionChoice(packed_attention.NAME, "benchmark")
     model = small_llama(packed_attention.NAME, hidden=HIDDEN, layers=LAYERS)
-    prepared = PreparedModel(model, attention, install_chunked_loss(model), shape_of(model))
+    prepared = PreparedModel(
+        model,
+        PackingPlan(True, "benchmark"),
+        attention,
+        install_chunked_loss(model),
+        shape_of(model),
+    )
     twin = small_llama(packed_attention.NAME, hidden=HIDDEN, layers=LAYERS)
     install_chunked_loss(twin)
     left, right = torch.randn(2, SIZE, SIZE)

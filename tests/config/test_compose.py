@@ -88,7 +88,7 @@ def test_a_saved_configuration_reads_back_equal(compose: Compose, tmp_path: Path
         (["trainer.resume_from_checkpoint=/nowhere"], "trainer.resume_from_checkpoint"),
         (["launch.nproc_per_node=many"], "launch.nproc_per_node"),
         (["launch.nnodes=2"], "launch.rdzv_endpoint"),
-        (["tokenizer.padding_side=left"], "data.packing"),
+        (["tokenizer.padding_side=left", "data.packing=best_fit"], "data.packing"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(

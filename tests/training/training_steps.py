@@ -13,6 +13,7 @@ from sft_app.training.attention import packed_attention
 from sft_app.training.attention.choose_attention import AttentionChoice
 from sft_app.training.loss.patched_forward import install_chunked_loss
 from sft_app.training.metrics.flops import shape_of
+from sft_app.training.packing_plan import PackingPlan
 from sft_app.training.peft.lora import add_adapter
 from sft_app.training.prepare_model import PreparedModel
 from sft_app.training.sft_trainer import SFTTrainer
@@ -47,7 +48,7 @@ def prepared(
     loss = install_chunked_loss(model)
     trained = add_adapter(model, adapter or AdapterConfig(), seed=0, new_token_ids=new_token_ids)
     attention = AttentionChoice(packed_attention.NAME, "test")
-    return PreparedModel(trained, attention, loss, shape_of(model))
+    return PreparedModel(trained, PackingPlan(True, "test"), attention, loss, shape_of(model))
 
 
 def trainer_of(

@@ -89,6 +89,8 @@ class OnBadRecord(StrEnum):
 class Packing(StrEnum):
     """Whether several examples share a row of `context_length` tokens."""
 
+    auto = "auto"
+    """best_fit where the loaded model keeps documents apart, which is verified; else none."""
     none = "none"
     """One example a row, in batches of similar length."""
     best_fit = "best_fit"
@@ -137,7 +139,7 @@ class DataConfig:
     """What `overlong=split` does with a question that leaves its answer no room."""
     on_bad_record: OnBadRecord = OnBadRecord.error
     """What happens at a record that cannot be used as it is."""
-    packing: Packing = Packing.best_fit
+    packing: Packing = Packing.auto
     """Whether several examples share a row of `context_length` tokens."""
     train_on: TrainOn = TrainOn.all_turns
     """Which assistant turns carry labels."""

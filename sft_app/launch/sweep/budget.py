@@ -54,7 +54,7 @@ def apply_budget(config: AppConfig) -> AppConfig:
     sweep = config.sweep
     if sweep.budget is Budget.own:
         return config
-    if config.data.packing is not Packing.best_fit:
+    if config.data.packing is Packing.none:
         raise ConfigError(
             f"sweep.budget={sweep.budget} counts packed rows: set data.packing=best_fit, or "
             "sweep.budget=own."

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import torch
 from transformers import PretrainedConfig
 
+SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""As Gemma, RecurrentGemma and xLSTM call it."""
+
 
 @dataclass(frozen=True)
 class LogitTransform:
@@ -29,4 +32,5 @@ def logit_transform(pretrained: PretrainedConfig) -> LogitTransform:
     for name in ("logit_scale", "lm_head_multiplier"):  # Cohere, Falcon-H1
         scale *= getattr(config, name, None) or 1.0
     scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite
-    return LogitTransform(scale, getattr(config, "final_logit_softcapping", None))  # Gemma
+    caps = (getattr(config, name, None) for name in SOFT_CAPS)
+    return LogitTransform(scale, next((cap for cap in caps if cap is not None), None))

@@ -23,6 +23,7 @@ from sft_app.training.attention.verify_isolation import (
     probing,
     verify_isolation,
 )
+from sft_app.training.precision import compute_dtype
 
 KERNELS_FAIL_WITH = (
     ValueError, TypeError, AttributeError, NotImplementedError, ImportError, RuntimeError,
@@ -33,6 +34,14 @@ KERNELS_FAIL_WITH = (
 
 class DocumentsLeak(ConfigError):
     """Packed documents see each other, whatever attends."""
+
+    def __init__(self, model_class: str, hint: str, findings: str) -> None:
+        """Say which model, what may mend it, and what was tried."""
+        self.findings = findings
+        super().__init__(
+            f"data.packing=best_fit: {model_class} does not keep packed documents apart{hint}; "
+            f"set data.packing=auto or none. Tried {findings}"
+        )
 
 
 @dataclass(frozen=True)
@@ -99,11 +108,11 @@ def _choose_automatically(model_config: PretrainedConfig, on_cuda: bool) -> Atte
             reason = "soft-capped scores: flash-attn inside each document"
             return AttentionPlan(packed_attention.NAME, reason)
         return AttentionPlan("flex_attention", "soft-capped scores, and flash-attn is missing")
-    if not compat.supports_sdpa(family_class):
-        return AttentionPlan("eager", f"{family} allows none of the fused kernels")
     how = "one SDPA call per document"
     if on_cuda:
         how = f"the variable-length flash kernel in 16 bits without dropout, else {how}"
+    if not compat.supports_sdpa(family_class):
+        how += f"; {family} allows no other fused kernel, so its own attention is compared"
     return AttentionPlan(packed_attention.NAME, how)
 
 
@@ -114,8 +123,8 @@ def verify_attention(
 
     Layers that know no documents are called once for each. Call it when the model is as training
     will call it (use_cache off); `called` is what training calls, where that wraps the model.
-    Returns what is in use; raises DocumentsLeak when no implementation isolates, or the one that was
-    asked for does not.
+    Returns what is in use; raises DocumentsLeak when no implementation isolates, or the one asked
+    for does not.
     """
     install_packed_forward(model)
     fallbacks = () if plan.asked_for else (packed_attention.NAME, "sdpa", "eager")
@@ -128,10 +137,39 @@ def verify_attention(
             return AttentionChoice(name, "; ".join([plan.reason, *findings]))
         findings.append(f"{name}: {finding}")
     hint = " (use_cache is on: turn it off)" if getattr(model.config, "use_cache", False) else ""
-    raise DocumentsLeak(
-        f"data.packing=best_fit: {type(model).__name__} does not keep packed documents apart{hint};"
-        f" set data.packing=none. Tried {'; '.join(findings)}"
-    )
+    raise DocumentsLeak(type(model).__name__, hint, "; ".join(findings))
+
+
+def without_packing(
+    model: PreTrainedModel, trained: nn.Module, plan: AttentionPlan
+) -> AttentionChoice:
+    """Return the choice for rows that are not packed: ours only where it equals the family's."""
+    ours = plan.name == packed_attention.NAME and not plan.asked_for
+    if ours and compat.can_set_attention(type(model)) and not compat.supports_sdpa(type(model)):
+        finding = difference_from_eager(model, trained)
+        if finding is not None:
+            return AttentionChoice("eager", finding)
+    return AttentionChoice(plan.name, plan.reason)
+
+
+@torch.no_grad()
+def difference_from_eager(model: PreTrainedModel, called: nn.Module) -> str | None:
+    """Return how our attention differs from the family's own on a plain row; None: it does not.
+
+    Families that allow no SDPA hand their attention something that it lacks, which ours may lack
+    as well.
+    """
+    tokens = probe_batch(model)["input_ids"][:1]
+    logits = []
+    with probing(model):
+        for name in ("eager", packed_attention.NAME):
+            use_attention(model, name)
+            logits.append(called(input_ids=tokens).logits.float())
+    eager, ours = logits
+    difference = ((ours - eager).norm() / eager.norm()).item()
+    if difference <= (1e-3 if compute_dtype(model) == torch.float32 else 0.1):
+        return None
+    return f"{packed_attention.NAME} differs from the family's own attention by {difference:.0e}"
 
 
 def use_attention(model: PreTrainedModel, name: str) -> None:
@@ -146,11 +184,17 @@ def _try_implementation(
     """Return what is wrong with `name`, None where documents are isolated; and patched layers."""
     patched: list[str] = []
     try:
+        if name == packed_attention.NAME and not compat.supports_sdpa(type(model)):
+            difference = difference_from_eager(model, called)
+            if difference is not None:
+                return difference, patched
         use_attention(model, name)
         check = verify_isolation(model, called)
         if not check.isolated:
             patched = _call_per_document(model, called)
             check = verify_isolation(model, called) if patched else check
+    except torch.OutOfMemoryError:
+        raise
     except KERNELS_FAIL_WITH as error:
         return (str(error).strip() or type(error).__name__).splitlines()[0], patched
     return (None if check.isolated else check.sentence()), patched

@@ -2,53 +2,110 @@
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, masking_utils
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
+from sft_app.config.schema.data import Packing
+from sft_app.config.schema.model import PaddingSide
 from sft_app.training.attention import choose_attention as choose_attention_module
 from sft_app.training.attention import kernels, packed_attention
 from sft_app.training.attention.choose_attention import (
-    LEAKING_FAMILIES,
     AttentionPlan,
+    DocumentsLeak,
     choose_attention,
     verify_attention,
 )
 from sft_app.training.attention.verify_isolation import verify_isolation
+from sft_app.training.packing_plan import plan_packing
 from sft_app.training.peft.lora import put_adapter
+from sft_app.training.prepare_model import settle_attention
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mistral", "gemma2", "mixtral", "gptj"])
 def test_families_that_isolate_are_verified_to(random_model, family):
     model = random_model(family)
-    choice = choose_attention(model.config, "cpu", packing=True, requested="auto")
+    choice = choose_attention(model.config, "cpu", requested="auto")
     assert verify_attention(model, choice).name == choice.name
     assert verify_isolation(model).isolated
 
 
-@pytest.mark.parametrize("family", sorted(LEAKING_FAMILIES - {"mamba"}))
-def test_families_known_to_leak_do_leak(random_model, family):
-    model = random_model(family)
-    with pytest.raises(ConfigError, match=r"does not keep packed documents apart.*packing=none"):
+def test_a_family_that_lets_documents_see_each_other_is_refused(random_model):
+    model = random_model("openai-gpt")
+    with pytest.raises(DocumentsLeak, match=r"does not keep packed documents apart.*packing=auto"):
         verify_attention(model, AttentionPlan("eager", "test"))
 
 
-@pytest.mark.parametrize("family", sorted(LEAKING_FAMILIES))
-def test_they_are_refused_before_weights_are_loaded(family):
-    with pytest.raises(ConfigError, match=f"{family} models do not keep packed documents apart"):
-        choose_attention(AutoConfig.for_model(family), "cpu", packing=True, requested="auto")
+def test_with_packing_auto_it_trains_on_rows_of_similar_length(random_model):
+    model = random_model("openai-gpt")
+    plan = plan_packing(Packing.auto, PaddingSide.right)
+    packing, choice = settle_attention(model, model, plan, AttentionPlan("eager", "test"))
+    assert (plan.packed, packing.packed, choice.name) == (True, False, "eager")
+    assert "OpenAIGPTLMHeadModel" in packing.reason
+    asked_for = plan_packing(Packing.best_fit, PaddingSide.right)
+    with pytest.raises(DocumentsLeak):
+        settle_attention(model, model, asked_for, AttentionPlan("eager", "test"))
+
+
+def test_left_padding_is_not_packed():
+    assert not plan_packing(Packing.auto, PaddingSide.left).packed
 
 
 def test_a_cache_in_training_breaks_packing_and_is_named(random_model):
     model = random_model("llama")
     model.config.use_cache = True
     with pytest.raises(ConfigError, match="use_cache is on"):
-        verify_attention(model, AttentionPlan(packed_attention.NAME, "test"))
+        verify_attention(model, AttentionPlan("eager", "test", asked_for=True))
+
+
+def test_documents_longer_than_a_chunk_that_rows_count_are_found_out(random_model, monkeypatch):
+    """As transformers 5.17 did: chunks of Llama-4 that begin with the row, not the document."""
+
+    def chunks_of_the_row(mask_function, position_ids, packed_sequence_mask):
+        same_document = masking_utils.packed_sequence_mask_function(packed_sequence_mask)
+        return masking_utils.and_masks(mask_function, same_document)
+
+    model = random_model("llama4_text", attention_chunk_size=16, attention="sdpa")
+    assert verify_isolation(model).isolated
+    monkeypatch.setattr(masking_utils, "packed_sequence_compatibility_function", chunks_of_the_row)
+    check = verify_isolation(model)
+    assert not check.isolated
+    assert check.leak < 1e-5 < check.difference, "no document sees another: its chunks are shifted"
+
+
+def test_windows_are_put_back(random_model):
+    model = random_model("mistral", sliding_window=64)
+    verify_isolation(model)
+    assert model.config.sliding_window == 64
+
+
+def test_out_of_memory_is_no_reason_for_another_kernel(random_model, monkeypatch):
+    def exhaust(*args, **kwargs):
+        raise torch.OutOfMemoryError("no memory")
+
+    packed_attention.register()
+    monkeypatch.setattr(packed_attention, "_attend_inside_documents", exhaust)
+    with pytest.raises(torch.OutOfMemoryError):
+        verify_attention(random_model("llama"), AttentionPlan(packed_attention.NAME, "auto"))
+
+
+def test_a_family_without_sdpa_is_compared_with_its_own_attention(random_model, monkeypatch):
+    plan = choose_attention(random_model("gpt_oss").config, "cpu", "auto")
+    assert plan.name == packed_attention.NAME
+    assert verify_attention(random_model("gpt_oss"), plan).name == packed_attention.NAME
+    monkeypatch.setattr(packed_attention, "AttentionSettings", without_sinks)
+    choice = verify_attention(random_model("gpt_oss"), plan)
+    assert choice.name == "eager"
+    assert "differs from the family's own attention" in choice.reason
+
+
+def without_sinks(scale, softcap, dropout, sinks):
+    return kernels.AttentionSettings(scale, softcap, dropout, None)
 
 
 def test_what_the_packed_kernel_cannot_do_falls_back_and_says_so(random_model, monkeypatch):
     def refuse(*args, **kwargs):
-        raise NotImplementedError("attention with s_aux has no packed kernel")
+        raise RuntimeError("attention with s_aux has no packed kernel")
 
     packed_attention.register()
     monkeypatch.setattr(packed_attention, "_attend_inside_documents", refuse)
@@ -59,21 +116,21 @@ def test_what_the_packed_kernel_cannot_do_falls_back_and_says_so(random_model, m
 
 def test_an_implementation_that_was_asked_for_is_never_replaced(random_model):
     model = random_model("llama")
-    choice = choose_attention(model.config, "cpu", packing=True, requested="eager")
+    choice = choose_attention(model.config, "cpu", requested="eager")
     assert verify_attention(model, choice).name == "eager"
 
 
 @pytest.mark.parametrize("requested", ["flex_attention", "flash_attention_2"])
 def test_kernels_without_a_backward_on_cpu_are_refused(requested):
     with pytest.raises(ConfigError, match="trains on CUDA only"):
-        choose_attention(AutoConfig.for_model("llama"), "cpu", packing=False, requested=requested)
+        choose_attention(AutoConfig.for_model("llama"), "cpu", requested=requested)
 
 
 def test_soft_capped_models_get_a_kernel_that_caps(random_model):
     """SDPA has no soft cap; transformers would leave it out in silence."""
     tokens = torch.arange(2, 26)[None]
     eager = random_model("gemma2", attention="eager", attn_logit_softcapping=1.0)
-    choice = choose_attention(eager.config, "cpu", packing=True, requested="auto")
+    choice = choose_attention(eager.config, "cpu", requested="auto")
     chosen = random_model("gemma2", attention=choice.name, attn_logit_softcapping=1.0)
     torch.testing.assert_close(chosen(tokens).logits, eager(tokens).logits)
     uncapped = random_model("gemma2", attention="eager", attn_logit_softcapping=None)
@@ -81,7 +138,7 @@ def test_soft_capped_models_get_a_kernel_that_caps(random_model):
 
 
 def test_soft_capped_models_use_flex_attention_on_cuda_without_flash_attn():
-    choice = choose_attention(AutoConfig.for_model("gemma2"), "cuda", True, "auto")
+    choice = choose_attention(AutoConfig.for_model("gemma2"), "cuda", "auto")
     assert choice.name == "flex_attention"
 
 
@@ -90,7 +147,7 @@ def test_with_flash_attn_installed_a_family_without_it_trains_lora(random_model,
         monkeypatch.setattr(module, "is_installed", lambda name: True)
     model_class = type(random_model("llama4_text"))
     assert not model_class._supports_flash_attn, "the test needs another family"
-    plan = choose_attention(AutoConfig.for_model("llama4_text"), "cuda", True, "auto")
+    plan = choose_attention(AutoConfig.for_model("llama4_text"), "cuda", "auto")
     model = random_model("llama4_text", attention=plan.name)
     trained = put_adapter(model, AdapterConfig(method=AdapterMethod.lora))
     choice = verify_attention(model, plan, trained)
@@ -109,5 +166,5 @@ def test_the_check_leaves_the_model_in_the_mode_it_was_in(random_model):
 def test_the_check_holds_in_bfloat16(random_model):
     model = random_model("llama", attention="sdpa").to(torch.bfloat16)
     assert verify_isolation(model).isolated
-    model.config.use_cache = True
+    model.config.use_cache = True  # then transformers isolates nothing
     assert not verify_isolation(model).isolated

@@ -1,5 +1,6 @@
 """How the variable-length kernels are called, against stand-ins that obey their documentation."""
 
+import inspect
 import sys
 from types import ModuleType
 
@@ -95,3 +96,21 @@ def test_flash_attn_gets_what_it_needs(monkeypatch, window):
         atol=1e-5,
         rtol=1e-4,
     )
+
+
+def test_values_smaller_than_keys_are_padded_for_the_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Latent attention (MLA) of DeepSeek: 192 of a query against 128 of a value."""
+
+    def varlen_of_equal_sizes(query, key, value, *args, **kwargs):
+        assert query.shape[-1] == key.shape[-1] == value.shape[-1]
+        return varlen_of_2_12(query, key, value, *args, **kwargs)
+
+    varlen_of_equal_sizes.__signature__ = inspect.signature(varlen_of_2_12)  # type: ignore[attr-defined]
+    monkeypatch.setattr(varlen, "varlen_attn", varlen_of_equal_sizes)
+    query, key, value = (torch.randn(sum(LENGTHS), 4, size) for size in (24, 24, 16))
+    documents = documents_of_lengths(LENGTHS, "cpu")
+    attended = torch_varlen(query, key, value, documents, AttentionSettings())
+    expected = one_call_per_document(query, key, value, documents, AttentionSettings())
+    torch.testing.assert_close(attended, expected)

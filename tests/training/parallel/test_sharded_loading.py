@@ -15,9 +15,11 @@ from sft_app.config.schema.app import AppConfig
 from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
 from sft_app.loader.model.load_model import load_model
 from sft_app.loader.rope.rope_plan import plan_rope
+from sft_app.training.attention.choose_attention import choose_attention
+from sft_app.training.packing_plan import PackingPlan
 from sft_app.training.parallel.fsdp import gather_weights
 from sft_app.training.peft.lora import merge_gathered
-from sft_app.training.prepare_model import PreparedModel, plan_attention, prepare_model
+from sft_app.training.prepare_model import PreparedModel, prepare_model
 from tests.forked_ranks import on_two_forked_ranks
 
 Answer = dict[str, Any]
@@ -30,7 +32,13 @@ def prepared(config: AppConfig) -> PreparedModel:
     model = load_model(config.model, pretrained, plan, on_host_of_rank_0=True)
     if config.tokenizer.add_tokens:  # what is done to a model without memory, too
         model.resize_token_embeddings(100, pad_to_multiple_of=64, mean_resizing=False)
-    return prepare_model(model, config, plan_attention(config, pretrained, CPU), CPU)
+    return prepare_model(
+        model,
+        config,
+        CPU,
+        packing=PackingPlan(True, "test"),
+        attention=choose_attention(pretrained, CPU, "auto"),
+    )
 
 
 def weights_and_gradients(config: AppConfig) -> Answer:
