@@ -23,6 +23,9 @@ from transformers import (
 
 from sft_app.config.schema.app import AppConfig, register_schema, to_typed
 from sft_app.config.schema.model import ModelConfig
+from sft_app.data.chat.conversation import Conversation, Message
+from sft_app.data.chat.render import Renderer
+from sft_app.data.chat.tokenize import ChatTokenizer, TokenizedExample
 from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
 from sft_app.loader.model.embeddings import fit_model_to_tokenizer
 from sft_app.loader.model.load_model import load_model
@@ -133,6 +136,145 @@ def test_rule_5_the_pad_token_is_the_unknown_token(checkpoint: Callable[[str], s
 def test_rule_6_model_max_length_is_the_wanted_length(checkpoint: Callable[[str], str]) -> None:
     _, tokenizer, _, _ = load(checkpoint("llama"), 500)
     assert tokenizer.model_max_length == 500
+
+
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+CONVERSATIONS = [
+    ["What does argparse do?", "It reads the command line and builds a namespace of values."],
+    ["Name a module.", "textwrap", "And what is in it?", "Functions that wrap   paragraphs."],
+    ["How is JSON decoded?", "The scanner calls itself for every nested value it finds."],
+    ["Is this a question?", "It is.", "Was that an answer?", "It was.", "Good.", "It is good."],
+]
+
+
+def fastchat_prompt(turns: list[str]) -> str:
+    """FastChat's Vicuna v1.1 prompt: the system sentence, and </s> behind each answer."""
+    text = SYSTEM + " "
+    for index, turn in enumerate(turns):
+        text += f"USER: {turn} " if index % 2 == 0 else f"ASSISTANT: {turn}</s>"
+    return text
+
+
+class SlowTokenizer:
+    """What transformers v4's slow Llama tokenizer does, on the sentencepiece library.
+
+    Special tokens split the text. Each stretch between them is given to the library; with
+    legacy=false the stretches behind a special token get no space in front of them.
+    """
+
+    def __init__(self, model_file: str, *, legacy: bool) -> None:
+        self.library = SentencePieceProcessor(model_file=model_file)
+        self.legacy = legacy
+
+    def __call__(self, text: str) -> list[int]:
+        ids = [self.library.bos_id()]
+        for number, stretch in enumerate(text.split("</s>")):
+            if number:
+                ids.append(self.library.eos_id())
+            if stretch and (self.legacy or number == 0):
+                ids += self.library.encode(stretch)
+            elif stretch:  # a mark that no text has takes the space, and goes again
+                marked = self.library.encode("\n" + stretch)
+                ids += marked[len(self.library.encode("\n")) :]
+        return ids
+
+
+def fastchat_labels(text: str, tokenizer: SlowTokenizer) -> tuple[list[int], list[int]]:
+    """Ids and labels by FastChat's rule: lengths of tokenised parts, summed up and corrected.
+
+    The text is cut behind each answer; a cut's question is as long as its own tokens less two (BOS,
+    and the lone space at its end); with legacy=false one less for every cut but the first.
+    """
+    ids = tokenizer(text)
+    labels, at = [-100] * len(ids), 1
+    for number, cut in enumerate(filter(None, text.split("</s>"))):
+        length = len(tokenizer(cut + "</s>")) - 1
+        question = len(tokenizer(cut.split(" ASSISTANT: ")[0] + " ASSISTANT: ")) - 2
+        correction = 1 if number and not tokenizer.legacy else 0
+        correction = 0 if number == 0 else correction
+        start, stop = at + question - correction, at + length - correction
+        labels[start:stop] = ids[start:stop]
+        at = stop
+    assert at == len(ids), "FastChat would mask the whole conversation"
+    return ids, labels
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_ids_labels_and_the_losses_of_three_steps_are_fastchat_s(
+    checkpoint: Callable[[str], str], legacy: bool
+) -> None:
+    path = checkpoint("llama")
+    config = recipe(f"model.name_or_path={path}", "context_length=256",
+                    f"tokenizer.legacy={str(legacy).lower()}")  # fmt: skip
+    tokenizer, plan = load_tokenizer(
+        config.tokenizer, config.model, load_pretrained_config(config.model)
+    )
+    slow = SlowTokenizer(f"{path}/tokenizer.model", legacy=legacy)
+    theirs = [fastchat_labels(fastchat_prompt(turns), slow) for turns in CONVERSATIONS]
+    ours = []
+    renderer, chat = Renderer(tokenizer), ChatTokenizer(tokenizer)
+    for turns in CONVERSATIONS:
+        roles = ("user", "assistant") * (len(turns) // 2)
+        messages = [Message(role, turn) for role, turn in zip(roles, turns, strict=True)]
+        [example] = chat.tokenize(renderer.render(Conversation(messages)))
+        assert isinstance(example, TokenizedExample)
+        labels = [-100] * len(example.input_ids)
+        for span in example.spans:
+            labels[span.start : span.stop] = example.input_ids[span.start : span.stop]
+        ours.append((example.input_ids, labels))
+        # And so does whoever uses what is saved.
+        given = [message.as_template_input() for message in messages]
+        encoded = tokenizer.apply_chat_template(given, tokenize=True, return_dict=False)
+        assert encoded == example.input_ids
+    assert ours == theirs
+    found = losses(path, ours)
+    assert found == losses(path, theirs)
+    assert found[0] > found[1] > found[2]
+    beginning = tokenizer.convert_ids_to_tokens(ours[0][0][:2])
+    assert beginning[0] == "<s>" and beginning[1].startswith("▁A"), beginning
+    assert not plan.warnings or "legacy" in plan.warnings[0]
+
+
+def losses(path: str, examples: list[tuple[list[int], list[int]]]) -> list[float]:
+    """Of three steps of AdamW from the checkpoint, over all conversations at once."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(path).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    longest = max(len(ids) for ids, _ in examples)
+    ids = torch.tensor([i + [0] * (longest - len(i)) for i, _ in examples])
+    labels = torch.tensor([n + [-100] * (longest - len(n)) for _, n in examples])
+    found = []
+    for _ in range(3):
+        loss = model(input_ids=ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    return found
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama2", "mistral", "vicuna", "zephyr", "alpaca"])
+@pytest.mark.parametrize("legacy", [True, False])
+def test_every_named_format_begins_as_plain_text_does(
+    checkpoint: Callable[[str], str], name: str, legacy: bool
+) -> None:
+    config = recipe(f"model.name_or_path={checkpoint('llama')}", "context_length=256",
+                    f"tokenizer.legacy={str(legacy).lower()}",
+                    f"tokenizer.chat_template={name}")  # fmt: skip
+    tokenizer, _ = load_tokenizer(
+        config.tokenizer, config.model, load_pretrained_config(config.model)
+    )
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    for messages in (turns, [{"role": "system", "content": " be kind"}, *turns]):
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        assert text.startswith("<s>")
+        ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+        # The text behind BOS, and the one space that may stand there for the beginning.
+        plain = [tokenizer(text[3:])["input_ids"], tokenizer(text[4:])["input_ids"]]
+        assert ids in plain and (ids == plain[0] or text[3] == " ")
 
 
 def test_what_it_saves_answers_alike_for_plain_transformers(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -77,5 +78,9 @@ class TokenizerConfig:
     chat_template: str | None = None
     """How a conversation becomes text: a name (vicuna, chatml, llama3, ...) or a Jinja file; null:
     the model's own."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Variables of the chat template (enable_thinking, date_string, reasoning_effort, ...), written
+    into it for training and kept as defaults in what is saved. Add one with
+    +tokenizer.chat_template_kwargs.enable_thinking=false"""
     add_tokens: list[str] = field(default_factory=list)
     """Extra tokens, each one id; their embedding rows start at the mean of the others."""

@@ -46,7 +46,7 @@ def save_for_serving(
     text = model.config.get_text_config(decoder=True)
     holders = [h for h in (model.config, text, model.generation_config) if h is not None]
     before = [h.use_cache for h in holders]
-    max_length = tokenizer.model_max_length
+    max_length, template = tokenizer.model_max_length, tokenizer.chat_template
     main = dtype or model.dtype
     try:
         for holder in holders:
@@ -55,9 +55,10 @@ def save_for_serving(
         weights = in_dtypes(state_dict or model.state_dict(), main, exceptions)
         model.save_pretrained(directory, state_dict=weights)
         tokenizer.model_max_length = serving_length(rope_plan, tokenizer_plan)
+        tokenizer.chat_template = tokenizer_plan.saved_chat_template or template
         tokenizer.save_pretrained(directory)
     finally:
-        tokenizer.model_max_length = max_length
+        tokenizer.model_max_length, tokenizer.chat_template = max_length, template
         for holder, use_cache in zip(holders, before, strict=True):
             holder.use_cache = use_cache
     _name_dtype(directory, main)

@@ -1,11 +1,13 @@
 """Chat templates: the tokenizer's own, one of the named formats, or a file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from sft_app.common.errors import ConfigError
+from sft_app.loader.tokenizer.template_variables import fix_variables
 
 _DIRECTORY = Path(__file__).with_name("chat_templates")
 
@@ -24,6 +26,8 @@ class ChatTemplatePlan:
     """Where the template came from, and what it ends answers with."""
 
     source: str
+    saved: str | None
+    """The template that is saved with the model: variables open, dates today's."""
     stop_token_ids: tuple[int, ...]
     """Ids that end an answer: the end token, and the template's own end of a turn."""
     warnings: tuple[str, ...]
@@ -35,20 +39,25 @@ def template_names() -> list[str]:
 
 
 def set_chat_template(
-    tokenizer: PreTrainedTokenizerBase, wanted: str | None, *, adds_bos: bool
+    tokenizer: PreTrainedTokenizerBase,
+    wanted: str | None,
+    *,
+    adds_bos: bool,
+    kwargs: dict[str, Any] | None = None,
 ) -> ChatTemplatePlan:
     """Give `tokenizer` the template that `tokenizer.chat_template` names (null: its own).
 
-    A named format begins with BOS exactly if the tokenizer puts BOS in front of plain text: the
-    rendered text is to be encoded without special tokens, so that there is one BOS and not two.
+    A named format begins with BOS exactly if the tokenizer puts BOS in front of plain text, and so
+    that the text behind it is tokenised as a beginning. `kwargs`: tokenizer.chat_template_kwargs.
 
     Raises ConfigError for a name that is neither a format nor a file.
     """
     source = "the tokenizer's own"
     if wanted is not None and wanted in template_names():
         text = (_DIRECTORY / f"{wanted}.jinja").read_text(encoding="utf-8")
-        begin = "{{- bos_token -}}\n" if adds_bos else ""
-        tokenizer.chat_template = begin + text
+        tokenizer.chat_template = text
+        if adds_bos:
+            tokenizer.chat_template = _beginning(tokenizer) + text
         source = f"the {wanted} format"
     elif wanted is not None:
         path = Path(wanted).expanduser()
@@ -60,8 +69,48 @@ def set_chat_template(
         tokenizer.chat_template = path.read_text(encoding="utf-8")
         source = str(path)
     if not tokenizer.chat_template:
-        return ChatTemplatePlan(source="none", stop_token_ids=_end(tokenizer), warnings=())
-    return _inspect(tokenizer, source, wanted, adds_bos=adds_bos)
+        return ChatTemplatePlan(
+            source="none", saved=None, stop_token_ids=_end(tokenizer), warnings=()
+        )
+    if not isinstance(tokenizer.chat_template, str):  # several, by name: "default" is the chat's
+        tokenizer.chat_template = tokenizer.get_chat_template()
+    texts = fix_variables(tokenizer.chat_template, kwargs or {})
+    tokenizer.chat_template = texts.training
+    if texts.fixed:
+        source += f"; {', '.join(texts.fixed)}"
+    plan = _inspect(tokenizer, source, wanted, adds_bos=adds_bos)
+    return replace(plan, saved=texts.saved, warnings=texts.warnings + plan.warnings)
+
+
+def _beginning(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the start of a template that writes BOS so that the text behind it is a beginning.
+
+    With a sentencepiece model, the first word of a text has a space before it (`▁A`). Behind BOS
+    that is spelt out, a tokenizer of legacy=false gives `A`; a space behind BOS then makes the ids
+    those of plain text. FastChat, and the tokenizer on plain text, have `▁A`.
+    """
+    plain, spaced = "{{- bos_token -}}\n", "{{- bos_token + ' ' -}}\n"
+    text = tokenizer.apply_chat_template(_PROBE, tokenize=False)
+    wanted = tokenizer(text)["input_ids"]
+
+    def encoded(start: str) -> list[int]:
+        ids: list[int] = tokenizer(tokenizer.bos_token + start + text, add_special_tokens=False)[
+            "input_ids"
+        ]
+        return ids
+
+    if encoded("") == wanted or encoded(" ") != wanted:
+        return plain
+    system = [{"role": "system", "content": "\ue000"}, *_PROBE]
+    try:
+        starts_with_system = tokenizer.apply_chat_template(system, tokenize=False)[:1] == "\ue000"
+    except Exception:  # the format has no system message
+        starts_with_system = False
+    if not starts_with_system:
+        return spaced
+    # A system message that begins with a space has the one that a beginning needs.
+    own = "messages[0]['role'] == 'system' and messages[0]['content'][:1] == ' '"
+    return f"{{{{- bos_token + ('' if {own} else ' ') -}}}}\n"
 
 
 def _inspect(
@@ -82,7 +131,7 @@ def _inspect(
     except Exception as error:
         warnings.append(f"the chat template fails on a question and an answer ({error}).")
         return ChatTemplatePlan(
-            source=source, stop_token_ids=_end(tokenizer), warnings=tuple(warnings)
+            source=source, saved=None, stop_token_ids=_end(tokenizer), warnings=tuple(warnings)
         )
     bos = tokenizer.bos_token_id
     leading = 0
@@ -97,7 +146,35 @@ def _inspect(
     if not ends:
         warnings.append("the chat template ends an answer without an end token: none is learned.")
     stops = (*_end(tokenizer), *(i for i in ends[-1:] if i not in _end(tokenizer)))
-    return ChatTemplatePlan(source=source, stop_token_ids=stops, warnings=tuple(warnings))
+    if not _continues_its_prompt(tokenizer):
+        warnings.append(
+            "the chat template does not write an answer behind its own generation prompt (as "
+            "DeepSeek-R1's distillations, which cut the reasoning out of every answer): no "
+            "conversation can be learned with it; set tokenizer.chat_template to a format "
+            f"({', '.join(template_names())}) or to a Jinja file that keeps the answers whole."
+        )
+    return ChatTemplatePlan(
+        source=source, saved=None, stop_token_ids=stops, warnings=tuple(warnings)
+    )
+
+
+def _continues_its_prompt(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether some answer, with or without reasoning, begins where the model is asked to."""
+    question = _PROBE[:1]
+    try:
+        prompt = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+    except Exception:
+        return True
+    thought = {"role": "assistant", "content": "A", "reasoning_content": "R"}
+    spelt = {"role": "assistant", "content": "<think>\nR\n</think>\n\nA"}
+    for answer in (_PROBE[1], thought, spelt):
+        try:
+            whole = tokenizer.apply_chat_template([*question, answer], tokenize=False)
+        except Exception:
+            continue
+        if whole.startswith(prompt):
+            return True
+    return False
 
 
 def _end(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

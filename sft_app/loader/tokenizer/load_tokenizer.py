@@ -38,7 +38,12 @@ def load_tokenizer(
         loaded.add_special_tokens({"pad_token": pad.token})
 
     adds_bos = _adds_bos(loaded)
-    template = set_chat_template(loaded, tokenizer_config.chat_template, adds_bos=adds_bos)
+    template = set_chat_template(
+        loaded,
+        tokenizer_config.chat_template,
+        adds_bos=adds_bos,
+        kwargs=tokenizer_config.chat_template_kwargs,
+    )
     vocabulary = loaded.get_vocab()
     added = sorted(set(vocabulary) - before, key=vocabulary.__getitem__)
     plan = TokenizerPlan(
@@ -58,6 +63,7 @@ def load_tokenizer(
         eos_token_id=loaded.eos_token_id,
         stop_token_ids=template.stop_token_ids,
         chat_template=template.source,
+        saved_chat_template=template.saved,
         adds_bos=adds_bos,
         warnings=backend.warnings + pad.warnings + template.warnings,
     )

@@ -1,0 +1,152 @@
+"""Variables, dates and reasoning in chat templates: fixed in training, open in what is saved."""
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from sft_app.common.errors import ConfigError
+from sft_app.data.chat.conversation import Conversation, Message
+from sft_app.data.chat.render import Renderer
+from sft_app.data.store.token_cache import tokenizer_digest
+from sft_app.loader.tokenizer.chat_template import ChatTemplatePlan, set_chat_template
+from sft_app.loader.tokenizer.template_variables import FIXED_DATE, fix_variables
+from tests.data.tokenizers_for_tests import byte_level
+
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.last %}"
+    "<think>\n{{ m.reasoning_content or '' }}\n</think>\n\n{% endif %}"
+    "{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"
+    "{% endif %}{% endif %}"
+)
+"""As Qwen3's: an answer without reasoning is shown behind an empty think block."""
+
+CUTS_REASONING = (
+    "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>{{ m.content }}"
+    "{% else %}<|im_end|>{{ m.content.split('</think>')[-1] }}</s>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_end|><think>\n{% endif %}"
+)
+"""As DeepSeek-R1's distillations."""
+
+DATED = (
+    "{% if not date_string is defined %}"
+    "{% if strftime_now is defined %}{% set date_string = strftime_now('%d %b %Y') %}"
+    "{% else %}{% set date_string = 'no clock' %}{% endif %}{% endif %}"
+    "Today: {{ date_string }}\n{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
+"""As Llama-3.2's."""
+
+QUESTION = [{"role": "user", "content": "Q"}]
+
+
+def prepared(template: str, **kwargs: Any) -> tuple[PreTrainedTokenizerBase, ChatTemplatePlan]:
+    tokenizer = byte_level(template)
+    return tokenizer, set_chat_template(tokenizer, None, adds_bos=False, kwargs=kwargs)
+
+
+def rendered(tokenizer: PreTrainedTokenizerBase, **variables: Any) -> str:
+    text = tokenizer.apply_chat_template(
+        QUESTION, tokenize=False, add_generation_prompt=True, **variables
+    )
+    assert isinstance(text, str)
+    return text
+
+
+def learned(tokenizer: PreTrainedTokenizerBase, answer: Message) -> str:
+    item = Conversation([Message("user", "Q"), answer])
+    [result] = Renderer(tokenizer).render(item)
+    [span] = result.spans
+    return result.text[span.start : span.stop]
+
+
+def test_a_variable_is_fixed_in_training_and_a_default_in_what_is_saved() -> None:
+    tokenizer, plan = prepared(THINKING, enable_thinking=False)
+    closed = "<think>\n\n</think>\n\n"
+    assert rendered(tokenizer).endswith(closed)
+    assert rendered(tokenizer, enable_thinking=True).endswith(closed), "training has one way"
+    assert "enable_thinking=False" in plan.source
+    tokenizer.chat_template = plan.saved
+    assert rendered(tokenizer).endswith(closed)
+    assert not rendered(tokenizer, enable_thinking=True).endswith(closed)
+
+
+@pytest.mark.parametrize(
+    "value", ['it\'s \\ "two"\nlines {{ x }}', 3, 0.5, True, None, ["a", 1], {"k": "v"}]
+)
+def test_every_kind_of_value_arrives_as_it_is(value: object) -> None:
+    tokenizer, _ = prepared(
+        "{% for m in messages %}{{ given | string }}|{{ given is string }}{% endfor %}", given=value
+    )
+    assert rendered(tokenizer) == f"{value}|{isinstance(value, str)}"
+
+
+def test_the_token_cache_knows_the_variables() -> None:
+    digests = {
+        tokenizer_digest(prepared(THINKING, **kwargs)[0])
+        for kwargs in ({}, {"enable_thinking": True}, {"enable_thinking": False})
+    }
+    assert len(digests) == 3
+
+
+@pytest.mark.parametrize("name", ["messages", "add_generation_prompt", "a-b", "x = 1 %}"])
+def test_names_that_are_not_the_user_s_to_give_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"tokenizer\.chat_template_kwargs"):
+        fix_variables(THINKING, {name: 1})
+
+
+def test_a_variable_that_the_template_does_not_read_is_told() -> None:
+    assert "enable_thoughts: the chat template does not read it" in "".join(
+        prepared(THINKING, enable_thoughts=False)[1].warnings
+    )
+
+
+def test_a_clock_stands_still_in_training_and_runs_in_what_is_saved() -> None:
+    tokenizer, plan = prepared(DATED)
+    assert rendered(tokenizer).startswith(f"Today: {FIXED_DATE:%d %b %Y}\n")
+    assert "its date is 2024-07-26" in plan.source
+    tokenizer.chat_template = plan.saved
+    assert rendered(tokenizer).startswith(f"Today: {date.today():%d %b %Y}\n")
+
+
+def test_another_date_can_be_fixed() -> None:
+    clock_only = DATED.replace("not date_string is defined", "true")
+    tokenizer, plan = prepared(clock_only, date_string="2026-01-31")
+    assert rendered(tokenizer).startswith("Today: 31 Jan 2026\n")
+    assert "its date is 2026-01-31" in plan.source
+    words, _ = prepared(DATED, date_string="some day")
+    assert rendered(words).startswith("Today: some day\n")
+
+
+def test_a_template_that_cuts_its_answers_is_told_with_the_way_out() -> None:
+    _, plan = prepared(CUTS_REASONING)
+    assert "set tokenizer.chat_template to a format (alpaca, chatml" in "".join(plan.warnings)
+    for good in (THINKING, DATED):
+        assert "own generation prompt" not in "".join(prepared(good)[1].warnings)
+
+
+def test_an_empty_think_block_is_learned_only_when_asked_for() -> None:
+    plain = Message("assistant", "A")
+    assert learned(prepared(THINKING)[0], plain) == "A<|im_end|>"
+    asked, _ = prepared(THINKING, enable_thinking=True)
+    assert learned(asked, plain) == "<think>\n\n</think>\n\nA<|im_end|>"
+    refused, _ = prepared(THINKING, enable_thinking=False)
+    assert learned(refused, plain) == "A<|im_end|>"
+
+
+def test_reasoning_is_learned_whether_or_not_it_is_asked_for() -> None:
+    thought = Message("assistant", "A", extra={"reasoning_content": "because"})
+    assert learned(prepared(THINKING)[0], thought) == "<think>\nbecause\n</think>\n\nA<|im_end|>"
+
+
+def test_what_is_saved_is_read_back_by_plain_transformers(tmp_path: Path) -> None:
+    tokenizer, plan = prepared(THINKING, enable_thinking=False)
+    tokenizer.chat_template = plan.saved
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert rendered(again).endswith("<think>\n\n</think>\n\n")
