@@ -121,6 +121,7 @@ def plan_data(
         tokenizer,
         context_length=config.context_length,
         seed=config.data.split_seed,
+        chat_template_kwargs=config.tokenizer.chat_template_kwargs,
     )
 
 

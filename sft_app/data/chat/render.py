@@ -167,7 +167,7 @@ class Renderer:
         bounds = places.answers if marked is None else _marked_places(marked, places.answers)
         spans: list[Span] = []
         for message, (start, stop) in zip(answers, bounds, strict=True):
-            spans += _spans(message, text, _after_empty_thought(message, text, start, stop), stop)
+            spans += _spans(message, text, self._after_thought(message, text, start, stop), stop)
         return Rendered(text, spans, self._exchanges(item, text, places))
 
     def _one_answer(self, item: Conversation, index: int) -> Rendered:
@@ -185,7 +185,7 @@ class Renderer:
         if marked:
             start, stop = marked[-1][0], max(marked[-1][1], stop)
         message = until.messages[index]
-        start = _after_empty_thought(message, text, start, stop)
+        start = self._after_thought(message, text, start, stop)
         questions = {}
         for number, other in enumerate(until.messages):
             if other.role == "user":
@@ -195,6 +195,17 @@ class Renderer:
         places = Places([], [], questions)
         spans = _spans(message, text, start, stop)
         return Rendered(text, spans, self._exchanges(until, text, places))
+
+    def _after_thought(self, message: Message, text: str, start: int, stop: int) -> int:
+        """Leave out the empty thought that thinking templates put before an answer without one.
+
+        It is read only, unless tokenizer.chat_template_kwargs.enable_thinking=true asks for it.
+        """
+        thought = _EMPTY_THOUGHT.match(text, start, stop)
+        says_it = message.content.lstrip().startswith("<think>")
+        if thought is None or says_it or message.extra.get("reasoning_content"):
+            return start
+        return start if self.template.is_asked_to_think else thought.end()
 
     @cached_property
     def _hides_system_prompts(self) -> bool:
@@ -313,15 +324,6 @@ def _spans(message: Message, text: str, start: int, stop: int) -> list[Span]:
     if message.weight > 0 and stop > at:
         spans.append(Span(at, stop, message.weight))
     return spans
-
-
-def _after_empty_thought(message: Message, text: str, start: int, stop: int) -> int:
-    """Thinking templates open an answer without reasoning by an empty thought: it is read only."""
-    thought = _EMPTY_THOUGHT.match(text, start, stop)
-    says_it = message.content.lstrip().startswith("<think>")
-    if thought is None or says_it or message.extra.get("reasoning_content"):
-        return start
-    return thought.end()
 
 
 def _marked_places(

@@ -50,6 +50,7 @@ class ChatTemplate:
         """
         self._tokenizer = tokenizer
         self._variables = dict(variables or {})
+        self.is_asked_to_think = self._variables.get("enable_thinking") is True
         added = {token.content for token in tokenizer.added_tokens_decoder.values()}
         self.end_tokens = tuple(
             sorted(t for t in added | set(tokenizer.all_special_tokens) if t.strip())

@@ -58,9 +58,10 @@ def rendered(tokenizer: PreTrainedTokenizerBase, **variables: Any) -> str:
     return text
 
 
-def learned(tokenizer: PreTrainedTokenizerBase, answer: Message) -> str:
+def learned(answer: Message, **kwargs: Any) -> str:
+    tokenizer, _ = prepared(THINKING, **kwargs)
     item = Conversation([Message("user", "Q"), answer])
-    [result] = Renderer(tokenizer).render(item)
+    [result] = Renderer(tokenizer, variables=kwargs).render(item)
     [span] = result.spans
     return result.text[span.start : span.stop]
 
@@ -132,16 +133,15 @@ def test_a_template_that_cuts_its_answers_is_told_with_the_way_out() -> None:
 
 def test_an_empty_think_block_is_learned_only_when_asked_for() -> None:
     plain = Message("assistant", "A")
-    assert learned(prepared(THINKING)[0], plain) == "A<|im_end|>"
-    asked, _ = prepared(THINKING, enable_thinking=True)
-    assert learned(asked, plain) == "<think>\n\n</think>\n\nA<|im_end|>"
-    refused, _ = prepared(THINKING, enable_thinking=False)
-    assert learned(refused, plain) == "A<|im_end|>"
+    assert learned(plain) == "A<|im_end|>"
+    assert learned(plain, enable_thinking=False) == "A<|im_end|>"
+    asked = learned(plain, enable_thinking=True)
+    assert asked == "<think>\n\n</think>\n\nA<|im_end|>"
 
 
 def test_reasoning_is_learned_whether_or_not_it_is_asked_for() -> None:
     thought = Message("assistant", "A", extra={"reasoning_content": "because"})
-    assert learned(prepared(THINKING)[0], thought) == "<think>\nbecause\n</think>\n\nA<|im_end|>"
+    assert learned(thought) == "<think>\nbecause\n</think>\n\nA<|im_end|>"
 
 
 def test_what_is_saved_is_read_back_by_plain_transformers(tmp_path: Path) -> None:
