@@ -7,7 +7,7 @@ DATA=${DATA:-$HERE/chat.jsonl}
 
 sft-plan  model.name_or_path="$MODEL" data.train="$DATA" context_length=64 data.preview=1
 
-sft-train model.name_or_path="$MODEL" data.train="$DATA" context_length=64 \
+sft-train model.name_or_path="$MODEL" data.train="$DATA" context_length=64 evaluation=quick \
           trainer.num_train_epochs=2 trainer.learning_rate=1e-3 \
           hydra.run.dir=outputs/examples/first_run
 

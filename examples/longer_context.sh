@@ -8,5 +8,6 @@ DATA=${DATA:-$HERE/chat.jsonl}
 
 sft-train model.name_or_path="$MODEL" data.train="$DATA" context_length=512 rope=yarn \
           "evaluation.lengths=[64,256,512]" "evaluation.documents=$HERE/../docs/guides/*.md" \
-          evaluation.max_documents=4 trainer.max_steps=4 trainer.learning_rate=1e-3 \
+          evaluation.max_documents=4 "evaluation.tasks=[]" \
+          trainer.max_steps=4 trainer.learning_rate=1e-3 \
           hydra.run.dir=outputs/examples/longer_context

@@ -6,7 +6,7 @@ MODEL=${MODEL:-outputs/tiny_llama}
 DATA=${DATA:-$HERE/chat.jsonl}
 
 run() {
-  sft-train model.name_or_path="$MODEL" data.train="$DATA" context_length=64 \
+  sft-train model.name_or_path="$MODEL" data.train="$DATA" context_length=64 evaluation=none \
             trainer.max_steps=8 trainer.save_steps=4 hydra.run.dir=outputs/examples/resume "$@"
 }
 run

@@ -8,7 +8,7 @@ DATA=${DATA:-$HERE/chat.jsonl}
 
 sweep() {
   sft-train --multirun model.name_or_path="$MODEL" data.train="$DATA" \
-            context_length=64,256 rope=linear,yarn trainer.max_steps=4 \
+            context_length=64,256 rope=linear,yarn evaluation=quick trainer.max_steps=4 \
             trainer.learning_rate=1e-3 sweep=fair sweep.name=example
 }
 sweep

@@ -7,9 +7,9 @@ MODEL=${MODEL:-outputs/tiny_llama}
 DATA=${DATA:-$HERE/chat.jsonl}
 
 sft-train model.name_or_path="$MODEL" data.train="$DATA" context_length=64 trainer.max_steps=2 \
-          launch.nproc_per_node=2 trainer.parallelism=fsdp \
+          launch.nproc_per_node=2 evaluation=none trainer.parallelism=fsdp \
           hydra.run.dir=outputs/examples/sharded
 
 sft-train model.name_or_path="$MODEL" data.train="$DATA" context_length=64 trainer.max_steps=2 \
-          launch.nproc_per_node=2 trainer.context_parallel_size=2 \
+          launch.nproc_per_node=2 evaluation=none trainer.context_parallel_size=2 \
           hydra.run.dir=outputs/examples/context_parallel
