@@ -65,6 +65,7 @@ def prepare_data(
     context_length: int,
     seed: int,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    eval_length: int | None = None,
 ) -> PreparedData:
     """Read, tokenise (or find in the cache), fit and pack; the same result in every process.
 
@@ -72,6 +73,7 @@ def prepare_data(
         context_length: tokens; the capacity of a packed row, the limit of an example.
         seed: chooses the held-out conversations and those that `data.max_examples` keeps.
         chat_template_kwargs: what the chat template is told beside the conversation.
+        eval_length: tokens to which held-out conversations are fitted; None: `context_length`.
 
     Raises ConfigError for settings that cannot work, DataError for records that cannot be read
     (data.on_bad_record=error) or when nothing is left to train on.
@@ -111,7 +113,7 @@ def prepare_data(
             )
     else:
         eval_store, eval_read, eval_choice = train_store, None, choice.eval
-    held, held_fit = _fitted(eval_store, eval_choice, data, context_length)
+    held, held_fit = _fitted(eval_store, eval_choice, data, eval_length or context_length)
 
     pad = _pad_token_id(tokenizer)
     packed: PackedDataset | ExampleDataset = train
@@ -138,6 +140,7 @@ def prepare_data(
         ),
         copies_of_held_out=choice.copies_of_held_out,
         eval_in_train=eval_in_train,
+        eval_length=eval_length,
     )
     collate: CollateDocuments | CollateExamples = CollateExamples(pad)
     if data.packing is not Packing.none:

@@ -109,6 +109,8 @@ class DataStatistics:
     """Conversations of `data.train` that are not trained on because they are held out as well."""
     eval_in_train: int = 0
     """Conversations of `data.eval` that stand in `data.train` too, and are trained on."""
+    eval_length: int | None = None
+    """Tokens to which the held-out conversations were fitted; None: `context_length`."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -31,7 +31,9 @@ def describe(statistics: DataStatistics) -> str:
     if statistics.eval_read is not None:
         lines += _block("held-out data", read_counts(statistics.eval_read))
     if statistics.eval is not None:
-        lines += _block("held-out set", fit_counts(statistics.eval, context))
+        lines += _block(
+            "held-out set", fit_counts(statistics.eval, statistics.eval_length or context)
+        )
     lines += _lengths(statistics.lengths, statistics.train.examples)
     lines += _packing(statistics.packing, context)
     return "\n".join(lines)

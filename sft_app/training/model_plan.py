@@ -122,6 +122,8 @@ def plan_data(
         context_length=config.context_length,
         seed=config.data.split_seed,
         chat_template_kwargs=config.tokenizer.chat_template_kwargs,
+        # The jobs of a sweep are measured on the same tokens, whatever their own context.
+        eval_length=config.sweep.heldout_length,
     )
 
 

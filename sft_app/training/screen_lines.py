@@ -47,14 +47,13 @@ def warnings_of(plans: ModelPlans) -> list[str]:
 
 def data_lines(config: AppConfig, statistics: DataStatistics) -> list[str]:
     """Return what was read, what is trained on and what is held out."""
+    eval_length = statistics.eval_length or statistics.context_length
     lines = [f"{'data':<{WIDTH}}{config.data.train}"]
     lines += _data("records", statistics.train_read, statistics.train, statistics.context_length)
     if statistics.eval_read is not None and statistics.eval is not None:
-        lines += _data(
-            "held-out data", statistics.eval_read, statistics.eval, statistics.context_length
-        )
+        lines += _data("held-out data", statistics.eval_read, statistics.eval, eval_length)
     elif statistics.eval is not None:
-        counts = fit_counts(statistics.eval, statistics.context_length)
+        counts = fit_counts(statistics.eval, eval_length)
         lines.append(f"{'held out':<{WIDTH}}{counts[0]}")
     packing = statistics.packing
     if packing.packed:

@@ -222,3 +222,18 @@ def test_text_and_prompt_completion_train_too(tmp_path, tokenizer):
     assert all(chunk["labels"][0] == -100 for chunk in chunks)
     supervised = tokenizer.decode(pair["labels"][pair["labels"] != -100])
     assert supervised == " Paris<|im_end|>"
+
+
+def test_jobs_of_every_context_length_can_be_measured_on_the_same_tokens(
+    chats, tmp_path, tokenizer
+):
+    measured = []
+    for context_length in (48, 96, 4096):
+        held = prepare_data(
+            settings(chats, tmp_path), tokenizer, context_length=context_length, seed=42,
+            eval_length=48,
+        ).eval  # fmt: skip
+        assert held is not None
+        measured.append([(item["input_ids"].tolist(), item["labels"].tolist()) for item in held])
+    assert measured[0] == measured[1] == measured[2]
+    assert max(len(ids) for ids, _ in measured[0]) <= 48

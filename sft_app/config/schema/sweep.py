@@ -35,3 +35,6 @@ class SweepConfig:
     lengths: list[int] = field(default_factory=list)
     """Where perplexity is measured unless evaluation.lengths says; empty: at every context length
     of the sweep."""
+    heldout_length: int | None = None
+    """Tokens to which held-out conversations are fitted in every cell, whatever its own context, so
+    that all are measured on the same ones; null: the shortest context of the sweep."""

@@ -110,6 +110,7 @@ NUMBER_RANGES: dict[str, Range] = {
     "sweep.tokens": AMOUNT_OF_TOKENS,
     "sweep.tokens_per_step": AMOUNT_OF_TOKENS,
     "sweep.lengths": Range(2, MOST),
+    "sweep.heldout_length": Range(2, MOST),
 }
 """Key -> its range; for a list, that of each of its members."""
 

@@ -15,7 +15,12 @@ from sft_app.config.job_folders import keys_left_out
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.validation.validate import validate
 
-SET_BY_THE_SWEEP = ("sweep.lengths", "sweep.tokens_per_step", "launch.nproc_per_node")
+SET_BY_THE_SWEEP = (
+    "sweep.lengths",
+    "sweep.heldout_length",
+    "sweep.tokens_per_step",
+    "launch.nproc_per_node",
+)
 """Settings that preparing a sweep may add to every job's; they name no folder."""
 
 

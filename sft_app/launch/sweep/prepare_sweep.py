@@ -4,6 +4,7 @@ import dataclasses
 import re
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -133,14 +134,23 @@ def _settle(master: DictConfig, jobs: list[SweepJob]) -> list[SweepJob]:
     if not lengths:
         lengths = sorted({job.config.context_length for job in jobs})
         add_task_override(master, f"sweep.lengths=[{','.join(map(str, lengths))}]")
+    heldout_length = sweep.heldout_length
+    if heldout_length is None:
+        heldout_length = min(job.config.context_length for job in jobs)
+        add_task_override(master, f"sweep.heldout_length={heldout_length}")
     if sweep.budget is not Budget.own and per_step is None:
         per_step = shared_tokens_per_step([job.config for job in jobs])
         add_task_override(master, f"sweep.tokens_per_step={per_step}")
-    return [_with_shared(job, lengths, per_step) for job in jobs]
+    shared = {
+        "lengths": lengths,
+        "heldout_length": heldout_length,
+        "tokens_per_step": per_step,
+    }
+    return [_with_shared(job, shared) for job in jobs]
 
 
-def _with_shared(job: SweepJob, lengths: list[int], per_step: int | None) -> SweepJob:
-    sweep = dataclasses.replace(job.config.sweep, lengths=lengths, tokens_per_step=per_step)
+def _with_shared(job: SweepJob, shared: Mapping[str, Any]) -> SweepJob:
+    sweep = dataclasses.replace(job.config.sweep, **shared)
     try:
         config = apply_budget(dataclasses.replace(job.config, sweep=sweep))
     except ConfigError as error:
