@@ -234,6 +234,11 @@ def test_jobs_of_every_context_length_can_be_measured_on_the_same_tokens(
             eval_length=48,
         ).eval  # fmt: skip
         assert held is not None
-        measured.append([(item["input_ids"].tolist(), item["labels"].tolist()) for item in held])
+        measured.append(
+            [
+                (item["input_ids"].tolist(), item["labels"].tolist())
+                for item in (held[i] for i in range(len(held)))
+            ]
+        )
     assert measured[0] == measured[1] == measured[2]
     assert max(len(ids) for ids, _ in measured[0]) <= 48
