@@ -1,5 +1,6 @@
 """Tokenizers trained on the spot, and chat templates of the usual kinds: no hub, no files."""
 
+import functools
 from string import printable
 
 from tokenizers import (
@@ -118,6 +119,17 @@ def byte_level(template: str = CHATML, eos: str = "<|im_end|>") -> PreTrainedTok
     )
     backend.post_processor = processors.ByteLevel(trim_offsets=True)
     return _finish(backend, trainer, template, eos_token=eos, bos_token="<s>", pad_token=eos)
+
+
+@functools.cache
+def _shared() -> PreTrainedTokenizerFast:
+    return byte_level()
+
+
+def with_template(template: str) -> PreTrainedTokenizerFast:
+    """One byte-level tokenizer, trained once, with the template of whoever asked last."""
+    _shared().chat_template = template
+    return _shared()
 
 
 def sentencepiece_like(template: str = VICUNA) -> PreTrainedTokenizerFast:

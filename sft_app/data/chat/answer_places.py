@@ -7,14 +7,19 @@ each kind of gap between two messages (the same roles, the same text before and 
 places follow from the marks of a second rendering, and some of them are asked for as a check.
 """
 
+import re
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Any
 
 from sft_app.data.chat.conversation import Conversation, Message
 from sft_app.data.chat.template import ChatTemplate
 
 ASK_FOR_EACH = 32
 """Messages of a conversation in which the template is asked for each beginning."""
+
+_NUMBER = re.compile(r"\d+")
+"""Numbers stand among the arguments of calls, and are no sign of another kind of gap."""
 
 _MARK = "\ue003"
 """A private-use character: in no template."""
@@ -69,13 +74,25 @@ def _ask(
     return start, template.end_of_turn(turn, start), len(turn)
 
 
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """The template's own text around an answer of one kind."""
+
+    header: str
+    """Of the answer's span, before what the message says."""
+    rest: str
+    """Of its turn, behind the span."""
+    following: str
+    """Behind the turn, before what the next message says."""
+
+
 def _by_gaps(template: ChatTemplate, item: Conversation, text: str) -> Places | None:
     """None where the messages cannot be told apart, or a check fails."""
     bounds = _message_bounds(template, item, text)
     if bounds is None:
         return None
     messages = item.messages
-    known: dict[tuple[str, ...], tuple[int, int, int]] = {}
+    known: dict[tuple[str, ...], _Around] = {}
     answers, ends, questions = [], [], {}
     for index, message in enumerate(messages):
         first, last = bounds[index]
@@ -86,15 +103,28 @@ def _by_gaps(template: ChatTemplate, item: Conversation, text: str) -> Places | 
         before = bounds[index - 1][1] if index else 0
         after = bounds[index + 1][0] if index + 1 < len(messages) else len(text)
         roles = [m.role for m in messages[max(0, index - 1) : index + 2]]
-        kind = (*roles, text[before:first], text[last:after])
-        if kind not in known:
+        gaps = (_NUMBER.sub("0", text[before:first]), _NUMBER.sub("0", text[last:after]))
+        around = known.get((*roles, *gaps))
+        if around is None:
             place = _ask(template, item, text, index)
-            if place is None:
+            if place is None or not place[0] <= first <= last <= place[1]:
                 return None
-            known[kind] = (first - place[0], place[1] - last, place[2] - last)
-        header, tail, end = known[kind]
-        answers.append((first - header, last + tail))
-        ends.append(last + end)
+            around = _Around(
+                text[place[0] : first], text[place[1] : place[2]], text[place[2] : after]
+            )
+            known[(*roles, *gaps)] = around
+        end = after - len(around.following)
+        stop = end - len(around.rest)
+        start = first - len(around.header)
+        if not (
+            text.startswith(around.header, start)
+            and text[stop:after] == around.rest + around.following
+            and start >= before
+            and stop >= last
+        ):
+            return None
+        answers.append((start, stop))
+        ends.append(end)
     numbers = [index for index, message in enumerate(messages) if message.role == "assistant"]
     for number in {len(numbers) // 2, len(numbers) - 1} if numbers else ():
         if _ask(template, item, text, numbers[number]) != (*answers[number], ends[number]):
@@ -115,7 +145,7 @@ def _message_bounds(
     if "".join(parts) != text:
         return None
     places = list(accumulate(map(len, parts[:-1])))
-    counts = [_count(message) for message in marked]
+    counts = [_count(message.content) + _count(message.extra) for message in marked]
     if len(places) != sum(counts) or not all(counts):
         return None
     bounds, at = [], 0
@@ -132,7 +162,7 @@ def _marked(message: Message) -> Message:
         extra["reasoning_content"] = _between_marks(reasoning)
     if calls := extra.get("tool_calls"):
         extra["tool_calls"] = [
-            {**call, "function": {**call["function"], "name": _MARK + call["function"]["name"]}}
+            {**call, "function": {key: _marked_value(v) for key, v in call["function"].items()}}
             for call in calls
         ]
     return replace(message, content=_between_marks(message.content), extra=extra)
@@ -147,7 +177,18 @@ def _between_marks(text: str) -> str:
     return f"{text[:start]}{_MARK}{core}{_MARK}{text[start + len(core) :]}"
 
 
-def _count(message: Message) -> int:
-    reasoning = str(message.extra.get("reasoning_content", ""))
-    calls = message.extra.get("tool_calls", ())
-    return (message.content + reasoning).count(_MARK) + len(calls)
+def _marked_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return _between_marks(value)
+    if isinstance(value, dict):
+        return {key: _marked_value(element) for key, element in value.items()}
+    return [_marked_value(element) for element in value] if isinstance(value, list) else value
+
+
+def _count(value: Any) -> int:
+    """How many marks are in what a message says."""
+    if isinstance(value, str):
+        return value.count(_MARK)
+    if isinstance(value, dict):
+        return sum(map(_count, value.values()))
+    return sum(map(_count, value)) if isinstance(value, list) else 0

@@ -172,7 +172,9 @@ def _refusals() -> Iterator[None]:
         with cpu_limit(MAX_SECONDS):
             yield
     except (TooExpensive, MemoryError) as error:
-        cause = error if str(error) else TooExpensive(f"more than {MAX_GROWTH >> 30} GiB of memory")
+        cause = (
+            error if str(error) else TooExpensive(f"more than {MAX_GROWTH >> 20:,} MiB of memory")
+        )
         raise TemplateRefused(
             f"the chat template takes {cause}", "template_too_expensive"
         ) from cause
