@@ -1,5 +1,7 @@
 """A conversation of thousands of turns costs as many renderings as one of a hundred."""
 
+from collections.abc import Callable
+
 import pytest
 
 from sft_app.data.chat.answer_places import ASK_FOR_EACH, _by_gaps, find_places
@@ -35,15 +37,20 @@ def with_calls(turns):
 @pytest.fixture
 def renderings(monkeypatch):
     """How often a template is asked."""
-    calls = []
+    calls: list[int] = []
     original = ChatTemplate.render
-    monkeypatch.setattr(
-        ChatTemplate, "render", lambda *a, **k: calls.append(1) or original(*a, **k)
-    )
+
+    def counting(*args, **kwargs):
+        calls.append(1)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(ChatTemplate, "render", counting)
     return calls
 
 
-CASES = {name: (template, long_chat) for name, template in TEMPLATES.items()}
+CASES: dict[str, tuple[str, Callable[[int], Conversation]]] = {
+    name: (template, long_chat) for name, template in TEMPLATES.items()
+}
 CASES["calls of tools"] = (WITH_TOOLS, with_calls)
 
 
