@@ -21,6 +21,7 @@ from sft_app.data.batches.datasets import ExampleDataset
 from sft_app.data.batches.length_grouped_sampler import LengthGroupedSampler
 from sft_app.training.autopsy import write_autopsy
 from sft_app.training.checkpointing_trainer import CheckpointingTrainer, LogWhatCounts
+from sft_app.training.loss.label_smoothing import SmoothedLoss
 from sft_app.training.lr_schedule import without_idle_step
 from sft_app.training.metrics.token_counts import (
     REAL_TOKENS,
@@ -84,6 +85,9 @@ class SFTTrainer(CheckpointingTrainer):
         self.guard = StepGuard(on_nonfinite, StopSignals())
         collate = CountingCollate(data_collator)
         super().__init__(model=prepared.model, args=args, data_collator=collate, **kwargs)
+        if args.label_smoothing_factor:
+            self.compute_loss_func = SmoothedLoss(args.label_smoothing_factor)
+            self.loss_is_scaled_for_ga = True
         self.prepared = prepared
         self.context = prepared.context
         self.data_parallel = data_parallel_rank(
@@ -154,6 +158,11 @@ class SFTTrainer(CheckpointingTrainer):
 
     def _take(self, batch: Batch) -> dict[str, Any]:
         """Count a micro-batch as it was read; what this rank has to do of it."""
+        if "loss_weights" in batch and self.args.label_smoothing_factor:
+            raise ConfigError(
+                "trainer.extra.label_smoothing_factor: the data weights its tokens, and smoothed "
+                "losses are not weighted; leave one of them out."
+            )
         if "loss_weights" in batch and not self.prepared.loss.chunked:
             raise ConfigError(
                 "the data weights its tokens, and the model's own loss cannot: leave the "

@@ -46,16 +46,15 @@ def chunked_cross_entropy(
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
-    if token_weights is None:
-        token_weights = torch.ones(len(targets), dtype=torch.float32, device=hidden.device)
     if chunk_rows is None:
         chunk_rows = max(16, chunk_bytes(hidden.device) // (4 * weight.shape[0]))
     with_gradients = torch.is_grad_enabled()
     transform = transform or LogitTransform()
     with torch.autocast(hidden.device.type, enabled=False):
         loss = _ChunkedCrossEntropy.apply(
-            hidden, weight, bias, targets, token_weights.float(), transform, chunk_rows,
-            with_gradients,
+            hidden, weight, bias, targets,
+            None if token_weights is None else token_weights.float(),
+            transform, chunk_rows, with_gradients,
         )  # fmt: skip
     assert isinstance(loss, torch.Tensor)
     return loss
@@ -69,7 +68,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         targets: torch.Tensor,
-        token_weights: torch.Tensor,
+        token_weights: torch.Tensor | None,
         transform: LogitTransform,
         chunk_rows: int,
         with_gradients: bool,
@@ -77,39 +76,42 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         wants_hidden, wants_weight, wants_bias = (
             with_gradients and needed for needed in ctx.needs_input_grad[:3]
         )
+        with_gradient = wants_hidden or wants_weight or wants_bias
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         # Summed over chunks: in bfloat16 the small terms would be lost.
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         grad_bias = torch.zeros_like(weight[:, 0], dtype=torch.float32) if wants_bias else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        logits_of = _Logits(weight, bias, min(chunk_rows, len(targets)))
         for start in range(0, len(targets), chunk_rows):
             rows = slice(start, start + chunk_rows)
             chunk, expected = hidden[rows], targets[rows].unsqueeze(1)
-            logits = chunk @ weight.T  # [R, V]
-            if bias is not None:
-                logits += bias
-            logits, slope = _transform(logits.float(), transform)
-            normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
-            weights = token_weights[rows].unsqueeze(1)
-            total += ((normaliser - logits.gather(1, expected)) * weights).sum()
-            if not (wants_hidden or wants_weight or wants_bias):
+            logits, slope = _transform(logits_of(chunk), transform)
+            # log softmax from the row's maximum, all of it in the one buffer of logits
+            maximum = logits.amax(1, keepdim=True)
+            picked = logits.gather(1, expected) - maximum
+            exponentials = logits.sub_(maximum).exp_()
+            sums = exponentials.sum(1, keepdim=True)
+            losses = sums.log() - picked
+            weights = None if token_weights is None else token_weights[rows].unsqueeze(1)
+            total += losses.sum() if weights is None else (losses * weights).sum()
+            if not with_gradient:
                 continue
             # d loss / d logit = softmax - one_hot, written over the logits.
-            gradient = logits.sub_(normaliser).exp_()
-            gradient.scatter_add_(1, expected, torch.full_like(weights, -1.0))
-            gradient *= weights * transform.scale
+            gradient = exponentials.div_(sums)
+            gradient.scatter_add_(1, expected, torch.full_like(sums, -1.0))
+            if weights is not None:
+                gradient *= weights
+            if transform.scale != 1.0:
+                gradient *= transform.scale
             if slope is not None:
                 gradient *= slope
             if grad_bias is not None:
                 grad_bias += gradient.sum(0)
-            gradient = gradient.to(weight.dtype)
-            if grad_hidden is not None:
-                grad_hidden[rows] = gradient @ weight
             if grad_weight is not None:
-                if weight.dtype == torch.float32:
-                    grad_weight.addmm_(gradient.T, chunk)
-                else:
-                    grad_weight += gradient.T @ chunk
+                _add_product(grad_weight, gradient, chunk)
+            if grad_hidden is not None:
+                torch.mm(gradient.to(weight.dtype), weight, out=grad_hidden[rows])
         # Not save_for_backward: backward scales them in place, and drops them.
         ctx.gradients = (grad_hidden, grad_weight, grad_bias)
         ctx.dtype = weight.dtype
@@ -123,6 +125,41 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         scaled = [g if g is None else g.mul_(factor).to(ctx.dtype) for g in gradients]
         return (*scaled, None, None, None, None, None)
+
+
+class _Logits:
+    """The float32 logits [R, V] of one chunk after the other, in one buffer."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, chunk_rows: int) -> None:
+        self.weight, self.bias = weight, bias
+        shape = (chunk_rows, weight.shape[0])
+        self.product = torch.empty(shape, dtype=weight.dtype, device=weight.device)
+        self.buffer = self.product
+        if weight.dtype != torch.float32:
+            self.buffer = torch.empty(shape, dtype=torch.float32, device=weight.device)
+
+    def __call__(self, chunk: torch.Tensor) -> torch.Tensor:
+        product, logits = self.product[: len(chunk)], self.buffer[: len(chunk)]
+        torch.mm(chunk, self.weight.T, out=product)
+        if self.bias is not None:
+            product += self.bias
+        if logits.dtype != product.dtype:
+            logits.copy_(product)
+        return logits
+
+
+def _add_product(total: torch.Tensor, gradient: torch.Tensor, chunk: torch.Tensor) -> None:
+    """Add gradient [R, V] transposed times chunk [R, D] to `total` [V, D], in float32.
+
+    In float16 a sum over the rows can pass 65,504 whatever the loss scale is, which is applied
+    afterwards: there the product is one of float32.
+    """
+    if chunk.dtype == torch.float16:
+        chunk = chunk.float()
+    if chunk.dtype == torch.float32:
+        total.addmm_(gradient.T, chunk)
+    else:
+        total += gradient.to(chunk.dtype).T @ chunk
 
 
 def _transform(

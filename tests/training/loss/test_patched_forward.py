@@ -190,3 +190,15 @@ def test_a_model_that_the_chunked_cross_entropy_cannot_run_keeps_its_own_loss(
         == "loss            the model's own (chunked linear cross-entropy fails: no such argument)"
     )
     assert model(**batch_with_ignored_labels()).logits is not None
+
+
+def test_in_float16_the_gradient_of_the_weight_does_not_overflow():
+    """Rows whose sum passes 65,504; the loss scale is applied afterwards, and cannot help."""
+    rows = 2048
+    hidden = torch.full((rows, 8), 60.0, dtype=torch.float16, requires_grad=True)
+    weight = torch.zeros(31, 8, dtype=torch.float16, requires_grad=True)
+    loss = chunked_cross_entropy(hidden, weight, torch.zeros(rows, dtype=torch.long))
+    (loss / rows).backward()
+    assert weight.grad is not None
+    expected = torch.full((8,), 60.0 * (1 / 31 - 1), dtype=torch.float16)
+    torch.testing.assert_close(weight.grad[0], expected, rtol=1e-2, atol=0)
