@@ -93,10 +93,12 @@ def train(config: DictConfig) -> None:
 def train_sweep_job(config: DictConfig, run_dir: Path) -> None:
     """Run one job of a sweep; a failure is told, recorded, and lets the others run."""
     overrides = [str(override) for override in HydraConfig.get().overrides.task]
-    jobs = PrepareSweep.sweep.jobs if PrepareSweep.sweep else ()  # none on a Ray worker, say
+    sweep = PrepareSweep.sweep  # None on a Ray worker, say
+    jobs = sweep.jobs if sweep else ()
     label = job_label(jobs, run_dir) if jobs else None
     try:
-        result = run_sweep_job(to_typed(config), run_dir, overrides, label)
+        warm = sweep.warm if sweep else None
+        result = run_sweep_job(to_typed(config), run_dir, overrides, label, warm=warm)
     except JobInterrupted:
         report_run(run_dir)
         raise

@@ -46,7 +46,7 @@ def write_note(run_dir, rank, note):
     partial.replace(run_dir / f"note-{rank}.json")
 
 
-if any("sft_app.training.worker" in argument for argument in sys.orig_argv):
+if {"sft_app.training.worker", "sft_app.training.run"} & set(sys.orig_argv):
     pretended = types.ModuleType("sft_app.training.run")
     vars(pretended)["run_training"] = run_training
     sys.modules["sft_app.training.run"] = pretended

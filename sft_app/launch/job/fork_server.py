@@ -107,11 +107,17 @@ def _fork(
 def _run(request: dict[str, Any]) -> int:
     """Be `python -m MODULE ARGUMENTS` in the environment of the request; return its exit code."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(signum, signal.SIG_DFL)
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["directory"])
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
+    if request["output"] is not None:
+        with Path(request["output"]).open("ab") as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
     torch: Any = sys.modules.get("torch")
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if torch is not None and threads.isdigit():  # read from the environment at import only

@@ -18,6 +18,7 @@ from sft_app.launch.job.messages import opening
 from sft_app.launch.job.oom_kills import count_oom_kills
 from sft_app.launch.job.processes import num_local_processes, worker_environment, world_size
 from sft_app.launch.job.supervise import run_supervised
+from sft_app.launch.job.warm_python import WarmPython
 from sft_app.records.failure import clear_failures
 from sft_app.records.identity import identity_of
 from sft_app.records.liveness import SECONDS_BETWEEN_STAMPS, stamp
@@ -29,13 +30,18 @@ SECONDS_FOR_OTHER_STACKS = 3.0
 
 
 def run_job(
-    config: AppConfig, run_dir: Path, label: str | None = None, *, run_id: str | None = None
+    config: AppConfig,
+    run_dir: Path,
+    label: str | None = None,
+    *,
+    run_id: str | None = None,
+    warm: WarmPython | None = None,
 ) -> RunResult:
     """Run one job in `run_dir` and return its result, which stands in result.json as well.
 
     With a `label` it is a job of a sweep, and shows one line, which begins so. `run_id` is what the
-    nodes of a job of several have agreed on. Raises JobFailed when the job failed, and
-    JobInterrupted after a signal.
+    nodes of a job of several have agreed on. A single worker is forked from `warm`, if given.
+    Raises JobFailed when the job failed, and JobInterrupted after a signal.
     """
     save_config(config, run_dir / CONFIG)
     clear_failures(run_dir)
@@ -51,6 +57,7 @@ def run_job(
         worker_environment(config.launch) | ({JOB_LABEL: label} if label is not None else {}),
         grace_seconds=config.launch.shutdown_grace_seconds,
         look=Overseer(run_dir).look,
+        warm=warm if has_one_worker(config.launch) else None,
     )
     identity.join()
     more_oom_kills = (count_oom_kills() or 0) - (oom_kills or 0)
@@ -98,21 +105,25 @@ def worker_command(launch: LaunchConfig, config_path: Path, *, run_id: str) -> l
 
     `run_id` is the same on all nodes of the job, and no other job's: nobody else can join it.
     """
-    nproc = num_local_processes(launch)
-    if nproc == 1 and launch.nnodes == 1:
+    if has_one_worker(launch):
         return [sys.executable, "-m", "sft_app.training.worker", str(config_path)]
     # Port 0: bound by the agent itself, so that no other process can take it in between.
     endpoint = launch.rdzv_endpoint if launch.nnodes > 1 else "127.0.0.1:0"
     assert endpoint is not None, "validated, or filled in from Slurm"
     return [
         sys.executable, "-m", "sft_app.launch.job.agent", str(config_path),
-        "--nproc-per-node", str(nproc),
+        "--nproc-per-node", str(num_local_processes(launch)),
         "--nnodes", str(launch.nnodes),
         "--node-rank", str(launch.node_rank or 0),
         "--rdzv-endpoint", endpoint,
         "--rdzv-timeout", str(launch.rdzv_timeout_seconds),
         "--run-id", run_id,
     ]  # fmt: skip
+
+
+def has_one_worker(launch: LaunchConfig) -> bool:
+    """Tell whether the job is one process, which needs no agent."""
+    return launch.nnodes == 1 and num_local_processes(launch) == 1
 
 
 def initial_result(config: AppConfig, status: Status) -> RunResult:

@@ -2,19 +2,23 @@
 
 import contextlib
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from sft_app.common.processes import die_with_parent
+from sft_app.launch.job.warm_python import WarmPython
 
-POLL_SECONDS = 0.1
 LOOK_SECONDS = 1.0
+POLL_SECONDS = 0.1
+"""Where the system cannot tell by itself that a child has ended."""
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """The child is sent SIGTERM for each of them."""
@@ -23,6 +27,20 @@ IMPATIENT = (signal.SIGINT, signal.SIGTERM)
 PATIENCE_SECONDS = 1.0
 
 Handler = Callable[[int, FrameType | None], Any]
+
+
+class Child(Protocol):
+    """A process, started by subprocess or forked from a warm interpreter."""
+
+    @property
+    def pid(self) -> int:
+        """Return the process number, which is that of its session too."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code; raises subprocess.TimeoutExpired."""
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +63,11 @@ def run_supervised(
     *,
     grace_seconds: float,
     look: Callable[[], bool] = lambda: True,
+    warm: WarmPython | None = None,
 ) -> Ended:
     """Start `command` in a session of its own and wait for it.
+
+    With `warm`, `command` is `python -m MODULE ...`, and is forked from that interpreter.
 
     Signals are passed on as SIGTERM; a child that has not ended `grace_seconds` later, or a second
     signal, is answered with SIGKILL to the whole session. The handlers that stood before are put
@@ -61,10 +82,9 @@ def run_supervised(
     handled = [s for s in PASSED_ON if signal.getsignal(s) is not signal.SIG_IGN]
     previous = {signum: signal.signal(signum, note) for signum in handled}
     try:
-        child = subprocess.Popen(
-            command, env=dict(environment), start_new_session=True, preexec_fn=_begin_child
-        )
-        exit_code, gave_up = _wait(child, received, grace_seconds, look)
+        child = _start(command, environment, warm)
+        with _Bell(child) as bell:
+            exit_code, gave_up = _wait(child, bell, received, grace_seconds, look)
     finally:
         for signum, handler in previous.items():
             signal.signal(signum, handler)
@@ -79,14 +99,63 @@ def run_supervised(
     )
 
 
+def _start(
+    command: Sequence[str], environment: Mapping[str, str], warm: WarmPython | None
+) -> Child:
+    if warm is not None and warm.is_ready():
+        assert list(command[:2]) == [sys.executable, "-m"], "nothing else can be forked"
+        try:
+            return warm.start(command[2], command[3:], environment)
+        except OSError as error:
+            print(f"sft-train: {error}; the job starts by itself.", file=sys.stderr, flush=True)
+    return subprocess.Popen(
+        command, env=dict(environment), start_new_session=True, preexec_fn=_begin_child
+    )
+
+
 def _begin_child() -> None:
     die_with_parent()
     for signum in PASSED_ON:  # a parent that ignores one must not have children that do
         signal.signal(signum, signal.SIG_DFL)
 
 
+class _Bell:
+    """Rings when the child has ended, or this process has received a signal: nothing is polled."""
+
+    def __init__(self, child: Child) -> None:
+        self._pidfd: int | None = None
+        if hasattr(os, "pidfd_open"):
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and was waited for
+                self._pidfd = os.pidfd_open(child.pid)
+        self._ear, self._signals = socket.socketpair()
+        for end in (self._ear, self._signals):
+            end.setblocking(False)
+
+    def __enter__(self) -> "_Bell":
+        self._before = signal.set_wakeup_fd(self._signals.fileno(), warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        signal.set_wakeup_fd(self._before)
+        self._ear.close()
+        self._signals.close()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+
+    def wait(self, timeout: float) -> bool:
+        """Return when it rings, or after `timeout` seconds; tell whether the child has ended."""
+        if self._pidfd is None:
+            time.sleep(max(0.0, min(timeout, POLL_SECONDS)))
+            return False
+        rung, _, _ = select.select([self._pidfd, self._ear.fileno()], [], [], max(0.0, timeout))
+        if self._ear.fileno() in rung:
+            self._ear.recv(4096)
+        return self._pidfd in rung
+
+
 def _wait(
-    child: subprocess.Popen[bytes],
+    child: Child,
+    bell: _Bell,
     received: list[tuple[float, signal.Signals]],
     grace_seconds: float,
     look: Callable[[], bool],
@@ -96,10 +165,10 @@ def _wait(
     gave_up = False
     try:
         while True:
-            try:
-                return child.wait(timeout=POLL_SECONDS), gave_up
-            except subprocess.TimeoutExpired:
-                pass
+            due = next_look if deadline is None else min(next_look, deadline)
+            ended = bell.wait(due - time.monotonic())
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return child.wait(timeout=LOOK_SECONDS if ended else 0), gave_up
             now = time.monotonic()
             if received and deadline is None:
                 deadline = now + grace_seconds

@@ -23,10 +23,6 @@ class ForkedProcess:
         self._connection = connection
         self._returncode: int | None = None
 
-    def fileno(self) -> int:
-        """Return a file descriptor that becomes readable when the process has ended."""
-        return self._connection.fileno()
-
     def terminate(self) -> None:
         """Send SIGTERM to the process; nothing happens when it has ended."""
         if self._returncode is None:
@@ -42,7 +38,7 @@ class ForkedProcess:
             self._connection.settimeout(timeout)
             try:
                 message = self._connection.recv(MESSAGE_BYTES)
-            except TimeoutError as error:
+            except (TimeoutError, BlockingIOError) as error:
                 raise subprocess.TimeoutExpired("a forked process", timeout or 0) from error
             # A server that is gone has taken its children along.
             self._returncode = json.loads(message)["exit_code"] if message else -9
@@ -85,10 +81,16 @@ class WarmPython:
         return self._ready
 
     def start(
-        self, module: str, arguments: Sequence[str], environment: Mapping[str, str]
+        self,
+        module: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        output: Path | None = None,
     ) -> ForkedProcess:
         """Start `python -m module arguments` in a session of its own, in this directory.
 
+        `output`: a file that takes what it prints, errors too; None: what this process has.
         Raises OSError when the server has ended.
         """
         assert self.is_ready(), "ask is_ready first"
@@ -97,6 +99,7 @@ class WarmPython:
             "arguments": list(arguments),
             "environment": dict(environment),
             "directory": str(Path.cwd()),
+            "output": None if output is None else str(output),
         }
         self._connection.settimeout(None)
         self._connection.send(json.dumps(request).encode())

@@ -1,5 +1,6 @@
 """The plans of all jobs, made in a child process before the sweep starts."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -9,14 +10,16 @@ from pathlib import Path
 from sft_app.common.errors import ConfigError
 from sft_app.common.processes import die_with_parent
 from sft_app.config.schema.app import save_config
+from sft_app.launch.job.warm_python import WarmPython
 from sft_app.launch.sweep.compose_jobs import SweepJob
 
 
-def check_plans(jobs: Sequence[SweepJob]) -> None:
+def check_plans(jobs: Sequence[SweepJob], warm: WarmPython | None = None) -> None:
     """Raise ConfigError, with the job's name, for the first whose plans cannot be made.
 
     Reads configurations and tokenizers, no weights: a RoPE method that the model cannot take, or a
-    length beyond its position table, is found out now and not in the sweep's last hour.
+    length beyond its position table, is found out now and not in the sweep's last hour. `warm` is
+    what the process that does it is forked from, if given.
     """
     if not jobs:
         return
@@ -26,20 +29,30 @@ def check_plans(jobs: Sequence[SweepJob]) -> None:
         order = [job for job in jobs if distinct[_what_plans_depend_on(job)] is job]
         for number, job in enumerate(order):
             save_config(job.config, folder / f"{number:06}.yaml")
-        ended = subprocess.run(
-            [sys.executable, "-m", "sft_app.loader.plan_jobs", temporary],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            preexec_fn=die_with_parent,
-            check=False,
-        )
+        printed = folder / "printed"
+        exit_code = _make_plans(folder, printed, warm)
         for number, job in enumerate(order):
             error = folder / f"{number:06}.error"
             if error.exists():
                 raise ConfigError(f"job {job.name}: {error.read_text(encoding='utf-8')}")
-        if ended.returncode:
-            raise ConfigError(f"the plans of the sweep could not be made:\n{ended.stderr.strip()}")
+        if exit_code:
+            why = printed.read_text(encoding="utf-8", errors="replace").strip()
+            raise ConfigError(f"the plans of the sweep could not be made:\n{why}")
+
+
+def _make_plans(folder: Path, printed: Path, warm: WarmPython | None) -> int:
+    if warm is not None and warm.is_ready():
+        child = warm.start("sft_app.loader.plan_jobs", [str(folder)], os.environ, output=printed)
+        return child.wait()
+    with printed.open("w") as output:
+        return subprocess.run(
+            [sys.executable, "-m", "sft_app.loader.plan_jobs", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            preexec_fn=die_with_parent,
+            check=False,
+        ).returncode
 
 
 def _what_plans_depend_on(job: SweepJob) -> str:

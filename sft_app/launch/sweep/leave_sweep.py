@@ -11,6 +11,8 @@ from sft_app.records.result import RunError, Status, read_result
 
 def leave(sweep: Sweep, *, interrupted: bool) -> None:
     """End the jobs on a Ray pool, and say how to end those on Slurm, which go on."""
+    if sweep.warm is not None:
+        sweep.warm.close()
     if sweep.launcher is Launcher.ray:
         stop_pool()
     if sweep.launcher is Launcher.slurm and interrupted:

@@ -17,12 +17,15 @@ from sft_app.common.errors import ConfigError
 from sft_app.compat import BASIC_SWEEPER
 from sft_app.config.forgotten import check_model_and_data_are_named
 from sft_app.config.one_sentence import fails_closed
+from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import save_config
 from sft_app.config.schema.sweep import Budget
 from sft_app.launch.job.errors import JobFailed, JobInterrupted
 from sft_app.launch.job.job_lock import only_one
 from sft_app.launch.job.job_state import JobState, job_state, look_at, set_aside
-from sft_app.launch.job.run_job import initial_result
+from sft_app.launch.job.processes import worker_environment
+from sft_app.launch.job.run_job import has_one_worker, initial_result
+from sft_app.launch.job.warm_python import WarmPython
 from sft_app.launch.sweep.budget import apply_budget, describe_budget, shared_tokens_per_step
 from sft_app.launch.sweep.check_job_plans import check_plans
 from sft_app.launch.sweep.compose_jobs import SweepJob, add_task_override, compose_jobs
@@ -43,6 +46,8 @@ class Sweep:
     launcher: Launcher
     watch: Watch | None = None
     """None: this process runs the jobs itself, and they tell of themselves."""
+    warm: WarmPython | None = None
+    """What the jobs that this process runs are forked from; None: they start by themselves."""
 
 
 class PrepareSweep(Callback):
@@ -84,7 +89,14 @@ def prepare_sweep(master: DictConfig) -> Sweep:
     else:
         _check_nodes(jobs)
     jobs = _settle(master, jobs)
-    check_plans([c for c in jobs if job_state(c.run_dir, c.config) is not JobState.done])
+    to_run = [job for job in jobs if job_state(job.run_dir, job.config) is not JobState.done]
+    warm = warm_python(to_run) if launcher is Launcher.serial else None
+    try:
+        check_plans(to_run, warm)
+    except ConfigError:
+        if warm is not None:
+            warm.close()
+        raise
     if launcher is Launcher.ray:
         start_pool(master, launch)
     if launcher is Launcher.slurm:
@@ -94,10 +106,24 @@ def prepare_sweep(master: DictConfig) -> Sweep:
         jobs=tuple(jobs),
         launcher=launcher,
         watch=None if launcher is Launcher.serial else Watch(jobs),
+        warm=warm,
     )
     _announce(sweep)
     _make_ready(sweep)
     return sweep
+
+
+def warm_python(jobs: list[SweepJob]) -> WarmPython | None:
+    """Start what the workers of `jobs` are forked from; None where nothing would be gained."""
+    single = [job.config for job in jobs if has_one_worker(job.config.launch)]
+    if len(single) < 2:
+        return None
+    adapters = any(config.adapter.method is not AdapterMethod.none for config in single)
+    return WarmPython(
+        "sft_app.training.run",
+        worker_environment(single[0].launch),
+        without=["datasets"] if adapters else ["datasets", "peft"],
+    )
 
 
 def _check_nodes(jobs: list[SweepJob]) -> None:

@@ -12,6 +12,7 @@ from sft_app.launch.job.processes import worker_environment
 from sft_app.launch.job.run_job import initial_result, run_job, worker_command
 from sft_app.launch.job.slurm_rendezvous import run_id_on_slurm, slurm_rendezvous
 from sft_app.launch.job.supervise import run_supervised
+from sft_app.launch.job.warm_python import WarmPython
 from sft_app.launch.sweep.budget import apply_budget
 from sft_app.launch.sweep.out_of_memory import shorter_out_of_memory
 from sft_app.launch.sweep.slurm_node import (
@@ -23,13 +24,18 @@ from sft_app.records.run_files import CONFIG
 
 
 def run_sweep_job(
-    config: AppConfig, run_dir: Path, overrides: Sequence[str], label: str | None = None
+    config: AppConfig,
+    run_dir: Path,
+    overrides: Sequence[str],
+    label: str | None = None,
+    *,
+    warm: WarmPython | None = None,
 ) -> RunResult | None:
     """Run what is left to do of this job, and return its result, which may be that of a failure.
 
     `overrides` are the job's own, as Hydra lists them; `label` is what it is called on the screen
-    (None: as its folder). None: this node only helped node 0. Raises
-    JobInterrupted.
+    (None: as its folder); `warm`, where this process runs all jobs, is what their workers are
+    forked from. None: this node only helped node 0. Raises JobInterrupted.
     """
     config = apply_budget(config)
     config = dataclasses.replace(config, launch=slurm_rendezvous(config.launch))
@@ -44,7 +50,7 @@ def run_sweep_job(
             return finished
         run_id = run_id_on_slurm() if config.launch.nnodes > 1 else None
         try:
-            return run_job(config, run_dir, label or run_dir.name, run_id=run_id)
+            return run_job(config, run_dir, label or run_dir.name, run_id=run_id, warm=warm)
         except JobFailed:
             return read_result(run_dir)  # told already; the sweep goes on
 
