@@ -18,6 +18,7 @@ from typing import Any
 from sft_app.common.file_digest import file_digest
 from sft_app.config.config_hash import can_change_the_outcome
 from sft_app.config.schema.app import AppConfig
+from sft_app.config.schema.from_environment import as_written
 from sft_app.records.input_files import input_files
 from sft_app.records.run_files import IDENTITY, write_atomically
 
@@ -146,7 +147,7 @@ def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
         if dataclasses.is_dataclass(value):
             flat |= _flat(value, f"{prefix}{field.name}.")
         else:
-            flat[f"{prefix}{field.name}"] = value
+            flat[f"{prefix}{field.name}"] = as_written(value)
     return flat
 
 

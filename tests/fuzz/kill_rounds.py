@@ -33,8 +33,6 @@ from sft_app.records.result import Status, read_result
 from sft_app.records.step_log import last_line
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
-MOST_KILLS = 8
-"""In one round; after that the run is left alone."""
 
 
 @dataclass
@@ -53,7 +51,9 @@ class Tally:
         return "\n".join([told, *self.differing])
 
 
-def run_rounds(config: AppConfig, folder: Path, rounds: int, seed: int, ranks: int) -> Tally:
+def run_rounds(
+    config: AppConfig, folder: Path, rounds: int, *, seed: int, ranks: int, most_kills: int
+) -> Tally:
     """Run once undisturbed, then `rounds` times with kills; compare each end with the first."""
     chance = random.Random(seed)
     tally = Tally()
@@ -64,7 +64,7 @@ def run_rounds(config: AppConfig, folder: Path, rounds: int, seed: int, ranks: i
     expected = digests(folder / "undisturbed")
     for number in range(rounds):
         run_dir = folder / f"round-{number}"
-        killer = Killer(chance, config.trainer.max_steps, seconds)
+        killer = Killer(chance, config.trainer.max_steps, seconds, most_kills)
         for _ in range(50):
             if run(config, run_dir, ranks, killer, tally):
                 break
@@ -84,11 +84,13 @@ class Killer:
     chance: random.Random
     most_steps: int
     seconds_of_a_step: float
+    most_kills: int
+    """In one round; after that the run is left alone."""
     log: list[str] = field(default_factory=list)
 
     def watch(self, run_dir: Path, workers: list[int], tally: Tally) -> None:
         """Wait for the moment, and end one worker; then the others, as the agent would."""
-        if len(self.log) >= MOST_KILLS:
+        if len(self.log) >= self.most_kills:
             return
         late = self.chance.random() < 1 / 3
         step = None if late else self.chance.randint(steps_of(run_dir), self.most_steps)
@@ -203,6 +205,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--most-kills", type=int, default=8, help="in one round")
     parser.add_argument("folder", type=Path, help="where the runs go, and their inputs are made")
     parser.add_argument("overrides", nargs="*", help="settings beside those of the small run")
     arguments = parser.parse_args()
@@ -214,7 +217,14 @@ def main() -> None:
     from sft_app.training import run as heavy  # paid for once, before anything is forked
 
     assert heavy
-    tally = run_rounds(config, arguments.folder, arguments.rounds, arguments.seed, arguments.ranks)
+    tally = run_rounds(
+        config,
+        arguments.folder,
+        arguments.rounds,
+        seed=arguments.seed,
+        ranks=arguments.ranks,
+        most_kills=arguments.most_kills,
+    )
     print(tally)
     sys.exit(tally.equal != tally.rounds)
 

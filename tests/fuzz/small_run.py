@@ -24,7 +24,9 @@ def small_run(folder: Path, ranks: int, overrides: Sequence[str] = ()) -> AppCon
 
     folder.mkdir(parents=True, exist_ok=True)
     model, data = folder / "model", folder / "chat.jsonl"
-    if not model.exists():  # in a process of its own: nothing is forked from one that has computed
+    if not model.exists() and not any(
+        o.startswith("model.") for o in overrides
+    ):  # in a process of its own: nothing is forked from one that has computed
         subprocess.run([sys.executable, "-m", "tests.fuzz.tiny_model", str(model)], check=True)
     letters = random.Random(0)
     with data.open("w") as file:

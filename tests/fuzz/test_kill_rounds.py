@@ -2,9 +2,24 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.programs import run_program
 
 
-def test_killed_runs_end_like_the_undisturbed_one(tmp_path: Path) -> None:
-    output = run_program("-m", "tests.fuzz.kill_rounds", str(tmp_path), "--rounds", "2")
+def test_killed_runs_end_like_the_undisturbed_one(tmp_path: Path, tiny_model: Path) -> None:
+    output = run_program(
+        "-m", "tests.fuzz.kill_rounds", str(tmp_path), "--rounds", "2", "--most-kills", "3",
+        f"model.name_or_path={tiny_model}",
+    )  # fmt: skip
     assert "2 of 2 rounds equal" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharing", ["ddp", "fsdp"])
+def test_ranks_that_are_killed_end_like_undisturbed_ones(tmp_path: Path, sharing: str) -> None:
+    output = run_program(
+        "-m", "tests.fuzz.kill_rounds", str(tmp_path), "--rounds", "5", "--ranks", "2",
+        f"trainer.parallelism={sharing}", timeout=1500,
+    )  # fmt: skip
+    assert "5 of 5 rounds equal" in output

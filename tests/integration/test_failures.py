@@ -127,11 +127,57 @@ def test_a_loss_of_nan_fails_the_run(start: Start, tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "model").exists()
 
 
-def test_a_killed_worker_is_explained(start: Start, tmp_path: Path) -> None:
-    process = start()
+def test_a_killed_rank_is_named_and_not_the_one_that_lost_it(start: Start, tmp_path: Path) -> None:
+    process = start("launch.nproc_per_node=2")
     below = wait_until_training(process)
-    below[0].kill()
-    output = process.communicate(timeout=60)[0]
+    (rank_1,) = [child for child in below if child.environ().get("RANK") == "1"]
+    rank_1.kill()
+    output = process.communicate(timeout=120)[0]
     assert process.returncode == 1
-    assert "SIGKILL" in output and "memory" in output
-    assert read_result(tmp_path / "run").status is Status.failed
+    assert "WorkerKilled (rank 1): was killed with SIGKILL" in output
+    result = read_result(tmp_path / "run")
+    assert result.status is Status.failed
+    assert result.error is not None and result.error.rank == 1
+    assert_all_ended(below)
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_ends_the_job_with_every_stack(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        textwrap.dedent("""
+            import os, time
+            if os.environ.get("RANK") == "1":
+                import sft_app.training.sft_trainer as trainer
+                def wait_for_ever(*args, **kwargs):
+                    time.sleep(600)
+                trainer.SFTTrainer.training_step = wait_for_ever
+        """)
+    )
+    process = start(
+        "launch.nproc_per_node=2", "launch.timeout=5", env={"PYTHONPATH": str(tmp_path)}
+    )
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 1
+    assert "Hung: no micro-batch" in output and "(ranks 0, 1)" in output
+    assert "wait_for_ever" in (tmp_path / "run/stacks/rank-1.txt").read_text()
+
+
+def test_a_named_run_goes_on_is_done_or_is_refused(start: Start, tmp_path: Path) -> None:
+    """The same command three times; another one leaves everything as it is."""
+    command = (
+        "trainer.max_steps=3",
+        "trainer.save_steps=1",
+        "hydra.run.dir='${run_dir:${run.name},x}'",
+        "run.name=mine",
+    )
+    first = start(*command)
+    assert first.communicate(timeout=180)[0] and first.returncode == 0
+    run_dir = tmp_path / "outputs/runs/mine"
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if path.is_file()}
+    again = start(*command)
+    assert "Nothing is left to do" in again.communicate(timeout=60)[0]
+    other = start(*command, "seed=7")
+    assert "seed was 42 and is 7" in other.communicate(timeout=60)[0]
+    assert (again.returncode, other.returncode) == (0, 2)
+    after = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if path.is_file()}
+    assert after == before

@@ -10,6 +10,7 @@ from sft_app.config.job_folders import register_resolvers
 from sft_app.config.schema.adapter import AdapterConfig
 from sft_app.config.schema.data import DataConfig
 from sft_app.config.schema.evaluation import EvaluationConfig
+from sft_app.config.schema.from_environment import mark, plain, references
 from sft_app.config.schema.launch import LaunchConfig
 from sft_app.config.schema.model import ModelConfig, TokenizerConfig
 from sft_app.config.schema.rope import RopeConfig
@@ -71,12 +72,19 @@ def to_typed(config: DictConfig) -> AppConfig:
     """
     typed = OmegaConf.to_object(config)
     assert isinstance(typed, AppConfig)
+    mark(typed, OmegaConf.to_container(config, resolve=False))
     return typed
 
 
 def save_config(config: AppConfig, path: Path) -> None:
-    """Write the resolved configuration as YAML that `load_config` reads back unchanged."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+    """Write the resolved configuration as YAML that `load_config` reads back unchanged.
+
+    What was taken from the environment is written as the reference to it, and read there again.
+    """
+    written = OmegaConf.structured(plain(config))
+    for key, reference in references(config).items():
+        OmegaConf.update(written, key, reference)
+    path.write_text(OmegaConf.to_yaml(written), encoding="utf-8")
 
 
 def load_config(path: Path) -> AppConfig:

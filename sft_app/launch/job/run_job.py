@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sft_app.config.config_hash import config_hash
 from sft_app.config.schema.app import AppConfig, save_config
+from sft_app.config.schema.from_environment import as_written
 from sft_app.config.schema.launch import LaunchConfig
 from sft_app.launch.job.conclude import asked_to_end, conclude, remove_empty_stacks
 from sft_app.launch.job.errors import JobFailed, JobInterrupted
@@ -133,7 +134,7 @@ def initial_result(config: AppConfig, status: Status) -> RunResult:
         started_at=datetime.now().astimezone().isoformat(timespec="seconds"),
         config_hash=config_hash(config),
         context_length=config.context_length,
-        model=config.model.name_or_path,
+        model=as_written(config.model.name_or_path),
         seed=config.seed,
     )
 
