@@ -18,7 +18,7 @@ def only_one(run_dir: Path, *, wait: bool = False) -> Iterator[None]:
 
     Where another process holds it: wait until that one has ended, or raise JobFailed.
     """
-    with (run_dir / LOCK).open("w") as file:
+    with (run_dir / LOCK).open("a") as file:
         told = False
         while not _take(file.fileno()):
             if not wait:
