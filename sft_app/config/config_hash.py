@@ -4,8 +4,12 @@ import dataclasses
 import hashlib
 import json
 from enum import Enum
+from functools import cache
 from typing import Any
 
+import yaml
+
+from sft_app.config.conf_files import conf_dir
 from sft_app.config.schema.app import AppConfig
 
 CANNOT_CHANGE_THE_OUTCOME = {
@@ -44,7 +48,7 @@ ALWAYS_COUNTED = {
                    "documents", "max_documents"),
 }  # fmt: skip
 """The settings of version 0.1.0, whatever their value: hashes of its runs stay valid. A later one
-counts only where it differs from its default, so that adding it changes no hash either."""
+counts only where it differs from its default in conf/, so that adding it changes no hash either."""
 
 SAME_OUTCOME: dict[str, dict[str, Any]] = {
     "data.packing": {"auto": "best_fit"},
@@ -80,18 +84,33 @@ def _counted(config: AppConfig) -> dict[str, Any]:
 
 def _counted_of_group(group: str, settings: Any) -> dict[str, Any]:
     counted = {}
+    # Nothing is measured without either, whatever the other settings say.
+    measures = group != "evaluation" or settings.before or settings.after
     for field in dataclasses.fields(settings):
         key, value = f"{group}.{field.name}", getattr(settings, field.name)
         always = field.name in ALWAYS_COUNTED.get(group, ())
-        if can_change_the_outcome(key) and (always or value != _default(field)):
+        if can_change_the_outcome(key) and (always or (measures and value != _default(key, field))):
             counted[field.name] = _same_outcome(key, value)
     return counted
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
+def _default(key: str, field: dataclasses.Field[Any]) -> Any:
+    """Return the value that holds when nothing is said: that of conf/, else that of the schema."""
+    group, _, name = key.partition(".")
+    if name in _default_option(group):
+        return _default_option(group)[name]
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
+
+
+@cache
+def _default_option(group: str) -> dict[str, Any]:
+    root = yaml.safe_load((conf_dir() / "config.yaml").read_text(encoding="utf-8"))
+    chosen = {name: option for entry in root["defaults"] if isinstance(entry, dict)
+              for name, option in entry.items()}  # fmt: skip
+    path = conf_dir() / group / f"{chosen.get(group)}.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {} if path.is_file() else {}
 
 
 def _same_outcome(key: str, value: Any) -> Any:
