@@ -7,6 +7,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from sft_app import api
+from sft_app.api import make_callable
 from sft_app.common.console import guard_console
 from sft_app.common.errors import ConfigError
 from sft_app.common.imports import lean_imports
@@ -57,6 +59,8 @@ def plan(config: DictConfig) -> None:
     except ValueError as error:  # ConfigError, DataError: sentences for the user
         exit_with_message(error)
 
+
+make_callable(__name__, api.plan)  # sft_app.plan(...), from Python
 
 if __name__ == "__main__":
     main()

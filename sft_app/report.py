@@ -7,6 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from sft_app import api
+from sft_app.api import make_callable
 from sft_app.common.console import guard_console
 from sft_app.reporting.run.find_runs import Found, find
 from sft_app.reporting.run.read_run import is_run, read_run
@@ -118,6 +120,8 @@ def _complain(message: str, code: int = 2) -> int:
     print(f"sft-report: {message}", file=sys.stderr)
     return code
 
+
+make_callable(__name__, api.report)  # sft_app.report(...), from Python
 
 if __name__ == "__main__":
     sys.exit(main())

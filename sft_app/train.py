@@ -10,6 +10,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
+from sft_app import api
+from sft_app.api import make_callable
 from sft_app.common.console import guard_console
 from sft_app.common.errors import ConfigError
 from sft_app.config.command_line import prepare_arguments
@@ -130,6 +132,8 @@ def end_sweep(sweep: Sweep, *, interrupted: bool) -> bool:
     own = {cell.name for cell in sweep.jobs}
     return all(cell.is_completed for cell in cells if cell.name in own)
 
+
+make_callable(__name__, api.train)  # sft_app.train(...), from Python
 
 if __name__ == "__main__":
     main()
