@@ -77,7 +77,7 @@ def plan(config: "AppConfig") -> Plan:
 
     device = torch.device("cuda" if uses_cuda(config.launch.device) else "cpu")
     model = plan_model(config, device)
-    data = plan_data(config, model.tokenizer)
+    data = plan_data(config, model.tokenizer, model.packing)
     return Plan(text=f"{model}\n{data.statistics}", values=plan_as_dict(model, data))
 
 

@@ -60,6 +60,8 @@ def _read(word: str, own_options: bool, may_sweep: bool) -> str:
 def _as_typed(key: str, value: str) -> str:
     """Return a value with amounts of tokens written out, and one word as a list of one."""
     value = write_out_tokens(key, value)
+    if key == "evaluation.lengths" and value == "auto":
+        return "[]"  # what follows from the training
     plain = value and not value.startswith(_LIST_OR_MAPPING) and "," not in value
     if plain and takes_a_list(key) and value not in ("null", "???") and "(" not in value:
         return f"[{value}]"

@@ -98,6 +98,7 @@ def test_what_hydra_understands_passes_unchanged(override: str) -> None:
         ("context_length=4K,1M", "context_length=4096,1048576"),
         ("sweep.tokens=10M", "sweep.tokens=10000000"),
         ("evaluation.lengths=[2k,4k]", "evaluation.lengths=[2048,4096]"),
+        ("evaluation.lengths=auto", "evaluation.lengths=[]"),
         ("trainer.report_to=wandb", "trainer.report_to=[wandb]"),
         ("trainer.extra.debug=x", "++trainer.extra.debug=x"),
         ("trainer.extra={debug: x}", "++trainer.extra={debug: x}"),
