@@ -55,8 +55,7 @@ class Overlong(Enum):
     truncate = "truncate"
     """Keep the beginning, up to the last answer (or its part) that fits."""
     split = "split"
-    """Cut at questions; each piece begins with the system prompt. What fits in no piece is
-    truncated."""
+    """Cut at questions; each chunk begins with the system prompt, and no label is lost."""
 
 
 class OverlongQuestion(StrEnum):
