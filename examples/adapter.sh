@@ -8,4 +8,4 @@ DATA=${DATA:-$HERE/chat.jsonl}
 
 sft-train model.name_or_path="$MODEL" data.train="$DATA" context_length=64 evaluation=none \
           adapter=lora adapter.rank=8 trainer.learning_rate=2e-3 trainer.max_steps=8 \
-          hydra.run.dir=outputs/examples/adapter
+          run.name=example_adapter

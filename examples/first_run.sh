@@ -9,6 +9,6 @@ sft-plan  model.name_or_path="$MODEL" data.train="$DATA" context_length=64 data.
 
 sft-train model.name_or_path="$MODEL" data.train="$DATA" context_length=64 evaluation=quick \
           trainer.num_train_epochs=2 trainer.learning_rate=1e-3 \
-          hydra.run.dir=outputs/examples/first_run
+          run.name=example_first_run
 
-sft-report outputs/examples/first_run
+sft-report outputs/runs/example_first_run

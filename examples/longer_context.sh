@@ -10,4 +10,4 @@ sft-train model.name_or_path="$MODEL" data.train="$DATA" context_length=512 rope
           "evaluation.lengths=[64,256,512]" "evaluation.documents=$HERE/../docs/guides/*.md" \
           evaluation.max_documents=4 "evaluation.tasks=[]" \
           trainer.max_steps=4 trainer.learning_rate=1e-3 \
-          hydra.run.dir=outputs/examples/longer_context
+          run.name=example_longer_context

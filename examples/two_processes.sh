@@ -8,8 +8,8 @@ DATA=${DATA:-$HERE/chat.jsonl}
 
 sft-train model.name_or_path="$MODEL" data.train="$DATA" context_length=64 trainer.max_steps=2 \
           launch.nproc_per_node=2 evaluation=none trainer.parallelism=fsdp \
-          hydra.run.dir=outputs/examples/sharded
+          run.name=example_sharded
 
 sft-train model.name_or_path="$MODEL" data.train="$DATA" context_length=64 trainer.max_steps=2 \
           launch.nproc_per_node=2 evaluation=none trainer.context_parallel_size=2 \
-          hydra.run.dir=outputs/examples/context_parallel
+          run.name=example_context_parallel
