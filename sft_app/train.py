@@ -34,6 +34,7 @@ from sft_app.reporting.sweep.cells import collect_sweep
 from sft_app.reporting.sweep.sweep_csv import write_sweep_csv
 from sft_app.reporting.sweep.sweep_report import write_sweep_report
 from sft_app.reporting.terminal.print_sweep import print_sweep
+from sft_app.serving.model_card import write_model_card
 
 WIDTH_IN_A_FILE = 200
 """Columns of the sweep's table where the output is no terminal."""
@@ -111,9 +112,10 @@ def train_sweep_job(config: DictConfig, run_dir: Path) -> None:
 
 
 def report_run(run_dir: Path) -> None:
-    """Write report.html; whatever prevents it must not hide how the run itself ended."""
+    """Write report.html and the model's card; what prevents it must not hide how the run ended."""
     try:
         write_run_report(run_dir)
+        write_model_card(run_dir)
     except Exception as error:  # such as a full disk, or a folder that somebody has deleted
         print(f"sft-train: no report was written: {error}", file=sys.stderr)
 

@@ -17,7 +17,12 @@ EXIT_BAD_INPUT = 2
 LONGEST = 700
 """Characters of a sentence that was not written here: libraries quote whole configurations."""
 
-PROGRAMS = {"train": "sft-train", "plan": "sft-plan", "report": "sft-report"}
+PROGRAMS = {
+    "train": "sft-train",
+    "plan": "sft-plan",
+    "report": "sft-report",
+    "evaluate": "sft-eval",
+}
 """How a module that is run with `python -m` is called as a command."""
 
 Method = TypeVar("Method", bound=Callable[..., Any])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_app.records.run_files import RESULT, write_atomically
+from sft_app.records.verification import Verification, verification_from_dict
 
 
 class Status(StrEnum):
@@ -115,7 +116,7 @@ class RunResult:
     finished_at: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     """Phase -> wall seconds: start (processes and imports), plan, data, load, prepare,
-    evaluate_before, train, save, evaluate_after; and total."""
+    evaluate_before, train, save, evaluate_after, verify; and total."""
     world_size: int = 1
     device: str | None = None
     num_parameters: int | None = None
@@ -138,6 +139,8 @@ class RunResult:
     """Mean over the last quarter."""
     evaluation_before: Evaluation | None = None
     evaluation_after: Evaluation | None = None
+    verification: Verification | None = None
+    """What a fresh process made of the saved model; null: it was not asked."""
     resumed_from: str | None = None
     """The checkpoint that training went on from."""
     rejected_checkpoints: list[str] = field(default_factory=list)
@@ -171,6 +174,8 @@ def _from_dict(raw: dict[str, Any]) -> RunResult:
     counts = {key: n for key, n in raw["tokens"].items() if key != "non_padding"}  # derived
     nested["tokens"] = TokenCounts(**counts)
     nested["error"] = RunError(**raw["error"]) if raw.get("error") else None
+    found = raw.get("verification")
+    nested["verification"] = verification_from_dict(found) if found else None
     for key in ("evaluation_before", "evaluation_after"):
         nested[key] = evaluation_from_dict(raw[key]) if raw.get(key) else None
     return RunResult(**nested)

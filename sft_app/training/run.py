@@ -44,6 +44,7 @@ from sft_app.training.save_final_model import save_final_model
 from sft_app.training.sft_trainer import SFTTrainer
 from sft_app.training.step_guard import TrainingDiverged
 from sft_app.training.stop_signals import Interrupted
+from sft_app.training.verify_final_model import verify_final_model, write_expected
 from sft_app.training.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -133,9 +134,15 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     # Saved before it is evaluated: what was trained is safe, whatever the evaluation needs.
     with record.phase("save"):
         final = save_final_model(prepared, config, plans, run_dir / MODEL, device)
+        write_expected(
+            final, plans, run_dir, sharded=prepared.sharded and not quantised, on_rank_0=quantised
+        )
     if evaluates_after and (not quantised or bring_to_device(plain_model(final), device)):
         with record.phase("evaluate_after"):
             record.result.evaluation_after = measure(final, "after", measured, plans, device, split)
+    if config.evaluation.verify_saved:
+        with record.phase("verify"):
+            record.result.verification = verify_final_model(run_dir)
     record.complete()
     trainer.accelerator.end_training()
 

@@ -51,6 +51,7 @@ def run_training(
         "trainer.gradient_accumulation_steps=2",
         "trainer.learning_rate=3e-3",
         "launch.device=cpu",
+        "evaluation.verify_saved=false",  # a process more each time: test_verify.py has it on
         "hydra.run.dir=run",
         *overrides,
         cwd=work,

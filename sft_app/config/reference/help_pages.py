@@ -48,6 +48,16 @@ and split, tokens, packed rows), the memory and the time. It writes nothing.
   sft-plan --help GROUP, --help KEY              all about them: --help rope, --help rope.factor
 
 It exits with 0, or with 1 or 2 and one message when the job cannot be done as asked.""",
+    "sft-eval": """\
+sft-eval measures a checkpoint, ours or not, as a run does before and after training: RULER-style
+tasks and perplexity by length, the effective length, and conversations where data are named. The
+context length is the model's own unless one is given. It leaves eval.json in outputs/evaluations/.
+
+  sft-eval model.name_or_path=/some/dir                     four tasks at four lengths
+  sft-eval model.name_or_path=/some/dir evaluation=long     eight tasks, LongPPL
+  sft-eval ... evaluation.documents=/some/texts evaluation.lengths=[4096,16384,32768]
+  sft-eval ... context_length=32768 rope=yarn               extended, without training
+  sft-eval --help evaluation                                what can be chosen""",
 }
 LEFT_COLUMN = 40
 

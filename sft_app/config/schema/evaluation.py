@@ -70,6 +70,10 @@ class EvaluationConfig:
     longppl: bool = False
     """Measure LongPPL too: perplexity on the tokens that need the long context."""
 
+    verify_saved: bool = True
+    """At the end of a run, load what was saved in a fresh process with plain transformers, on the
+    CPU, and compare it with the model in memory: weights, positions, tokenizer, logits."""
+
 
 def measures_anything(evaluation: EvaluationConfig) -> bool:
     """Tell whether a training run evaluates at all."""

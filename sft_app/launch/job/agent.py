@@ -37,7 +37,7 @@ def main() -> None:
         # torch >= 2.12 has shutdown_timeout as a field, too; the variable works in all versions.
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "sft_app.training.worker", arguments.config)
+        elastic_launch(config, sys.executable)("-m", arguments.module, arguments.config)
     except ChildFailedError as failure:
         for rank, failed in failure.failures.items():
             if failed.exitcode < 0 and -failed.exitcode != signal.SIGTERM:
@@ -52,6 +52,7 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line, which run_job.py writes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="the resolved config.yaml of the run")
+    parser.add_argument("--module", default="sft_app.training.worker", help="what a worker runs")
     parser.add_argument("--nproc-per-node", type=int, required=True)
     parser.add_argument("--nnodes", type=int, default=1)
     parser.add_argument("--node-rank", type=int, default=0)

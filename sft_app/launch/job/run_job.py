@@ -29,6 +29,8 @@ from sft_app.records.run_files import CONFIG, JOB_LABEL, STACKS
 SECONDS_FOR_OTHER_STACKS = 3.0
 """Ranks wait for each other: the others notice a moment after the first."""
 
+TRAINING_WORKER = "sft_app.training.worker"
+
 
 def run_job(
     config: AppConfig,
@@ -101,18 +103,21 @@ class Overseer:
         return any(path.stat().st_size for path in (self.run_dir / STACKS).glob("rank-*.txt"))
 
 
-def worker_command(launch: LaunchConfig, config_path: Path, *, run_id: str) -> list[str]:
+def worker_command(
+    launch: LaunchConfig, config_path: Path, *, run_id: str, module: str = TRAINING_WORKER
+) -> list[str]:
     """Return the command of this node's workers: the worker itself for one, the agent for more.
 
     `run_id` is the same on all nodes of the job, and no other job's: nobody else can join it.
     """
     if has_one_worker(launch):
-        return [sys.executable, "-m", "sft_app.training.worker", str(config_path)]
+        return [sys.executable, "-m", module, str(config_path)]
     # Port 0: bound by the agent itself, so that no other process can take it in between.
     endpoint = launch.rdzv_endpoint if launch.nnodes > 1 else "127.0.0.1:0"
     assert endpoint is not None, "validated, or filled in from Slurm"
     return [
         sys.executable, "-m", "sft_app.launch.job.agent", str(config_path),
+        "--module", module,
         "--nproc-per-node", str(num_local_processes(launch)),
         "--nnodes", str(launch.nnodes),
         "--node-rank", str(launch.node_rank or 0),

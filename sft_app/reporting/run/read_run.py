@@ -113,9 +113,14 @@ def _read_result(run_dir: Path, problems: list[str]) -> RunResult | None:
 def _check_lengths(result: RunResult) -> None:
     for evaluation in (result.evaluation_before, result.evaluation_after):
         if evaluation is not None:
-            for length in [*evaluation.by_length, *evaluation.passkey]:
+            scores = [score for task in evaluation.tasks.values() for score in task.items()]
+            lengths = [*evaluation.by_length, *evaluation.longppl, *evaluation.loss_by_position]
+            for length in [*lengths, *(length for length, _ in scores)]:
                 if not length.isdecimal() or int(length) == 0:
                     raise ValueError(f"{length!r} is not an evaluation length")
+            for depth in (depth for _, score in scores for depth in score.by_depth):
+                if not 0 <= float(depth) <= 1:
+                    raise ValueError(f"{depth!r} is not a depth")
 
 
 def _read_config(run_dir: Path, problems: list[str]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from sft_app.reporting.page import format_values
 from sft_app.reporting.page.html_templates import render
 from sft_app.reporting.run import summary
 from sft_app.reporting.run.describe import Entry, describe, remarks
+from sft_app.reporting.run.long_context import long_context
 from sft_app.reporting.run.read_run import RunFolder, read_run
 from sft_app.reporting.run.run_figures import evaluation_figures, training_figures
 from sft_app.reporting.run.what_changed import what_changed
@@ -85,6 +86,7 @@ def run_page(run: RunFolder) -> str:
             for cell in (row.passkey_before, row.passkey_after)
         ),
         evaluation_figures=evaluation_figures(result) if result else [],
+        long_context=long_context(result) if result else None,
         training_figures=training_figures(run),
         tokens=_token_shares(result) if result else [],
         token_total=format_values.count(result.tokens.total) if result else "",
@@ -211,6 +213,7 @@ def _environment(result: RunResult) -> list[Entry]:
         "epochs": round(result.epochs, 4),
         "seed": result.seed,
         "model": result.model,
+        "saved model": result.verification.sentence() if result.verification else None,
         "git revision": result.git_revision,
         "configuration hash": result.config_hash,
         **{f"{name} version": version for name, version in result.versions.items()},

@@ -7,6 +7,7 @@ from urllib.parse import quote
 from sft_app.records.run_files import REPORT
 from sft_app.reporting.page import format_values
 from sft_app.reporting.run import summary
+from sft_app.reporting.run.long_context import cliff, effective_length, points
 from sft_app.reporting.sweep.cells import CellRecord
 from sft_app.reporting.sweep.settings_diff import Difference, natural, setting_text, short_key
 from sft_app.reporting.sweep.sweep_csv import evaluation_lengths, passkey_lengths
@@ -79,6 +80,7 @@ def build_table(
     passkeys = spread_out(passkey_lengths(cells), most_lengths)
     has_seeds = any(d.key == "seed" for d in differing)
     has_cost = any(cell.cost is not None for cell in cells)
+    has_tasks = any((e := cell.evaluation("after")) and e.tasks for cell in cells)
     columns = [
         Column(title="status", is_number=False),
         Column(title="context"),
@@ -88,6 +90,7 @@ def build_table(
         Column(title="held-out loss"),
         *(Column(title=format_values.length(n), group="perplexity at") for n in lengths),
         *(Column(title=format_values.length(n), group="passkey at") for n in passkeys),
+        *([Column(title="effective length"), Column(title="beyond")] if has_tasks else []),
         Column(title="tokens/s"),
         Column(title="peak memory"),
         Column(title="time"),
@@ -99,7 +102,7 @@ def build_table(
             name=cell.name,
             link=_link(cell),
             is_best=any(cell is other for other in best),
-            values=_values(cell, shown_keys, lengths, passkeys, has_seeds, has_cost),
+            values=_values(cell, shown_keys, lengths, passkeys, has_seeds, has_tasks, has_cost),
         )
         for cell in cells
     ]
@@ -149,6 +152,7 @@ def _values(
     lengths: list[int],
     passkeys: list[int],
     has_seeds: bool,
+    has_tasks: bool,
     has_cost: bool,
 ) -> list[Value]:
     result = cell.result
@@ -171,6 +175,10 @@ def _values(
     for length in passkeys:
         after = cell.passkey(length, "after")
         values.append(number(after, format_values.share, cell.passkey(length, "before")))
+    if has_tasks:
+        evaluation = cell.evaluation("after")
+        values.append(number(effective_length(evaluation), format_values.count))
+        values.append(number(cliff(evaluation, cell.context_length or 0), points))
     values += [
         number(
             result.tokens_per_second if result else None,

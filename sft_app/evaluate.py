@@ -1,0 +1,115 @@
+"""sft-eval: what a checkpoint makes of long texts; the measurements of a run, for any model."""
+
+import sys
+import uuid
+from datetime import datetime
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from sft_app.common.console import guard_console
+from sft_app.common.errors import ConfigError
+from sft_app.config.command_line import prepare_arguments
+from sft_app.config.hydra_callback import run_task, typed_without_hydra
+from sft_app.config.one_sentence import exit_with_message
+from sft_app.config.schema.app import register_schema, save_config
+from sft_app.config.validation.validate import validate
+from sft_app.launch.job.outer_launcher import refuse_outer_launcher
+from sft_app.launch.job.processes import worker_environment
+from sft_app.launch.job.run_job import worker_command
+from sft_app.launch.job.supervise import run_supervised
+from sft_app.records.evaluation_file import EvaluationRequest, read_evaluation
+from sft_app.records.failure import clear_failures, first_failure
+from sft_app.records.run_files import CONFIG, EVALUATION
+from sft_app.reporting.run.evaluation_text import evaluation_lines
+
+RUN_DIR = "hydra.run.dir="
+"""Where the evaluation shall go; else to a folder of its own below outputs/evaluations."""
+WRITES_NOTHING = [
+    "hydra.run.dir=.",
+    "hydra.output_subdir=null",
+    "~hydra.callbacks.validate",
+    "~hydra.callbacks.run",
+    "~hydra.callbacks.sweep",
+]
+"""Hydra makes no folder: one is made when what was asked for can be done."""
+WORKER = "sft_app.evaluation.eval_worker"
+BAD_INPUT = ("ConfigError", "DataError")
+
+
+def main() -> None:
+    """Run the command: exit code 0, 1 (it failed), 2 (bad input), 130 or 143 (a signal)."""
+    guard_console()
+    try:
+        refuse_outer_launcher()
+    except ConfigError as error:
+        exit_with_message(error)
+    prepare_arguments(sys.argv)
+    Folder.named = [word.removeprefix(RUN_DIR) for word in sys.argv if word.startswith(RUN_DIR)]
+    sys.argv = [word for word in sys.argv if not word.startswith(RUN_DIR)] + WRITES_NOTHING
+    register_schema()
+    run_task(evaluate)
+
+
+class Folder:
+    """Remembers where the evaluation goes, past Hydra, which would make the folder at once."""
+
+    named: list[str]
+
+    @classmethod
+    def make(cls) -> Path:
+        """Make the folder, and return it."""
+        now = datetime.now()
+        own = f"outputs/evaluations/{now:%Y-%m-%d}/{now:%H-%M-%S}"
+        directory = Path(cls.named[-1] if cls.named else own)
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+
+@hydra.main(version_base="1.3", config_path="pkg://sft_app.conf", config_name="config")
+def evaluate(composed: DictConfig) -> None:
+    """Measure one checkpoint in worker processes, and print what came out."""
+    given = [word.lstrip("+~").split("=")[0] for word in HydraConfig.get().overrides.task]
+    try:
+        config = typed_without_hydra(composed)
+        validate(config)
+        if not {"model", "model.name_or_path", "experiment"} & set(given):
+            raise ConfigError("no model is named: add model.name_or_path=/some/dir.")
+    except ConfigError as error:
+        exit_with_message(error)
+    directory = Folder.make()
+    request = EvaluationRequest(
+        own_context="context_length" not in given,
+        conversations=any(key == "data" or key.startswith("data.") for key in given),
+    )
+    request.write(directory)
+    save_config(config, directory / CONFIG)
+    print(
+        f"Evaluating {config.model.name_or_path}\n  evaluation directory: {directory}", flush=True
+    )
+    ended = run_supervised(
+        worker_command(config.launch, directory / CONFIG, run_id=str(uuid.uuid4()), module=WORKER),
+        worker_environment(config.launch),
+        grace_seconds=config.launch.shutdown_grace_seconds,
+    )
+    failure = first_failure(directory)
+    clear_failures(directory)
+    if ended.interrupted_by is not None:
+        sys.exit(128 + ended.interrupted_by)
+    if failure is not None:
+        if failure.error.type not in BAD_INPUT:
+            print(failure.error.traceback, file=sys.stderr)
+        print(f"sft-eval: {failure.error.message}", file=sys.stderr)
+        sys.exit(2 if failure.error.type in BAD_INPUT else 1)
+    if ended.exit_code != 0:
+        print("sft-eval: a worker ended without saying why (out of memory?)", file=sys.stderr)
+        sys.exit(1)
+    for line in evaluation_lines(read_evaluation(directory)):
+        print(line)
+    print(f"  {directory / EVALUATION}")
+
+
+if __name__ == "__main__":
+    main()

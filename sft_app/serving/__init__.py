@@ -1,0 +1,1 @@
+"""What leaves the building: the saved model, checked and described, for whoever serves it."""

@@ -1,0 +1,1 @@
+"""Talk to a saved model in a terminal."""

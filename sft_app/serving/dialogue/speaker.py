@@ -1,0 +1,118 @@
+"""A loaded model that answers, a piece of text at a time."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    TextIteratorStreamer,
+)
+
+from sft_app.serving.dialogue.conversation import Conversation, prompt_ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen; temperature 0 takes the likeliest one."""
+
+    temperature: float = 0.7
+    top_p: float = 0.95
+    max_new_tokens: int = 512
+    seed: int | None = None
+
+
+class _Stop(StoppingCriteria):
+    """Ends a generation from another thread."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        return torch.full((len(input_ids),), self.asked, device=input_ids.device)
+
+
+class Speaker:
+    """Holds one model with its tokenizer, for many answers."""
+
+    def __init__(self, directory: Path, device: torch.device) -> None:
+        """Load what was saved, in its own dtype; adapters of PEFT with their base."""
+        self.name = directory.name if directory.name != "model" else directory.parent.name
+        self.device = device
+        dtype: Any = torch.float32 if device.type == "cpu" else "auto"
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
+        self.model: Any = model.to(device).eval()
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory)
+        self.prompt_length = 0
+        """Tokens of the last prompt."""
+        self.answer_length = 0
+        """Tokens of the last answer."""
+
+    @property
+    def context_length(self) -> int | None:
+        """Return the tokens that the model takes; None where nothing says it."""
+        stated = [self.tokenizer.model_max_length]
+        text = self.model.config.get_text_config(decoder=True)
+        if not self._is_known(stated[0]):
+            stated = [getattr(text, "max_position_embeddings", None) or 2**60]
+        return int(stated[0]) if self._is_known(stated[0]) else None
+
+    def used(self, conversation: Conversation) -> int:
+        """Return the tokens of the prompt that the next answer follows."""
+        return len(prompt_ids(conversation, self.tokenizer))
+
+    def answer(self, conversation: Conversation, sampling: Sampling) -> Iterator[str]:
+        """Yield the answer to the conversation as it is generated; may be left at any time."""
+        ids = prompt_ids(conversation, self.tokenizer)
+        room = sampling.max_new_tokens
+        if self.context_length is not None:
+            room = min(room, self.context_length - len(ids))
+        if room < 1:
+            return
+        if sampling.seed is not None:
+            torch.manual_seed(sampling.seed)
+        prompt = torch.tensor([ids], device=self.device)
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        stop = _Stop()
+        warm = sampling.temperature > 0
+        options = {"temperature": sampling.temperature, "top_p": sampling.top_p} if warm else {}
+        found: dict[str, Any] = {}
+
+        def generate() -> None:
+            try:
+                with torch.no_grad():
+                    found["ids"] = self.model.generate(
+                        input_ids=prompt,
+                        attention_mask=torch.ones_like(prompt),
+                        do_sample=warm,
+                        max_new_tokens=room,
+                        streamer=streamer,
+                        stopping_criteria=[stop],
+                        pad_token_id=self.tokenizer.pad_token_id,
+                        **options,
+                    )
+            except Exception as error:  # told where the answer is read
+                found["error"] = error
+                streamer.end()
+
+        thread = threading.Thread(target=generate, daemon=True)
+        thread.start()
+        try:
+            yield from (text for text in streamer if text)
+        finally:
+            stop.asked = True
+            thread.join()
+        if "error" in found:
+            raise found["error"]
+        self.prompt_length = len(ids)
+        self.answer_length = found["ids"].shape[1] - len(ids)
+
+    @staticmethod
+    def _is_known(length: object) -> bool:
+        return isinstance(length, int | float) and 0 < length < 2**40

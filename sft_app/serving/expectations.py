@@ -1,0 +1,97 @@
+"""What a saved model is to be found as, written by the process that trained it.
+
+`verification/` in a run's directory: expected.json, and probe.safetensors with the token ids of a
+probe and the logits that the model in memory gave for it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sft_app.records.run_files import write_atomically
+
+EXPECTED, PROBE = "expected.json", "probe.safetensors"
+PROBE_TOKENS = 48
+TEXTS = (
+    "The quick brown fox jumps over the lazy dog.",
+    "Two  spaces,   three; a\ttab\nand a newline.\n\n",
+    "def f(x):\n    return x ** 2  # 3.14159\n",
+    "Größe, naïve, 東京, Ελλάδα, 🙂.",
+)
+"""Real text, with what tokenizers stumble over: runs of spaces, code, other scripts."""
+TURNS = (
+    {"role": "user", "content": "Name a colour."},
+    {"role": "assistant", "content": "Blue."},
+    {"role": "user", "content": "Another?"},
+)
+
+
+@torch.no_grad()
+def probe_logits(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return probe ids [1, T] and the model's logits [1, T, V] in float32, both on the CPU.
+
+    Every rank of a sharded model calls it.
+    """
+    ids = tokenizer(" ".join(TEXTS), add_special_tokens=False)["input_ids"][:PROBE_TOKENS]
+    input_ids = torch.tensor([ids])
+    was_training = model.training
+    model.eval()
+    try:
+        logits = model(input_ids=input_ids.to(device), use_cache=False).logits
+    finally:
+        model.train(was_training)
+    return input_ids, logits.float().cpu()
+
+
+def write_expectations(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    probe: tuple[torch.Tensor, torch.Tensor] | None,
+    *,
+    serving_length: int,
+    computed_in: str,
+) -> None:
+    """Write what a fresh process is to find, on rank 0; without a `probe` logits are not compared.
+
+    `serving_length`: the tokenizer's model_max_length in what was saved; `computed_in`: the dtype
+    of the matrix products behind the logits.
+    """
+    folder.mkdir(exist_ok=True)
+    if probe is not None:
+        input_ids, logits = probe
+        save_file({"input_ids": input_ids, "logits": logits}, folder / PROBE)
+    text = model.config.get_text_config(decoder=True)
+    expected: dict[str, Any] = {
+        "computed_in": computed_in,
+        "rope_parameters": getattr(text, "rope_parameters", None),
+        "max_position_embeddings": getattr(text, "max_position_embeddings", None),
+        "model_max_length": serving_length,
+        **tokenizer_facts(tokenizer),
+    }
+    write_atomically(folder / EXPECTED, json.dumps(expected, indent=2) + "\n")
+
+
+def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return what two tokenizers that are the same have in common."""
+    turns = None
+    if tokenizer.chat_template is not None:
+        try:
+            turns = tokenizer.apply_chat_template(
+                list(TURNS), tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # templates raise whatever they like
+            turns = f"fails: {type(error).__name__}"
+    return {
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "text_ids": [tokenizer(text)["input_ids"] for text in TEXTS],
+        "chat": turns,
+    }

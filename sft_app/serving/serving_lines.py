@@ -1,0 +1,76 @@
+"""The commands that serve a saved model, with the settings that its rope needs."""
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingLine:
+    """One engine, and how it is started."""
+
+    engine: str
+    command: str
+    note: str = ""
+
+
+def serving_lines(model_dir: Path) -> list[ServingLine]:
+    """Return a line for vLLM, SGLang, `transformers serve` and llama.cpp, from config.json alone.
+
+    Each names the context length outright: engines multiply or take the smaller of several numbers,
+    each in its own way.
+    """
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    text: dict[str, Any] = config.get("text_config") or config
+    length = served_length(model_dir, text)
+    where = shlex.quote(str(model_dir))
+    rope = _global_rope(text)
+    kind = rope.get("rope_type", "default")
+    vllm = f"vllm serve {where}" + (f" --max-model-len {length}" if length else "")
+    sglang = f"python -m sglang.launch_server --model-path {where}"
+    sglang += f" --context-length {length}" if length else ""
+    llama = f"llama-server -m model.gguf{f' -c {length}' if length else ''}{_llama_rope(rope)}"
+    dynamic = "" if kind != "dynamic" else "dynamic NTK: frequencies follow the length of a request"
+    return [
+        ServingLine(engine="vLLM", command=vllm, note=dynamic),
+        ServingLine(engine="SGLang", command=sglang, note=dynamic),
+        ServingLine(engine="transformers", command=f"transformers serve {where}"),
+        ServingLine(
+            engine="llama.cpp",
+            command=llama,
+            note="after sft-export gguf; it does not know this rope"
+            if kind in ("dynamic", "longrope", "proportional")
+            else "after sft-export gguf",
+        ),
+    ]
+
+
+def served_length(model_dir: Path, text: dict[str, Any]) -> int | None:
+    """Return the tokens that a saved model can be served with; None where nothing says it."""
+    path = model_dir / "tokenizer_config.json"
+    if path.is_file():
+        length = json.loads(path.read_text(encoding="utf-8")).get("model_max_length")
+        if isinstance(length, int) and 0 < length < 2**40:
+            return length
+    length = text.get("max_position_embeddings")
+    return int(length) if isinstance(length, int | float) else None
+
+
+def _global_rope(text: dict[str, Any]) -> dict[str, Any]:
+    """The rope of the layers that see everything."""
+    rope = text.get("rope_parameters") or {}
+    nested = rope.get("full_attention")
+    return nested if isinstance(nested, dict) else rope
+
+
+def _llama_rope(rope: dict[str, Any]) -> str:
+    """What a GGUF file says as well; for a file that was converted without it."""
+    factor = rope.get("factor")
+    if rope.get("rope_type") == "linear" and factor:
+        return f" --rope-scaling linear --rope-scale {factor:g}"
+    if rope.get("rope_type") == "yarn" and factor:
+        original = rope.get("original_max_position_embeddings")
+        return f" --rope-scaling yarn --rope-scale {factor:g} --yarn-orig-ctx {original}"
+    return ""

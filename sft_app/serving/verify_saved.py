@@ -1,0 +1,154 @@
+"""Load a saved model as anybody would, in a process of its own, and look at what came out.
+
+`python -m sft_app.serving.verify_saved MODEL_DIR [EXPECTATIONS]` prints the verdict as JSON. With
+the expectations that training wrote it compares with the model as it was in memory; without them it
+looks at whether the directory agrees with itself.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from sft_app.common.processes import die_with_parent
+from sft_app.records.verification import Check, Verification
+from sft_app.serving.expectations import EXPECTED, PROBE, probe_logits, tokenizer_facts
+
+FLOAT32_BELOW = 3e9
+"""Parameters: what is larger is compared in its own dtype, for the host's memory."""
+TOLERANCE = {"float32": 1e-3}
+TOLERANCE_16_BITS = 5e-2
+"""Of the largest logit: by how much any logit may differ."""
+
+
+def verify_saved(directory: Path, expectations: Path | None) -> Verification:
+    """Return what plain transformers makes of `directory`."""
+    checks: dict[str, Check] = {}
+    try:
+        model, missing = _load(directory)
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+    except Exception as error:  # whatever a reader would run into
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        return Verification(passed=False, checks={"loads": Check(passed=False, detail=text)})
+    checks["loads"] = Check(
+        passed=not missing, detail=missing or "every weight is there, and none too many"
+    )
+    expected = None
+    if expectations is not None and (expectations / EXPECTED).is_file():
+        expected = json.loads((expectations / EXPECTED).read_text(encoding="utf-8"))
+    checks["cache"] = _use_cache(model)
+    checks["special tokens"] = _special_tokens(model, tokenizer)
+    checks["positions"] = _positions(model, tokenizer, expected)
+    if expected is not None:
+        facts = tokenizer_facts(tokenizer)
+        checks["tokenizer"] = _same(
+            {key: facts[key] for key in ("text_ids", "pad_token_id", "eos_token_id")}, expected
+        )
+        checks["chat template"] = _same({"chat": facts["chat"]}, expected)
+    checks["logits"] = _logits(model, tokenizer, expectations, expected)
+    return Verification(passed=all(check.passed for check in checks.values()), checks=checks)
+
+
+def _load(directory: Path) -> tuple[Any, str]:
+    """The model in float32 if it is small, and which weights do not fit, in words."""
+    model, info = AutoModelForCausalLM.from_pretrained(
+        directory, dtype="auto", output_loading_info=True
+    )
+    if sum(p.numel() for p in model.parameters()) < FLOAT32_BELOW:
+        model = model.float()
+    odd = {name: sorted(map(str, keys))[:3] for name, keys in info.items() if keys}
+    return model.eval(), "; ".join(f"{name}: {', '.join(keys)}" for name, keys in odd.items())
+
+
+def _use_cache(model: Any) -> Check:
+    holders = [model.config.get_text_config(decoder=True), model.generation_config]
+    off = [type(h).__name__ for h in holders if h is not None and h.use_cache is False]
+    return Check(passed=not off, detail=f"use_cache is off in {off}" if off else "use_cache is on")
+
+
+def _special_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> Check:
+    rows = model.get_input_embeddings().num_embeddings
+    config, generation = model.config.get_text_config(decoder=True), model.generation_config
+    wrong = []
+    for name in ("pad_token_id", "eos_token_id", "bos_token_id"):
+        own = getattr(tokenizer, name)
+        if own is not None and own >= rows:
+            wrong.append(f"{name} {own} has no row in an embedding of {rows}")
+    ends = _as_list(getattr(generation, "eos_token_id", None)) or _as_list(config.eos_token_id)
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ends:
+        wrong.append(
+            f"generation ends at {ends}, and the tokenizer's EOS is {tokenizer.eos_token_id}"
+        )
+    return Check(passed=not wrong, detail="; ".join(wrong) or f"answers end at {ends}")
+
+
+def _positions(
+    model: Any, tokenizer: PreTrainedTokenizerBase, expected: dict[str, Any] | None
+) -> Check:
+    text = model.config.get_text_config(decoder=True)
+    found = {
+        "rope_parameters": getattr(text, "rope_parameters", None),
+        "max_position_embeddings": getattr(text, "max_position_embeddings", None),
+        "model_max_length": tokenizer.model_max_length,
+    }
+    if expected is not None:
+        return _same(found, expected)
+    limit = found["max_position_embeddings"]
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        return Check(passed=False, detail=f"max_position_embeddings is {limit!r}")
+    return Check(passed=True, detail=f"max_position_embeddings {limit}")
+
+
+def _same(found: dict[str, Any], expected: dict[str, Any]) -> Check:
+    # Through JSON, as what was expected came: numbers as keys, tuples.
+    other = [
+        f"{key} is {str(value)[:80]}, and was {str(expected[key])[:80]}"
+        for key, value in json.loads(json.dumps(found)).items()
+        if value != expected[key]
+    ]
+    return Check(passed=not other, detail="; ".join(other) or "the same")
+
+
+def _logits(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    expectations: Path | None,
+    expected: dict[str, Any] | None,
+) -> Check:
+    if expected is None or expectations is None or not (expectations / PROBE).is_file():
+        _, logits = probe_logits(model, tokenizer, torch.device("cpu"))
+        finite = bool(torch.isfinite(logits).all())
+        return Check(passed=finite, detail="finite" if finite else "not finite")
+    probe = load_file(expectations / PROBE)
+    with torch.no_grad():
+        logits = model(input_ids=probe["input_ids"], use_cache=False).logits.float()
+    if logits.shape != probe["logits"].shape:
+        return Check(passed=False, detail=f"{logits.shape[-1]} logits a token")
+    largest = float(probe["logits"].abs().max())
+    difference = float((logits - probe["logits"]).abs().max()) / max(largest, 1e-6)
+    exact = model.dtype == torch.float32 and expected["computed_in"] == "float32"
+    allowed = TOLERANCE["float32"] if exact else TOLERANCE_16_BITS
+    text = f"differ by {difference:.1e} of the largest, {allowed:.0e} allowed"
+    return Check(passed=difference <= allowed, detail=text)
+
+
+def _as_list(value: Any) -> list[int]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3):
+        sys.exit("usage: python -m sft_app.serving.verify_saved MODEL_DIR [EXPECTATIONS]")
+    die_with_parent()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    given = Path(sys.argv[2]) if len(sys.argv) == 3 else None
+    print(json.dumps(dataclasses.asdict(verify_saved(Path(sys.argv[1]), given))))

@@ -1,0 +1,63 @@
+"""sft-eval on a checkpoint that nobody trained here: eval.json, and what it refuses."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+KEYS = {"heldout", "by_length", "tasks", "effective_length", "longppl", "loss_by_position"}
+
+
+def test_two_ranks_measure_a_checkpoint_at_its_own_length_and_beyond(
+    run_command: Run, tiny_model: Path, tmp_path: Path
+) -> None:
+    """The lengths follow from the model's 64 tokens; a task that does not fit one is left out."""
+    answer = run_command(
+        "sft-eval", f"model.name_or_path={tiny_model}", "evaluation=long", "evaluation.samples=3",
+        "evaluation.lengths=[512,1024]", "evaluation.max_documents=3",
+        "evaluation.tasks=[passkey,niah_single]", "launch.device=cpu",
+        "launch.nproc_per_node=2", "hydra.run.dir=eval",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "effective length: none of these lengths" in answer.stdout
+    found = json.loads((tmp_path / "eval" / "eval.json").read_text())
+    assert found.keys() >= KEYS
+    assert found["context_length"] == 64, "the model's own, for none was given"
+    assert found["heldout"] is None
+    assert set(found["by_length"]) == set(found["longppl"]) == {"512", "1024"}
+    # An untrained model knows nothing of 259 bytes.
+    assert found["by_length"]["1024"]["loss"] == pytest.approx(5.6, abs=0.3)
+    assert found["by_length"]["512"]["examples"] == 3
+    assert found["tasks"]["passkey"]["1024"] == {
+        "score": 0.0, "samples": 3, "by_depth": {"0": 0.0, "0.25": 0.0, "0.5": 0.0},
+    }  # fmt: skip
+    assert list(found["loss_by_position"])[-1] == "1024"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["evaluation.lengths=[64]", "evaluation.tasks=[passkey]"], "does not fit 64 tokens"),
+        (
+            ["evaluation.documents=short", "evaluation.lengths=[4096]"],
+            "evaluation.documents=short is too short: 1,300 tokens, and a haystack of 4,096",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_a_sentence(
+    run_command: Run, tiny_model: Path, tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    (tmp_path / "short").mkdir()
+    (tmp_path / "short" / "a.txt").write_text("A fox runs. \n" * 100)
+    answer = run_command(
+        "sft-eval", f"model.name_or_path={tiny_model}", *overrides, "launch.device=cpu",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert answer.returncode == 2, answer.stdout + answer.stderr
+    assert message in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert "parameters in" not in answer.stdout, "no weights were read"

@@ -1,0 +1,116 @@
+"""The lines that serve a model, its card, and what a GGUF file must say about positions."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sft_app.common.errors import ConfigError
+from sft_app.records.result import (
+    Evaluation,
+    LossMeasurement,
+    RunResult,
+    Status,
+    TaskScore,
+)
+from sft_app.serving.export_gguf import RopeKeys, find_converter, wrong_rope
+from sft_app.serving.model_card import write_model_card
+from sft_app.serving.serving_lines import serving_lines
+
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "rope_theta": 10000.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def model_with(rope: dict[str, object], directory: Path, length: int = 32768) -> Path:
+    directory.mkdir(parents=True)
+    config = {
+        "model_type": "llama",
+        "rope_parameters": rope,
+        "max_position_embeddings": length,
+    }
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"model_max_length": length}))
+    return directory
+
+
+def test_every_engine_is_told_the_length_and_llama_cpp_the_scaling(tmp_path: Path) -> None:
+    lines = {line.engine: line for line in serving_lines(model_with(YARN, tmp_path / "m"))}
+    assert lines["vLLM"].command == f"vllm serve {tmp_path / 'm'} --max-model-len 32768"
+    assert lines["SGLang"].command.endswith("--context-length 32768")
+    assert lines["transformers"].command == f"transformers serve {tmp_path / 'm'}"
+    assert lines["llama.cpp"].command.endswith(
+        "-c 32768 --rope-scaling yarn --rope-scale 4 --yarn-orig-ctx 8192"
+    )
+
+
+def test_what_an_engine_does_not_know_is_said(tmp_path: Path) -> None:
+    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    lines = {line.engine: line for line in serving_lines(model_with(dynamic, tmp_path / "m"))}
+    assert "does not know this rope" in lines["llama.cpp"].note
+
+
+def keys(**changed: object) -> RopeKeys:
+    right = {
+        "architecture": "llama", "context_length": 32768, "freq_base": 10000.0, "scaling": "yarn",
+        "factor": 4.0, "original_context": 8192, "has_frequency_factors": False,
+    }  # fmt: skip
+    return RopeKeys(**(right | changed))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changed", "wrong"),
+    [
+        ({}, None),
+        ({"scaling": None, "factor": None}, "scaling is None"),
+        ({"factor": 2.0}, "scaling is yarn 2.0"),
+        ({"original_context": 32768}, "original context is 32768"),
+        ({"freq_base": 500000.0}, "frequency base"),
+    ],
+)
+def test_a_gguf_file_must_say_what_the_model_says(
+    tmp_path: Path, changed: dict[str, object], wrong: str | None
+) -> None:
+    found = wrong_rope(keys(**changed), model_with(YARN, tmp_path / "m"))
+    assert (found is None) if wrong is None else (found is not None and wrong in found)
+
+
+def test_without_a_converter_the_way_out_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("LLAMA_CPP_DIR", raising=False)
+    monkeypatch.setattr("sft_app.serving.export_gguf.is_installed", lambda name: False)
+    with pytest.raises(ConfigError, match=r"no converter was found: .*--converter"):
+        find_converter(None)
+    with pytest.raises(ConfigError, match="is no converter"):
+        find_converter(tmp_path)
+    (tmp_path / "convert_hf_to_gguf.py").touch()
+    assert find_converter(tmp_path)[1] == str(tmp_path / "convert_hf_to_gguf.py")
+
+
+def test_the_card_says_what_it_is_made_from_and_what_came_out(tmp_path: Path) -> None:
+    model_with(YARN, tmp_path / "model")
+    loss = LossMeasurement(loss=1.5, perplexity=4.48, tokens=10, examples=2)
+    score = {"4096": TaskScore(score=0.75, samples=4)}
+    after = Evaluation(heldout=loss, tasks={"passkey": score}, effective_length={"nolima_85": 4096})
+    RunResult(
+        status=Status.completed, started_at="2026-01-01T00:00:00+00:00", config_hash="a", seed=1,
+        context_length=32768, model="org/base", rope_method="yarn", rope_factor=4.0,
+        evaluation_after=after,
+    ).write(tmp_path)  # fmt: skip
+    (tmp_path / "config.yaml").write_text("data: {train: chat.json}\nadapter: {method: lora}\n")
+    path = write_model_card(tmp_path)
+    assert path is not None
+    text = path.read_text()
+    header = yaml.safe_load(text.split("---")[1])
+    assert header["base_model"] == "org/base" and header["license"] == "other"
+    assert "RoPE: yarn, factor 4" in text
+    assert "method: lora, merged" in text
+    assert "| passkey at 4,096 tokens |  | 75% |" in text
+    assert "vllm serve" in text
+    assert write_model_card(tmp_path / "nothing") is None

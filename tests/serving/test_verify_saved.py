@@ -1,0 +1,94 @@
+"""The verification of a saved model finds what was damaged, and nothing in what was not."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sft_app.serving.expectations import probe_logits, write_expectations
+from sft_app.serving.verify_saved import verify_saved
+
+CPU = torch.device("cpu")
+Damage = Callable[[Path], None]
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "verification"
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    write_expectations(
+        folder, model, tokenizer, probe_logits(model, tokenizer, CPU),
+        serving_length=64, computed_in="float32",
+    )  # fmt: skip
+    return folder
+
+
+def test_what_was_saved_is_found_as_it_was(tiny_model: Path, expected: Path) -> None:
+    verdict = verify_saved(tiny_model, expected)
+    assert verdict.passed, verdict.sentence()
+    assert set(verdict.checks) == {"loads", "cache", "special tokens", "positions", "tokenizer",
+                                   "chat template", "logits"}  # fmt: skip
+
+
+def test_any_directory_can_be_looked_at(tiny_model: Path) -> None:
+    assert verify_saved(tiny_model, None).passed
+
+
+def edit(name: str, **values: object) -> Damage:
+    def change(directory: Path) -> None:
+        path = directory / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return change
+
+
+def change_a_weight(directory: Path) -> None:
+    weights = load_file(directory / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"] *= 1.2
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def drop_a_weight(directory: Path) -> None:
+    weights = load_file(directory / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def change_a_token(directory: Path) -> None:
+    path = directory / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocab = tokenizer["model"]["vocab"]
+    vocab["a"], vocab["o"] = vocab["o"], vocab["a"]
+    path.write_text(json.dumps(tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("damage", "check"),
+    [
+        (change_a_weight, "logits"),
+        (drop_a_weight, "loads"),
+        (change_a_token, "tokenizer"),
+        (edit("config.json", max_position_embeddings=128), "positions"),
+        (edit("config.json", rope_parameters={"rope_type": "linear", "factor": 2.0,
+                                              "rope_theta": 10000.0}), "positions"),
+        (edit("generation_config.json", use_cache=False), "cache"),
+        (edit("tokenizer_config.json", eos_token="<|pad|>"), "special tokens"),
+        (lambda directory: (directory / "config.json").unlink(), "loads"),
+    ],
+    ids=["weight", "missing weight", "token", "length", "rope", "cache", "eos", "config"],
+)  # fmt: skip
+def test_damage_is_found_and_named(
+    tiny_model: Path, expected: Path, tmp_path: Path, damage: Damage, check: str
+) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(tiny_model, copy)
+    damage(copy)
+    verdict = verify_saved(copy, expected)
+    assert not verdict.passed
+    assert not verdict.checks[check].passed, verdict.sentence()
