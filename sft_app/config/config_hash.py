@@ -13,7 +13,9 @@ from sft_app.config.conf_files import conf_dir
 from sft_app.config.schema.app import AppConfig
 
 CANNOT_CHANGE_THE_OUTCOME = {
-    "sweep": None,
+    # The budget stands in trainer.max_steps; supervised_tokens alone becomes steps only later.
+    "sweep": ("name", "budget", "tokens", "tokens_per_step", "skip_longer_after_oom", "lengths",
+              "heldout_length"),
     "run": None,
     "launch": ("rdzv_endpoint", "rdzv_timeout_seconds", "node_rank", "cpu_threads",
                "shutdown_grace_seconds", "timeout"),

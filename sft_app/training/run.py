@@ -44,6 +44,7 @@ from sft_app.training.save_final_model import save_final_model
 from sft_app.training.sft_trainer import SFTTrainer
 from sft_app.training.step_guard import TrainingDiverged
 from sft_app.training.stop_signals import Interrupted
+from sft_app.training.supervised_budget import limit_to_budget
 from sft_app.training.verify_final_model import verify_final_model, write_expected
 from sft_app.training.watchdog import Watchdog
 
@@ -75,6 +76,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
         data = plan_data(config, plans.tokenizer, plans.packing)
         details.info("%s", data.statistics)
     say_plans(config, plans, data)
+    limit_to_budget(args, config, data)
     if record.is_main:
         write_plan(plans, data, run_dir)
     measured = plan_what_to_measure(config, plans, data)

@@ -28,7 +28,15 @@ HASHES_OF_0_1_0 = [
         "7c539a7a337d98a09954037a4df6099436aa1d2b1d2a4a856203278da644540e",
     ),
     (
-        ["experiment=context_sweep", "context_length=256", "rope=ntk", "sweep.lengths=[256,512]"],
+        [
+            "experiment=context_sweep",
+            "context_length=256",
+            "rope=ntk",
+            "sweep.lengths=[256,512]",
+            "sweep.budget=steps",  # as in that version
+            "sweep.supervised_tokens=null",
+            "trainer.max_steps=30",
+        ],
         "584237ebe927b18892919edb14992f4ffa3bf1abb44a8db3b26aca7c3036df25",
     ),
     (
@@ -126,3 +134,13 @@ def test_keys_are_told_apart_by_whether_they_can_change_the_outcome() -> None:
     assert can_change_the_outcome("context_length")
     assert not can_change_the_outcome("launch.rdzv_endpoint")
     assert not can_change_the_outcome("sweep.lengths")
+
+
+def test_another_budget_of_supervised_tokens_is_another_run(
+    compose: Callable[..., AppConfig],
+) -> None:
+    hashes = {
+        config_hash(compose("sweep.budget=supervised", f"sweep.supervised_tokens={number}"))
+        for number in (1000, 2000)
+    }
+    assert len(hashes) == 2

@@ -13,6 +13,9 @@ class Budget(StrEnum):
     """`sweep.tokens` in all."""
     steps = "steps"
     """`trainer.max_steps` optimizer steps."""
+    supervised = "supervised"
+    """About `sweep.supervised_tokens` tokens whose loss counts: as many steps as that takes with
+    what is left of the data at each length."""
     epochs = "epochs"
     """`trainer.num_train_epochs` passes over the data."""
 
@@ -28,6 +31,8 @@ class SweepConfig:
     are equal at every context length; each cell's batch follows from its length."""
     tokens: int | None = None
     """Training tokens of every cell, with budget=tokens."""
+    supervised_tokens: int | None = None
+    """Supervised training tokens of every cell, with budget=supervised."""
     tokens_per_step: int | None = None
     """Tokens of an optimizer step in every cell; null: what the longest context takes."""
     skip_longer_after_oom: bool = True

@@ -108,6 +108,7 @@ NUMBER_RANGES: dict[str, Range] = {
     "evaluation.stride": COUNT,
     "evaluation.max_windows": COUNT,
     "sweep.tokens": AMOUNT_OF_TOKENS,
+    "sweep.supervised_tokens": AMOUNT_OF_TOKENS,
     "sweep.tokens_per_step": AMOUNT_OF_TOKENS,
     "sweep.lengths": Range(2, MOST),
     "sweep.heldout_length": Range(2, MOST),

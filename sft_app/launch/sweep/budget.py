@@ -94,6 +94,18 @@ def _max_steps(config: AppConfig, per_step: int) -> int:
                     f"sweep.tokens={100 * per_step}, for example."
                 )
             return -(-sweep.tokens // per_step)
+        case Budget.supervised:
+            if sweep.supervised_tokens is None:
+                raise ConfigError(
+                    "sweep.budget=supervised needs sweep.supervised_tokens: "
+                    f"sweep.supervised_tokens={50 * per_step}, for example."
+                )
+            if max_steps != -1:
+                raise ConfigError(
+                    f"sweep.budget=supervised, but trainer.max_steps={max_steps} ends training: "
+                    "leave it out, or choose sweep.budget=steps."
+                )
+            return -1  # known when the data is: training takes as many as the tokens need
         case Budget.steps:
             if max_steps < 1:
                 raise ConfigError(
@@ -119,11 +131,12 @@ def describe_budget(configs: Sequence[AppConfig]) -> str:
     """Say in one line what every job trains on; `configs` have their budget applied."""
     first = configs[0]
     per_step = tokens_per_step(first)
-    total = (
-        f"{first.trainer.max_steps:,} steps, {first.trainer.max_steps * per_step:,} tokens in all"
-        if first.trainer.max_steps > 0
-        else f"{first.trainer.num_train_epochs:g} epochs"
-    )
+    total = f"{first.trainer.num_train_epochs:g} epochs"
+    if first.trainer.max_steps > 0:
+        steps = first.trainer.max_steps
+        total = f"{steps:,} steps, {steps * per_step:,} tokens in all"
+    if first.sweep.budget is Budget.supervised:
+        total = f"as many steps as {first.sweep.supervised_tokens or 0:,} supervised tokens take"
     batches = {
         c.context_length: f"{c.context_length:,}: {c.trainer.per_device_train_batch_size} x "
         f"{c.trainer.gradient_accumulation_steps} x {num_groups(c)}"

@@ -6,6 +6,10 @@ from sft_app.reporting.page import format_values
 from sft_app.reporting.sweep.cells import CellRecord
 from sft_app.reporting.sweep.sweep_csv import evaluation_lengths
 
+NEARLY_EQUAL = 1.05
+"""Times the smallest number of supervised tokens: what more differs is said."""
+MOST_SHOWN = 8
+
 
 def cautions(cells: list[CellRecord]) -> list[str]:
     """Return a sentence for each thing that makes the completed cells hard to compare."""
@@ -47,12 +51,24 @@ def _evaluation_tokens(cells: list[CellRecord]) -> str:
 
 
 def _training_tokens(cells: list[CellRecord]) -> str:
-    counts = _distinct(cells, lambda cell: cell.result.tokens.supervised if cell.result else None)
-    if len(counts) < 2 or counts[-1] <= 1.05 * counts[0]:
+    """Say how far each cell's supervised tokens are off the smallest number, where it matters."""
+    counts = {cell.name: cell.result.tokens.supervised for cell in cells if cell.result}
+    least = min(counts.values(), default=0)
+    if not least or max(counts.values()) <= NEARLY_EQUAL * least:
         return ""
+    off: dict[str, list[int]] = {}
+    for cell in cells:
+        if cell.result:
+            more = f"{cell.result.tokens.supervised / least - 1:+.0%}"
+            off.setdefault(more, []).append(cell.context_length or 0)
+    shown = [
+        f"{more} at {', '.join(map(format_values.length, sorted(set(lengths))))}"
+        for more, lengths in sorted(off.items(), key=lambda item: int(item[0].rstrip("%")))
+    ]
     return (
-        f"The cells trained on between {counts[0]:,.0f} and {counts[-1]:,.0f} supervised tokens: "
-        "more training, and not only the setting, may explain a difference."
+        f"The cells trained on between {least:,} and {max(counts.values()):,} supervised tokens "
+        f"({'; '.join(shown[:MOST_SHOWN])}): more training, and not only the setting, may explain "
+        "a difference. sweep.budget=supervised makes them equal."
     )
 
 

@@ -87,6 +87,11 @@ def test_without_a_budget_nothing_is_touched(compose: Compose) -> None:
         (["sweep.budget=steps"], "trainer.max_steps=100"),
         (["sweep.budget=epochs", "trainer.max_steps=5"], "sweep.budget=steps"),
         (["sweep.budget=epochs", "data.overlong=drop"], "data.overlong=split"),
+        (["sweep.budget=supervised"], "sweep.supervised_tokens="),
+        (
+            ["sweep.budget=supervised", "sweep.supervised_tokens=9000", "trainer.max_steps=5"],
+            "sweep.budget=steps",
+        ),
         (["sweep=fair", "trainer.max_steps=5", "data.packing=none"], "data.packing=best_fit"),
         (["sweep=fair", "trainer.max_steps=5", "sweep.tokens_per_step=1000"], "multiple of 2048"),
     ],
