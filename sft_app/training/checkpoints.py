@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 STAGING = ".partial"
 """Folder below checkpoints/ in which a checkpoint is written before it gets its name."""
+PASSED_OVER = ".passed_over"
+"""Folder below checkpoints/ with those that training did not go on from."""
 SHARDS = "shards"
 """Folder of a checkpoint with each rank's part of weights and optimizer, under FSDP."""
 
@@ -60,6 +62,25 @@ def numbered(checkpoints: Path) -> list[Path]:
     """List the checkpoint-N folders, by step."""
     found = [p for p in checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _step(p) is not None]
     return sorted(found, key=lambda path: _step(path) or 0)
+
+
+def set_newer_aside(run_dir: Path, resumed_from: Path | None) -> list[Path]:
+    """Move this run's checkpoints beyond the one that training goes on from out of the way.
+
+    They are damaged, or were passed over on purpose; left there, their numbers would make rotation
+    remove what training writes from now on. Return where they are now.
+    """
+    checkpoints = run_dir / CHECKPOINTS
+    last = (_step(resumed_from) or 0) if resumed_from is not None else -1
+    moved = []
+    for newer in numbered(checkpoints):
+        if (_step(newer) or 0) > last:
+            place = checkpoints / PASSED_OVER / newer.name
+            shutil.rmtree(place, ignore_errors=True)
+            place.parent.mkdir(exist_ok=True)
+            moved.append(newer.replace(place))
+            log.warning("%s is kept in %s: training goes on from before it.", newer.name, place)
+    return moved
 
 
 def agree_on_resume_point(setting: str | None, run_dir: Path) -> ResumePoint:

@@ -30,7 +30,7 @@ from sft_app.training.callbacks.metrics_file import MetricsFile
 from sft_app.training.callbacks.profiler import ProfileSteps
 from sft_app.training.callbacks.progress import Progress
 from sft_app.training.callbacks.result_file import ResultFile
-from sft_app.training.checkpoints import agree_on_resume_point
+from sft_app.training.checkpoints import agree_on_resume_point, set_newer_aside
 from sft_app.training.log_setup import DETAILS, set_up_logging
 from sft_app.training.model_plan import ModelPlans, plan_as_dict, plan_data, plan_model
 from sft_app.training.muon import muon_for
@@ -220,6 +220,8 @@ def train(trainer: SFTTrainer, config: AppConfig, run_dir: Path, record: RunReco
     result.resumed_from = str(found.checkpoint) if found.checkpoint else None
     result.rejected_checkpoints = list(found.rejected)
     record.write()
+    if record.is_main:
+        set_newer_aside(run_dir, found.checkpoint)
     if found.checkpoint is not None:
         log.info("resume          from %s", found.checkpoint)
     with trainer.guard.signals.noticed():

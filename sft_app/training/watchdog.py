@@ -42,4 +42,4 @@ class Watchdog(TrainerCallback):
         if self._file is not None:
             faulthandler.dump_traceback_later(self.timeout, file=self._file)
 
-    on_step_end = on_substep_end = on_save = _expect
+    on_step_end = on_substep_end = on_save = on_prediction_step = on_evaluate = _expect

@@ -10,7 +10,14 @@ from safetensors.torch import save_file
 
 from sft_app.common.errors import ConfigError
 from sft_app.records.manifest import write_manifest
-from sft_app.training.checkpoints import STAGING, find_resume_point, numbered, publish, rotate
+from sft_app.training.checkpoints import (
+    STAGING,
+    find_resume_point,
+    numbered,
+    publish,
+    rotate,
+    set_newer_aside,
+)
 
 FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "model.safetensors")
 
@@ -96,6 +103,20 @@ def test_a_named_place_without_a_checkpoint_is_an_error(tmp_path: Path) -> None:
 
 def test_auto_starts_afresh_when_there_is_none(tmp_path: Path) -> None:
     assert find_resume_point("auto", tmp_path).checkpoint is None
+
+
+def test_what_training_does_not_go_on_from_does_not_push_out_what_it_writes(tmp_path: Path) -> None:
+    """By its higher number, with save_total_limit=1."""
+    make_checkpoint(tmp_path, 5)
+    truncate(make_checkpoint(tmp_path, 10) / "optimizer.pt")
+    found = find_resume_point("auto", tmp_path)
+    (moved,) = set_newer_aside(tmp_path, found.checkpoint)
+    assert moved.is_dir() and moved.name == "checkpoint-10"
+    newest = make_checkpoint(tmp_path, 6)
+    rotate(tmp_path / "checkpoints", keep=1)
+    assert numbered(tmp_path / "checkpoints") == [newest]
+    set_newer_aside(tmp_path, None)
+    assert not numbered(tmp_path / "checkpoints")
 
 
 def test_publishing_replaces_the_same_step(tmp_path: Path) -> None:

@@ -46,10 +46,13 @@ def run_job(
     nodes of a job of several have agreed on. A single worker is forked from `warm`, if given.
     Raises JobFailed when the job failed, and JobInterrupted after a signal.
     """
-    save_config(config, run_dir / CONFIG)
-    clear_failures(run_dir)
-    shutil.rmtree(run_dir / STACKS, ignore_errors=True)
-    initial_result(config, Status.running).write(run_dir)
+    try:
+        save_config(config, run_dir / CONFIG)
+        clear_failures(run_dir)
+        shutil.rmtree(run_dir / STACKS, ignore_errors=True)
+        initial_result(config, Status.running).write(run_dir)
+    except OSError as error:
+        raise JobFailed(f"{run_dir} cannot be written to: {error}") from error
     if label is None:
         print(opening(config, run_dir, num_local_processes(config.launch)), flush=True)
     identity = threading.Thread(target=_write_identity, args=(config, run_dir), daemon=True)
@@ -64,9 +67,12 @@ def run_job(
     )
     identity.join()
     more_oom_kills = (count_oom_kills() or 0) - (oom_kills or 0)
-    result = conclude(
-        run_dir, ended, timeout=config.launch.timeout, oom_kills=max(0, more_oom_kills)
-    )
+    try:
+        result = conclude(
+            run_dir, ended, timeout=config.launch.timeout, oom_kills=max(0, more_oom_kills)
+        )
+    except ValueError as error:  # somebody has removed the folder, or the file
+        raise JobFailed(f"how the run ended cannot be told: {error}") from error
     remove_empty_stacks(run_dir)
     if ended.interrupted_by is not None:
         if ended.handler_before is not None and ended.interrupted_by.name.startswith("SIGUSR"):
