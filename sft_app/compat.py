@@ -79,6 +79,11 @@ PRIVATE_NAMES = (
         "from_pretrained reports what a family leaves out by design",
     ),
     PrivateName(
+        "transformers.conversion_mapping.get_model_conversion_mapping",
+        "decoded weights would be saved under the names of quantised blocks",
+        "save_pretrained leaves the quantiser's part of the names out by itself",
+    ),
+    PrivateName(
         "transformers.core_model_loading.rename_source_key",
         "tensors with a dtype of their own (float32 router biases) would be saved in 16 bits",
         "save_pretrained keeps the dtypes of the source by itself",
@@ -268,6 +273,24 @@ def names_in_model(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, 
             found, _ = rename_source_key(name, [], [], prefix, own)
         renamed[name] = str(found)
     return renamed
+
+
+def forget_quantization(model: "PreTrainedModel") -> None:
+    """Let `save_pretrained` write the decoded weights under the names of a plain checkpoint.
+
+    It reverts what was done to names and layouts when loading, and decoding was a part of that: the
+    plain matrices would be saved under the names of quantised blocks. Until transformers leaves the
+    quantiser's part out by itself.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import PrefixChange
+
+    used = {tuple(entry.target_patterns) for entry in model._weight_conversions or ()}
+    model._weight_conversions = [
+        entry
+        for entry in get_model_conversion_mapping(model)
+        if tuple(entry.target_patterns) in used or not isinstance(entry, PrefixChange)
+    ] or None
 
 
 def without_quantization(config: "PretrainedConfig") -> "PretrainedConfig":

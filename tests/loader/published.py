@@ -235,6 +235,7 @@ def write_published(family: str, directory: Path, **changes: Any) -> Path:
         if name.endswith("e_score_correction_bias"):  # published ones are not 0
             tensor.copy_(torch.linspace(-1e-3, 1e-3, tensor.numel()) + 1 / 3)
     model.save_pretrained(directory)
+    published.setdefault("architectures", [type(model).__name__])
     file = directory / "model.safetensors"
     weights = {
         _published_name(name): tensor if name.endswith(FLOAT32) else tensor.to(torch.bfloat16)

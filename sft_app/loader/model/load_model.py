@@ -16,7 +16,7 @@ from sft_app.config.schema.model import ModelConfig
 from sft_app.loader.architecture.auto_class import auto_class
 from sft_app.loader.architecture.skeleton import freeze_towers
 from sft_app.loader.checkpoint.locate import find_checkpoint
-from sft_app.loader.checkpoint.quantized_source import decode_when_loaded
+from sft_app.loader.checkpoint.quantized_source import decode_when_loaded, quantization_of
 from sft_app.loader.checkpoint.weights_plan import check_loaded
 from sft_app.loader.model.broadcast import receive_weights, send_weights
 from sft_app.loader.model.dtype import choose_dtype
@@ -187,6 +187,8 @@ def _from_pretrained(
             f"model.attn_implementation or model.dtype: {model_config.name_or_path!r} cannot be "
             f"built as asked ({' '.join(str(error).split())}); try model.attn_implementation=eager."
         ) from error
+    if quantization_of(hf_config) is not None:
+        compat.forget_quantization(built)
     check_loaded(info, model_config.name_or_path)
     check_finite(built, model_config.name_or_path)
     return built
