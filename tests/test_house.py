@@ -30,7 +30,8 @@ def test_no_two_modules_share_a_name() -> None:
 def test_imports_go_in_no_circle() -> None:
     """Between packages that are siblings: the import contracts see only the ones they name."""
     graph = grimp.build_graph("sft_app")
-    assert not _circles({m: graph.find_modules_directly_imported_by(m) for m in graph.modules})
+    modules = graph.modules - {"sft_app"}  # which names the functions of the API, for type checkers
+    assert not _circles({m: graph.find_modules_directly_imported_by(m) for m in modules})
 
 
 def test_a_circle_would_be_seen() -> None:

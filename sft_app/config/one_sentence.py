@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from sft_app.common.errors import ConfigError, DataError
+from sft_app.common.secrets import hide_secrets
 
 EXIT_BAD_INPUT = 2
 LONGEST = 700
@@ -37,8 +38,8 @@ def program_name() -> str:
 def exit_with_message(error: BaseException) -> NoReturn:
     """Print `error` as one sentence, its traceback first if HYDRA_FULL_ERROR asks; exit with 2."""
     if os.environ.get("HYDRA_FULL_ERROR"):
-        traceback.print_exception(error)
-    print(f"{program_name()}: {as_sentence(error)}", file=sys.stderr)
+        print(hide_secrets("".join(traceback.format_exception(error))), file=sys.stderr)
+    print(f"{program_name()}: {hide_secrets(as_sentence(error))}", file=sys.stderr)
     sys.exit(EXIT_BAD_INPUT)
 
 

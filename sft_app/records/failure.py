@@ -12,6 +12,7 @@ import time
 import traceback
 from pathlib import Path
 
+from sft_app.common.secrets import hide_secrets
 from sft_app.records.result import RunError, Status
 from sft_app.records.run_files import write_atomically
 
@@ -38,9 +39,9 @@ def record_failure(run_dir: Path, error: BaseException, *, rank: int, status: St
         status=status,
         error=RunError(
             type=type(error).__name__,
-            message=str(error),
+            message=hide_secrets(str(error)),
             rank=rank,
-            traceback="".join(traceback.format_exception(error)),
+            traceback=hide_secrets("".join(traceback.format_exception(error))),
         ),
         time=time.time(),
     )

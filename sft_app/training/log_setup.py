@@ -16,6 +16,7 @@ from pathlib import Path
 
 import transformers
 
+from sft_app.common.secrets import HideSecrets
 from sft_app.records.run_files import JOB_LABEL, LOG
 
 DETAILS = "sft_app.details"
@@ -56,6 +57,8 @@ def set_up_logging(run_dir: Path, rank: int) -> None:
             colour=on_terminal and "NO_COLOR" not in os.environ,
         )
     )  # fmt: skip
+    for handler in (file, screen):
+        handler.addFilter(HideSecrets())
     screen.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     one_line = bool(os.environ.get(JOB_LABEL))
     screen.addFilter(lambda record: _is_for_the_screen(record, one_line=one_line))

@@ -97,3 +97,21 @@ def test_what_cannot_work_is_refused_by_name(
     with pytest.raises(ConfigError) as refusal:
         validate(compose(*overrides))
     assert named in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+trainer.extra.hub_token=hunter2",
+        "data.train=https://user:hunter2@host/chat.json",
+        "data.train=[{path: 'https://user:hunter2@host/chat.json', weight: 2}]",
+    ],
+)
+def test_secrets_come_from_the_environment_only(
+    compose: Compose, override: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match=r"oc\.env") as refusal:
+        validate(compose(override))
+    assert "hunter2" not in str(refusal.value)
+    monkeypatch.setenv("SOME_TOKEN", "hunter2")
+    validate(compose("+trainer.extra.hub_token=${oc.env:SOME_TOKEN}"))

@@ -25,6 +25,7 @@ from sft_app.config.transformers_names import (
 )
 from sft_app.config.validation.check_data import check_data_names
 from sft_app.config.validation.check_evaluation import check_evaluation
+from sft_app.config.validation.check_secrets import check_secrets
 from sft_app.config.validation.check_trainer import check_trainer_support
 from sft_app.config.validation.number_ranges import check_numbers
 
@@ -63,6 +64,7 @@ def validate(config: AppConfig, *, on_slurm: bool = False) -> None:
     `on_slurm`: the job will be started by Slurm, on all of its nodes, whatever this process is.
     """
     checks: list[Callable[[AppConfig], None]] = [
+        check_secrets,
         check_numbers,
         _check_context,
         _check_model,

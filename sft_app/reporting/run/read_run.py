@@ -11,12 +11,12 @@ from typing import Any
 
 import yaml
 
+from sft_app.common.secrets import shown_override, without_secrets
 from sft_app.records.liveness import has_died
 from sft_app.records.result import RunResult, Status, read_result
 from sft_app.records.run_files import CONFIG, LOG, METRICS, PLAN, RESULT
 from sft_app.records.step_log import StepLine
 from sft_app.reporting.run.check_types import check_types
-from sft_app.reporting.run.hide_secrets import shown, without_secrets
 from sft_app.reporting.run.read_metrics import read_metrics
 
 HYDRA_CONFIG = ".hydra/config.yaml"
@@ -144,7 +144,7 @@ def _read_overrides(run_dir: Path) -> list[str]:
         overrides = _load_yaml(run_dir / HYDRA_OVERRIDES)
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return []
-    return [shown(str(line)) for line in overrides] if isinstance(overrides, list) else []
+    return [shown_override(str(line)) for line in overrides] if isinstance(overrides, list) else []
 
 
 def _read_plan(run_dir: Path, problems: list[str]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from sft_app.common.secrets import shown_override
 from sft_app.records.run_files import MODEL
-from sft_app.reporting.run.hide_secrets import shown
 from sft_app.reporting.sweep.cells import CellRecord
 from sft_app.reporting.sweep.rank_settings import RankedSettings
 
@@ -54,7 +54,9 @@ def _asked_for(sweep_dir: Path) -> list[str] | None:
     """Return the overrides that started the sweep, and where it lives; None when not recorded."""
     try:
         recorded = yaml.safe_load((sweep_dir / HYDRA_SWEEP).read_text(encoding="utf-8"))
-        overrides = [shown(str(override)) for override in recorded["hydra"]["overrides"]["task"]]
+        overrides = [
+            shown_override(str(override)) for override in recorded["hydra"]["overrides"]["task"]
+        ]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return None
     asked = [o for o in overrides if o.partition("=")[0] not in ADDED_BY_THE_SWEEP]

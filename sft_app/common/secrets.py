@@ -1,0 +1,83 @@
+"""What must never be written down: passwords, access tokens. One redactor for all that is shown.
+
+Logs, error texts, reports and the files of a run are read by others than the one who ran it.
+"""
+
+import logging
+import re
+from typing import Any
+
+HIDDEN = "(hidden)"
+
+_SECRET_NAME = (
+    r"(?:\w+_)?(?:api_?key|secret|secret_?key|secret_?access_?key|passwd|password|credentials?|"
+    r"(?:hub|hf|auth|access|api|bearer|refresh)_?token)"
+)
+# pad_token, eos_token and their like are no secrets.
+_KEY = re.compile(rf"(?:{_SECRET_NAME}|token)\Z", re.IGNORECASE)
+_URL = re.compile(r"(?P<scheme>\b[a-zA-Z][\w+.-]*://)(?P<login>[^/\s?#@'\"]*:[^/\s?#'\"]*)@")
+_IN_QUERY = re.compile(
+    rf"(?P<key>[?&](?:{_SECRET_NAME}|sig|signature|token)=)(?P<value>[^&\s'\"]+)", re.IGNORECASE
+)
+_ASSIGNED = re.compile(
+    rf"(?P<key>\b(?:[\w]+\.)*{_SECRET_NAME}['\"]?\s*[=:]\s*['\"]?)(?P<value>(?!\$\{{)[^\s'\",}}\]]+)",
+    re.IGNORECASE,
+)
+_SHAPES = re.compile(
+    r"\bhf_[A-Za-z0-9]{16,}|\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{16,}|"
+    r"\bsk-[A-Za-z0-9_-]{20,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bxox[abprs]-[\w-]{10,}|"
+    r"\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,}"
+)
+"""Tokens that are known by how they begin, whatever names them."""
+
+
+def hide_secrets(text: str) -> str:
+    """Return `text` with passwords in URLs, values of secret keys and known tokens hidden."""
+    text = _URL.sub(lambda m: f"{m['scheme']}{HIDDEN}@", text)
+    text = _IN_QUERY.sub(lambda m: f"{m['key']}{HIDDEN}", text)
+    text = _ASSIGNED.sub(lambda m: f"{m['key']}{HIDDEN}", text)
+    return _SHAPES.sub(HIDDEN, text)
+
+
+def is_secret_key(key: object) -> bool:
+    """Tell whether the last part of a dotted key names a secret."""
+    return isinstance(key, str) and _KEY.match(key.rpartition(".")[2]) is not None
+
+
+def is_secret_value(value: object) -> bool:
+    """Tell whether a text shows a secret, whatever its key."""
+    return isinstance(value, str) and hide_secrets(value) != value
+
+
+def without_secrets(value: Any) -> Any:
+    """Return a configuration, or a part of it, with its secrets hidden, at any depth."""
+    if isinstance(value, dict):
+        return {
+            key: HIDDEN if item and is_secret_key(key) else without_secrets(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [without_secrets(item) for item in value]
+    return hide_secrets(value) if isinstance(value, str) else value
+
+
+def shown_override(override: str) -> str:
+    """Return an override `key=value`, its value hidden when it is a secret."""
+    key, separator, value = override.partition("=")
+    if separator and value and is_secret_key(key):
+        return f"{key}={HIDDEN}"
+    return hide_secrets(override)
+
+
+class HideSecrets(logging.Filter):
+    """Hide secrets in every record that a handler writes, exceptions included."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Replace the record's message where it shows a secret; lets every record pass."""
+        message = record.getMessage()
+        hidden = hide_secrets(message)
+        if hidden != message:
+            record.msg, record.args = hidden, ()
+        if record.exc_info and record.exc_text is None:
+            record.exc_text = hide_secrets(logging.Formatter().formatException(record.exc_info))
+        return True
