@@ -8,9 +8,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from sft_app.common.errors import ConfigError
 
-class TooExpensive(RuntimeError):
-    """What ran under a limit took more than it may; the message says of what."""
+
+class TooExpensive(BaseException):
+    """What ran under a limit took more than it may; the message says of what.
+
+    No Exception: neither the code that is limited nor a caller that forgives it may go on.
+    """
+
+
+@contextmanager
+def chat_template_limits(seconds: float = 10, growth: int = 1 << 30) -> Iterator[None]:
+    """Let a chat template render some short conversations; a thousand turns take 10 ms.
+
+    Raises ConfigError where it computes for `seconds`, or needs `growth` bytes of memory.
+    """
+    try:
+        with cpu_limit(seconds), memory_limit(growth):
+            yield
+    except (TooExpensive, MemoryError) as error:
+        what = str(error) or f"more than {growth >> 20:,} MiB of memory"
+        raise ConfigError(
+            f"tokenizer.chat_template: one short question takes {what}: name another template, "
+            "tokenizer.chat_template=/path/to/template.jinja."
+        ) from error
 
 
 @contextmanager

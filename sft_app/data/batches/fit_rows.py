@@ -116,8 +116,8 @@ def fit_rows(
     key = f"{context_length}-{overlong.value}-{question.value}"
     try:
         return load_fitted(store, cached(store.path.parent / "fitted", key, build))
-    except PermissionError:
-        log.info("%s cannot be written: the rows are fitted in memory", store.path.parent)
+    except OSError as error:
+        log.info("the rows are fitted in memory: %s cannot be used (%s)", store.path.parent, error)
         return FittedRows(store, _fit_all(store, context_length, overlong, question), None)
 
 

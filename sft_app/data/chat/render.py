@@ -21,7 +21,7 @@ from sft_app.data.chat.conversation import Conversation, Message, Passage
 from sft_app.data.chat.not_rendered import NotRenderedCheck
 from sft_app.data.chat.spans import Exchange, Rendered, Span
 from sft_app.data.chat.special_text import SpecialText
-from sft_app.data.chat.template import ChatTemplate, TemplateRefused
+from sft_app.data.chat.template import ChatTemplate, TemplateRefused, probing
 from sft_app.data.chat.template_layout import (
     PLACEHOLDER,
     Layout,
@@ -217,8 +217,9 @@ class Renderer:
             return False
         probe = [Message("system", PLACEHOLDER), Message("user", "Q")]
         try:
-            asked = self.template.render(Conversation([]), probe, generate=True)
-            told = self.template.render(Conversation([]), [*probe, Message("assistant", "A")])
+            with probing():
+                asked = self.template.render(Conversation([]), probe, generate=True)
+                told = self.template.render(Conversation([]), [*probe, Message("assistant", "A")])
         except TemplateRefused:
             return False
         return PLACEHOLDER in asked and PLACEHOLDER not in told
@@ -274,11 +275,10 @@ class Renderer:
         for system in ([], [Message("system", "S")]):
             whole = Conversation([*system, *questions])
             try:
-                rendered = self._by_prefixes(whole) or self._one_answer(whole, len(system) + 3)
-                tail = self.template.render(Conversation([]), [*system, *questions[2:]])
-            except TemplateRefused as error:
-                if error.reason == "template_too_expensive":
-                    raise
+                with probing():
+                    rendered = self._by_prefixes(whole) or self._one_answer(whole, len(system) + 3)
+                    tail = self.template.render(Conversation([]), [*system, *questions[2:]])
+            except TemplateRefused:
                 continue
             if len(rendered.exchanges) < 2:
                 return False

@@ -146,23 +146,37 @@ class ChatTemplate:
         """Tell whether there is an end-of-turn token to learn."""
         probe = [Message("user", "Q"), Message("assistant", "A")]
         try:
-            return self.render(Conversation(probe), probe).rstrip().endswith(self.end_tokens)
+            with probing():
+                return self.render(Conversation(probe), probe).rstrip().endswith(self.end_tokens)
         except TemplateRefused:
             return True
 
     def _writes_generation_prompt(self) -> bool:
         probe = [Message("user", "Q")]
         try:
-            with memory_limit(MAX_GROWTH):
+            with probing():
                 prompt = self.render(Conversation(probe), probe, generate=True)
                 return prompt != self.render(Conversation(probe), probe)
-        except TemplateRefused as error:
-            if error.reason == "template_too_expensive":
-                raise ConfigError(
-                    f"tokenizer.chat_template: one short question takes {error.__cause__}: name "
-                    "another template, tokenizer.chat_template=/path/to/template.jinja."
-                ) from error
+        except TemplateRefused:
             return True
+
+
+@contextmanager
+def probing() -> Iterator[None]:
+    """Ask the template for the shortest conversations; no other one could do with less.
+
+    Raises ConfigError where it takes too much for that.
+    """
+    try:
+        with memory_limit(MAX_GROWTH):
+            yield
+    except TemplateRefused as error:
+        if error.reason != "template_too_expensive":
+            raise
+        raise ConfigError(
+            f"tokenizer.chat_template: one short question takes {error.__cause__}: name another "
+            "template, tokenizer.chat_template=/path/to/template.jinja."
+        ) from error
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from sft_app.common.errors import ConfigError
+from sft_app.common.resource_limits import chat_template_limits
 from sft_app.loader.tokenizer.template_variables import fix_variables
 
 _DIRECTORY = Path(__file__).with_name("chat_templates")
@@ -78,7 +79,8 @@ def set_chat_template(
     tokenizer.chat_template = texts.training
     if texts.fixed:
         source += f"; {', '.join(texts.fixed)}"
-    plan = _inspect(tokenizer, source, wanted, adds_bos=adds_bos)
+    with chat_template_limits():
+        plan = _inspect(tokenizer, source, wanted, adds_bos=adds_bos)
     return replace(plan, saved=texts.saved, warnings=texts.warnings + plan.warnings)
 
 

@@ -42,6 +42,11 @@ def test_one_that_is_hostile_to_every_conversation_is_a_setting_that_cannot_work
         Renderer(with_template(hostile + CHATML))
 
 
+def test_one_that_is_hostile_to_every_answer_is_one_as_well():
+    with pytest.raises(ConfigError, match="one short question takes more"):
+        Renderer(with_template("{% if messages[1:] %}" + GROWS + "{% endif %}" + CHATML))
+
+
 @pytest.mark.parametrize("hostile", [LOOPS, GROWS, DOUBLES, PADS])
 def test_one_that_is_hostile_to_one_conversation_makes_it_a_bad_record(hostile):
     tokenise = _Tokenise(with_template(only_for("bomb", hostile)), Rendering())

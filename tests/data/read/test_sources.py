@@ -102,6 +102,18 @@ def test_hub_rows_come_through_the_datasets_library(monkeypatch):
     assert asked == [("org/name", None, "test")]
 
 
+def test_hub_rows_have_no_key_that_they_did_not_have(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    rows = [
+        {"messages": [{"role": "user", "content": "Q", "call": {"city": "Oslo"}}]},
+        {"messages": [{"role": "user", "content": "Q", "call": {"ticker": "X"}}]},
+    ]
+    dataset = datasets.Dataset.from_list(rows)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: dataset)
+    found = [r.value for r in read_hub("org/name") if isinstance(r, Record)]
+    assert found == rows and dataset[0]["messages"][0]["call"] == {"city": "Oslo", "ticker": None}
+
+
 def test_a_hub_dataset_without_the_library_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"pip install 'sft-app\[hub\]'"):

@@ -1,5 +1,6 @@
 """Variables, dates and reasoning in chat templates: fixed in training, open in what is saved."""
 
+import functools
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from sft_app.common.errors import ConfigError
+from sft_app.common.resource_limits import chat_template_limits
 from sft_app.data.chat.conversation import Conversation, Message
 from sft_app.data.chat.render import Renderer
 from sft_app.data.store.token_cache import tokenizer_digest
@@ -150,3 +152,15 @@ def test_what_is_saved_is_read_back_by_plain_transformers(tmp_path: Path) -> Non
     tokenizer.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert rendered(again).endswith("<think>\n\n</think>\n\n")
+
+
+def test_a_template_that_computes_for_ever_is_a_setting_that_cannot_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = tmp_path / "endless.jinja"
+    loop = "{% for a in range(99999) %}"
+    template.write_text(loop + loop + "{% endfor %}{% endfor %}")
+    limits = functools.partial(chat_template_limits, seconds=0.3)
+    monkeypatch.setattr("sft_app.loader.tokenizer.chat_template.chat_template_limits", limits)
+    with pytest.raises(ConfigError, match="one short question takes more than 0.3 seconds"):
+        set_chat_template(byte_level(), str(template), adds_bos=False)
