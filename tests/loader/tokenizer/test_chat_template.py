@@ -162,5 +162,5 @@ def test_a_template_that_computes_for_ever_is_a_setting_that_cannot_work(
     template.write_text(loop + loop + "{% endfor %}{% endfor %}")
     limits = functools.partial(chat_template_limits, seconds=0.3)
     monkeypatch.setattr("sft_app.loader.tokenizer.chat_template.chat_template_limits", limits)
-    with pytest.raises(ConfigError, match="one short question takes more than 0.3 seconds"):
+    with pytest.raises(ConfigError, match="one short question takes more than"):
         set_chat_template(byte_level(), str(template), adds_bos=False)
