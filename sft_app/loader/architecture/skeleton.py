@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from sft_app import compat
@@ -49,13 +50,22 @@ def freeze_towers(model: PreTrainedModel) -> int:
 
     Text says nothing about images or sound: towers, and what projects from them, are kept.
     """
-    if not is_multimodal(model.config):
-        return 0
-    language = (model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings())
-    trained = {id(p) for part in language if part is not None for p in part.parameters()}
     frozen = 0
-    for parameter in model.parameters():
-        if id(parameter) not in trained:
+    for module in _towers(model).values():
+        for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(False)
             frozen += parameter.numel()
     return frozen
+
+
+def tower_layers(model: PreTrainedModel) -> list[str]:
+    """Return the names of the linear layers outside the language model: no adapter goes there."""
+    return [name for name, module in _towers(model).items() if isinstance(module, nn.Linear)]
+
+
+def _towers(model: PreTrainedModel) -> dict[str, nn.Module]:
+    if not is_multimodal(model.config):
+        return {}
+    language = (model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings())
+    inside = {id(m) for part in language if part is not None for m in part.modules()}
+    return {name: module for name, module in model.named_modules() if id(module) not in inside}

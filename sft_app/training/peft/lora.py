@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from sft_app.common.errors import ConfigError
 from sft_app.common.processes import is_installed
 from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
+from sft_app.loader.architecture.skeleton import tower_layers
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def put_adapter(
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules="all-linear" if targets == ["all-linear"] else targets,
-        exclude_modules=_routers(model) if targets == ["all-linear"] else None,
+        exclude_modules=_left_alone(model) if targets == ["all-linear"] else None,
         use_rslora=config.rank_stabilised,
         trainable_token_indices=_rows_to_train(model, new_token_ids) or None,
     )
@@ -88,6 +89,11 @@ def _rows_to_train(model: PreTrainedModel, token_ids: Sequence[int]) -> dict[str
     if head is not None and head.weight is not embedding.weight:
         rows[names[head]] = list(token_ids)
     return rows
+
+
+def _left_alone(model: PreTrainedModel) -> list[str] | None:
+    """Return the layers that `all-linear` does not mean: routers, and towers beside the text's."""
+    return [*(_routers(model) or ()), *tower_layers(model)] or None
 
 
 def _routers(model: PreTrainedModel) -> list[str] | None:
