@@ -7,7 +7,7 @@ from sft_app.reporting.run import summary
 from sft_app.reporting.sweep.cells import CellRecord
 from sft_app.reporting.sweep.rank_settings import RankedSettings, rank_settings, with_spread
 from sft_app.reporting.sweep.seed_groups import Measure, Setting
-from sft_app.reporting.sweep.sweep_csv import evaluation_lengths, passkey_lengths
+from sft_app.reporting.sweep.sweep_csv import evaluation_lengths, score_lengths
 from sft_app.reporting.sweep.sweep_table import (
     Column,
     Row,
@@ -77,7 +77,7 @@ def build_answer_table(settings: list[Setting]) -> Table:
     """Build one row a trained context length, with what its best setting measured."""
     cells = [cell for setting in settings for cell in setting.cells]
     lengths = spread_out(evaluation_lengths(cells), MOST_LENGTHS)
-    scores = spread_out(passkey_lengths(cells), MOST_LENGTHS)
+    scores = spread_out(score_lengths(cells), MOST_LENGTHS)
     has_cost = any(cell.cost is not None for cell in cells)
     columns = [
         Column(title="best", is_number=False),
@@ -156,7 +156,7 @@ def _perplexity(length: int, when: str) -> Measure:
 
 
 def _score(length: int, when: str) -> Measure:
-    return lambda cell: cell.passkey(length, when)
+    return lambda cell: cell.score(length, when)
 
 
 def _hours(cell: CellRecord) -> float | None:

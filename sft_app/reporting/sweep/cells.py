@@ -72,6 +72,13 @@ class CellRecord:
         evaluation = self.evaluation(when)
         return evaluation.passkey.get(str(length)) if evaluation else None
 
+    def score(self, length: int, when: str) -> float | None:
+        """Return the mean score (0 to 1) of all tasks at `length` tokens."""
+        evaluation = self.evaluation(when)
+        tasks = evaluation.tasks.values() if evaluation else ()
+        scores = [task[str(length)].score for task in tasks if str(length) in task]
+        return sum(scores) / len(scores) if scores else None
+
     @property
     def peak_memory_bytes(self) -> int | None:
         """Return the peak memory of the device where there is one, else of the host."""

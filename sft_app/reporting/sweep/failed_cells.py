@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sft_app.reporting.run import summary
 from sft_app.reporting.sweep.cells import CellRecord
 
-ENDED_BADLY = ("out_of_memory", "failed", "interrupted", "skipped", "unreadable")
+ENDED_BADLY = ("out_of_memory", "failed", "died", "interrupted", "skipped", "unreadable")
 
 
 @dataclass(kw_only=True)
@@ -51,6 +51,8 @@ def collect_failures(cells: list[CellRecord]) -> list[FailedCells]:
 
 
 def _without_error(cell: CellRecord) -> str:
+    if cell.status == "died":
+        return "Its process is gone, and nobody concluded it: the same command goes on."
     if cell.status == "interrupted":
         return "Ended by a signal."
     return " ".join(cell.run.problems[:1]) or "No error was recorded."

@@ -46,6 +46,13 @@ def passkey_lengths(cells: list[CellRecord]) -> list[int]:
     return sorted({int(length) for e in evaluations if e for length in e.passkey})
 
 
+def score_lengths(cells: list[CellRecord]) -> list[int]:
+    """Return every length (tokens) at which any cell did any task, before or after."""
+    evaluations = [cell.evaluation(when) for cell in cells for when in ("before", "after")]
+    tasks = [task for e in evaluations if e for task in e.tasks.values()]
+    return sorted({int(length) for task in tasks for length in task})
+
+
 def _row(
     cell: CellRecord, keys: list[str], lengths: list[int], passkeys: list[int]
 ) -> dict[str, Any]:

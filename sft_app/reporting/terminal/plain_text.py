@@ -5,6 +5,7 @@ from rich.text import Text
 STATUS_COLOURS = {
     "completed": "green",
     "failed": "red",
+    "died": "red",
     "out_of_memory": "red",
     "unreadable": "red",
     "running": "yellow",
