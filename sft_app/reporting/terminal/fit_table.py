@@ -17,7 +17,8 @@ HEAD_OF_A_CARD = 3
 """Columns that head a card without a name: status, context, method."""
 
 FIRST_TO_GO = (
-    "beyond", "GPU-hours", "CPU process-hours", "time", "peak memory", "tokens/s", "cost", "held-out loss",
+    "beyond", "GPU-hours", "CPU process-hours", "time", "peak memory", "tokens/s", "cost",
+    "held-out loss",
 )  # fmt: skip
 """Titles in the order in which they are left out; after them the shorter evaluation lengths."""
 
