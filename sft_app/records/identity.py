@@ -98,9 +98,11 @@ def read_identity(folder: Path) -> Identity | None:
     """Read identity.json of a run or a checkpoint; None where there is none that can be read."""
     try:
         raw = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
-        return Identity(**raw)
+        read = Identity(**raw)
     except (OSError, ValueError, TypeError):
         return None
+    tables = (read.settings, read.measured, read.digests, read.versions)
+    return read if all(isinstance(table, dict) for table in tables) else None
 
 
 def compare(before: Identity, now: Identity, *, completed: bool = False) -> Comparison:

@@ -40,6 +40,7 @@ def test_lora_trains_resumes_and_merges(
         *command,
         "trainer.max_steps=7",
         f"trainer.resume_from_checkpoint={tmp_path / 'first'}",
+        "trainer.resume_anyway=true",
         "hydra.run.dir=second",
         cwd=tmp_path,
         env=cache,

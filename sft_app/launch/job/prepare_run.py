@@ -51,6 +51,18 @@ class PrepareRun(Callback):
             sys.exit(interruption.exit_code)
         if not is_left_to_do:
             sys.exit(0)
+        _make(Path(config.hydra.run.dir))
+
+
+def _make(run_dir: Path) -> None:
+    """Make the folder now: Hydra would end in a traceback where it cannot be made."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"hydra.run.dir={run_dir} cannot be made ({error.strerror}): name a folder that you "
+            "may write to, or give the run a run.name."
+        ) from error
 
 
 def with_slurm(config: AppConfig) -> AppConfig:
