@@ -80,6 +80,7 @@ def test_positions_are_recognised_and_every_rotary_family_takes_linear_and_llama
         pytest.skip("the default configuration has an odd number of rotated dimensions")
     context = read_context(config.get_text_config(decoder=True))
     assert context.effective is not None
+    assert not plan_rope(config, 16, RopeConfig()).changed  # compared as well, and left alone
     for method in (RopeMethod.linear, RopeMethod.llama3):
         rope = RopeConfig(method=method, force=True)
         only_linear = context.rope_type == "proportional" and method != RopeMethod.linear

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from sft_app import compat
 from sft_app.common.errors import ConfigError
@@ -182,8 +183,9 @@ def _load_headers(
         name: torch.empty(header.shape, dtype=TORCH_DTYPES[header.dtype], device="meta")
         for name, header in headers.items()
     }
-    level = logging.root.manager.disable
+    level, bars = logging.root.manager.disable, transformers_logging.is_progress_bar_enabled()
     logging.disable(logging.WARNING)
+    transformers_logging.disable_progress_bar()
     try:
         model, info = built_as.from_pretrained(
             None,
@@ -195,6 +197,8 @@ def _load_headers(
         )
     finally:
         logging.disable(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
     return model, info
 
 
