@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from sft_app.data.chat.field_names import NotThisFormat
+from sft_app.data.read.limits import Unreadable, parse_record
 
 _MAY_BE_NULL = ("default", "const")
 """Keys of JSON Schema whose value may be null; elsewhere null stands for what is not there."""
@@ -68,10 +69,11 @@ def tool_call(call: Any, tools: list[dict[str, Any]] | None) -> dict[str, Any]:
 def parse_json(text: str) -> Any:
     """Return the value of a JSON text in a record; raise NotThisFormat where it is none."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        what = getattr(error, "msg", "too deep, or a number too long")
-        raise NotThisFormat(f"expected JSON in a tool call or schema ({what})") from error
+        return parse_record(text)
+    except json.JSONDecodeError as error:
+        raise NotThisFormat(f"expected JSON in a tool call or schema ({error.msg})") from error
+    except Unreadable as error:
+        raise NotThisFormat(f"{error} in a tool call or schema", error.reason) from error
 
 
 def _parameters(name: str, tools: list[dict[str, Any]] | None) -> set[str] | None:

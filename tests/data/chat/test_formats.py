@@ -341,3 +341,20 @@ def test_null_arguments_that_no_schema_knows_are_no_arguments():
     (schema,) = conversation.tools or []
     assert "strict" not in schema["function"]
     assert schema["function"]["parameters"]["default"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ('{"a": ' + "[" * 400 + "]" * 400 + "}", "too_deep"),
+        ('{"a": ' + "9" * 5000 + "}", "number_too_long"),
+        ('{"a": ', "not_this_format"),
+    ],
+    ids=["deep", "digits", "cut off"],
+)
+def test_arguments_in_json_text_have_the_limits_of_records(arguments, reason):
+    call = {"function": {"name": "f", "arguments": arguments}}
+    record = {"messages": [{"role": "assistant", "content": None, "tool_calls": [call]}]}
+    with pytest.raises(NotThisFormat) as found:
+        normalise(record, DataFormat.messages)
+    assert found.value.reason == reason
