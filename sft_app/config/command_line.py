@@ -84,6 +84,13 @@ def separate(arguments: list[str]) -> tuple[list[str], list[str]]:
             options.append(word)
         else:
             raise ConfigError(f"'{word}' is not an option.{_meant(word)}")
+    modes = [
+        option
+        for option in options
+        if option in ("--run", "-r", "--multirun", "-m", "--cfg", "-c", *INFO)
+    ]
+    if len(modes) > 1:
+        raise ConfigError(f"{' and '.join(modes)} exclude each other: keep one.")
     return options, words
 
 

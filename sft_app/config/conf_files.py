@@ -15,4 +15,12 @@ def conf_dir() -> Path:
 def group_options(group: str) -> list[str]:
     """List the YAML files of a group without their suffix; empty when there is no such group."""
     folder = conf_dir() / group
-    return sorted(f.stem for f in folder.glob("*.yaml")) if group and folder.is_dir() else []
+    return sorted(f.stem for f in folder.glob("*.yaml")) if group and is_there(folder) else []
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether a path exists; False for what cannot be one, such as 300 characters."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False

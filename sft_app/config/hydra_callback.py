@@ -3,6 +3,7 @@
 Hydra calls `on_run_start` after composing and before it makes the run's directory.
 """
 
+import sys
 import traceback
 from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn
@@ -14,9 +15,10 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from sft_app import compat
 from sft_app.common.errors import ConfigError
 from sft_app.config.forgotten import check_model_and_data_are_named
-from sft_app.config.one_sentence import exit_with_message, fails_closed
+from sft_app.config.one_sentence import exit_with_message, fails_closed, program_name
 from sft_app.config.schema.app import AppConfig, to_typed
 from sft_app.config.validation.validate import validate
+from sft_app.config.validation.without_effect import settings_without_effect
 
 
 class ValidateBeforeStart(Callback):
@@ -28,8 +30,11 @@ class ValidateBeforeStart(Callback):
     @fails_closed
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate the composed configuration; exits with 2 and one message."""
-        validate(typed_without_hydra(config))
+        typed = typed_without_hydra(config)
+        validate(typed)
         check_model_and_data_are_named(config)
+        for note in settings_without_effect(typed):
+            print(f"{program_name()}: {note}", file=sys.stderr)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Note that composing is over."""

@@ -128,6 +128,8 @@ def _check_source(key: str, reference: str, may_be_on_hub: bool, suffixes: tuple
     if reference.startswith(PACKAGE_PREFIX):
         package_file(reference)
         return
+    if not reference.strip():
+        raise ConfigError(f"{key} is empty: give it a value, {key}=/path/to/it")
     path = Path(reference).expanduser()
     if path.exists() or (may_be_on_hub and not reference.endswith(suffixes)):
         return

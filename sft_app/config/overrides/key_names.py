@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 from hydra.core.override_parser.types import Override
 
 from sft_app.common.errors import ConfigError
-from sft_app.config.conf_files import group_options
+from sft_app.config.conf_files import group_options, is_there
 from sft_app.config.overrides.aliases import OUR_NAME, VALUES_OF_OUR_NAME
 from sft_app.config.reference.settings import all_groups, all_settings, is_union
 
@@ -69,7 +69,7 @@ def _check_options(group: str, override: Override, options: list[str]) -> None:
             continue
         near = difflib.get_close_matches(option, options, n=1)
         hint = f" Did you mean {group}={near[0]}?" if near else ""
-        if group in FILE_KEYS and (_looks_like_a_file(option) or Path(option).exists()):
+        if group in FILE_KEYS and (_looks_like_a_file(option) or is_there(Path(option))):
             hint = f" Your own is {FILE_KEYS[group]}={option}"
         raise ConfigError(
             f"'{option}' is not an option of the group '{group}'."

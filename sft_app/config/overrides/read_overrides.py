@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from sft_app.common.errors import ConfigError
-from sft_app.config.conf_files import conf_dir, group_options
+from sft_app.config.conf_files import conf_dir, group_options, is_there
 from sft_app.config.overrides.key_names import check_key
 from sft_app.config.overrides.value_types import check_values, takes_a_list, write_out_tokens
 from sft_app.config.reference.settings import all_groups, all_settings
@@ -100,10 +100,10 @@ def _meant(word: str) -> str:
     with_option = [group for group in groups if word in group_options(group)]
     if with_option:
         return f" Did you mean {with_option[0]}={word}?"
-    if word in all_settings() or word in groups or (conf_dir() / word).is_dir():
+    if word in all_settings() or word in groups or is_there(conf_dir() / word):
         return f" sft-train --help {word} tells its values."
+    if not is_there(Path(word)):
+        return " sft-train --help lists them."
     if Path(word).is_dir():
         return f" Did you mean model.name_or_path={word}?"
-    if Path(word).is_file():
-        return f" Did you mean data.train={word}?"
-    return " sft-train --help lists them."
+    return f" Did you mean data.train={word}?"

@@ -78,6 +78,8 @@ def _schema() -> Any:
 def _fits(key: str, value: Any) -> bool:
     if isinstance(value, str) and ("${" in value or value == "???"):
         return True
+    if bool in _options(all_settings()[key]) and isinstance(value, int | float):
+        return value in (0, 1)  # any number would do for OmegaConf
     if "." in key and OmegaConf.is_missing(_schema(), key.partition(".")[0]):
         group, _, name = key.partition(".")
         holder: Any = OmegaConf.structured(_annotation_of_group(group))
