@@ -60,6 +60,7 @@ def test_calls_that_the_template_does_not_render_are_a_bad_record_counted_by_kin
     read = read_counts(path, tmp_path)
     assert read.skipped == {"not_rendered": 2}
     assert read.not_rendered == {"tools": 2, "tool_calls": 2}
+    assert read.records == read.conversations + sum(read.skipped.values()) == 4
     with pytest.raises(DataError, match=r"line 2: the chat template leaves out .*tool_calls"):
         prepare(settings(path, tmp_path, eval_examples=0), with_template(CHATML))
     assert read_counts(path, tmp_path, WITH_TOOLS).skipped == {}

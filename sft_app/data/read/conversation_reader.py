@@ -41,6 +41,7 @@ class ConversationReader:
         """Start with nothing read."""
         self._data = data
         self._names = FieldNames(data.columns or {}, data.roles or {})
+        self._number = 0
         self.statistics = ReadStatistics()
 
     def read(self, sources: list[Source]) -> Iterator[Item]:
@@ -60,6 +61,11 @@ class ConversationReader:
         add_counts(self.statistics.skipped, {reason: 1})
         if len(self.statistics.examples_of_skipped) < _MESSAGES_KEPT:
             self.statistics.examples_of_skipped.append(message)
+
+    def refused(self, reason: str, message: str) -> None:
+        """Take back a conversation that was read, and that the chat template does not render."""
+        self.bad_record(reason, message)
+        self.statistics.conversations -= 1
 
     def _read_records(
         self, records: Iterator[Record | BadRecord], name: str, source: int
@@ -86,7 +92,8 @@ class ConversationReader:
             usable = self._usable(content)
             if usable is not None:
                 self.statistics.conversations += 1
-                origin = Origin(self.statistics.conversations, content_key(usable), source)
+                self._number += 1
+                origin = Origin(self._number, content_key(usable), source)
                 yield Item(usable, record.where, origin)
 
     def _usable(self, content: Conversation | Passage) -> Conversation | Passage | None:

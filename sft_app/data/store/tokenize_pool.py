@@ -22,7 +22,7 @@ from sft_app.config.schema.data import SpecialTokensInText
 from sft_app.data.chat.render import NotRendered, Renderer
 from sft_app.data.chat.spans import Rendered, with_valid_unicode
 from sft_app.data.chat.template import MAX_GROWTH, TemplateRefused
-from sft_app.data.chat.tokenize import ChatTokenizer
+from sft_app.data.chat.tokenize import ChatTokenizer, TokenizedExample
 from sft_app.data.read.conversation_reader import ConversationReader, Item
 from sft_app.data.statistics import add_counts
 from sft_app.data.store.token_store import to_batch
@@ -90,11 +90,17 @@ class _Tokenise:
                 repaired["broken_unicode_replaced"] += whole != rendered
                 texts += whole
                 owners += [item] * len(rendered)
+        found = self._tokenizer.tokenize(texts)
+        # A conversation of several examples is used whole, or not at all.
+        bad = {
+            owner.origin.conversation: (example.reason, f"{owner.where}: {example}")
+            for example, owner in zip(found, owners, strict=True)
+            if isinstance(example, TemplateRefused)
+        }
+        refused += bad.values()
         examples, origins = [], []
-        for example, owner in zip(self._tokenizer.tokenize(texts), owners, strict=True):
-            if isinstance(example, TemplateRefused):
-                refused.append((example.reason, f"{owner.where}: {example}"))
-            else:
+        for example, owner in zip(found, owners, strict=True):
+            if isinstance(example, TokenizedExample) and owner.origin.conversation not in bad:
                 examples.append(example)
                 origins.append(owner.origin)
         return _Result(to_batch(examples, origins), refused, dict(not_rendered), dict(+repaired))
@@ -116,7 +122,7 @@ def tokenised_batches(
         for result in _results(items, _Tokenise(tokenizer, rendering), num_proc or _cores()):
             add_counts(reader.statistics.not_rendered, result.not_rendered)
             for reason, sentence in result.refused:
-                reader.bad_record(reason, sentence)
+                reader.refused(reason, sentence)
             add_counts(reader.statistics.repaired, result.repaired)
             yield result.rows
 
