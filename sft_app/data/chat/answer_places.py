@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import Any
 
 from sft_app.data.chat.conversation import Conversation, Message
+from sft_app.data.chat.spans import Exchange
 from sft_app.data.chat.template import ChatTemplate
 
 ASK_FOR_EACH = 32
@@ -192,3 +193,40 @@ def _count(value: Any) -> int:
     if isinstance(value, dict):
         return sum(map(_count, value.values()))
     return sum(map(_count, value)) if isinstance(value, list) else 0
+
+
+def find_exchanges(
+    messages: list[Message], text: str, places: Places, *, can_split: bool
+) -> list[Exchange]:
+    """Return questions with their answers, in characters; empty where `text` cannot be split."""
+    firsts = [
+        index
+        for index, message in enumerate(messages)
+        if message.role == "user" and (not index or messages[index - 1].role != "user")
+    ]
+    # A question behind an answer begins an exchange; one behind a tool result does not.
+    firsts = [i for i in firsts if i == firsts[0] or messages[i - 1].role == "assistant"]
+    if not firsts or any(index not in places.questions for index in firsts):
+        return []
+    if len(firsts) > 1 and not can_split:
+        return []
+    numbers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    ends = dict(zip(numbers, places.turn_ends, strict=False))
+    exchanges = []
+    for index, following in zip(firsts, [*firsts[1:], len(messages)], strict=True):
+        start = places.questions[index]
+        question_stop = _content_stop(text, start, messages[index].content)
+        # An answer that is rendered alone has no labels before its own exchange.
+        stop = ends.get(following - 1, places.questions.get(following, len(text)))
+        if question_stop is None or not start <= question_stop <= stop:
+            return []
+        exchanges.append(Exchange(start, question_stop, stop))
+    return exchanges
+
+
+def _content_stop(text: str, start: int, content: str) -> int | None:
+    """Where a question's text ends; as it is, or stripped."""
+    for shown in (content, content.strip()):
+        if text.startswith(shown, start):
+            return start + len(shown)
+    return None

@@ -16,10 +16,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from sft_app.config.schema.data import SpecialTokensInText
-from sft_app.data.chat.answer_places import Places, find_places
+from sft_app.data.chat.answer_places import Places, find_exchanges, find_places
 from sft_app.data.chat.conversation import Conversation, Message, Passage
 from sft_app.data.chat.not_rendered import NotRenderedCheck
-from sft_app.data.chat.spans import Exchange, Rendered, Span
+from sft_app.data.chat.spans import Rendered, Span, label_spans
 from sft_app.data.chat.special_text import SpecialText
 from sft_app.data.chat.template import ChatTemplate, TemplateRefused, probing
 from sft_app.data.chat.template_layout import (
@@ -143,7 +143,7 @@ class Renderer:
         answers = [message for message in item.messages if message.role == "assistant"]
         spans: list[Span] = []
         for (start, stop), message in zip(layout.spans, answers, strict=True):
-            spans += _spans(message, text, start.within(starts), stop.within(starts))
+            spans += label_spans(message, text, start.within(starts), stop.within(starts))
         return Rendered(text, spans, layout.exchanges_within(starts))
 
     def _learn_layout(self, roles: tuple[str, ...]) -> Layout | None:
@@ -167,8 +167,12 @@ class Renderer:
         bounds = places.answers if marked is None else _marked_places(marked, places.answers)
         spans: list[Span] = []
         for message, (start, stop) in zip(answers, bounds, strict=True):
-            spans += _spans(message, text, self._after_thought(message, text, start, stop), stop)
-        return Rendered(text, spans, self._exchanges(item, text, places))
+            spans += label_spans(
+                message, text, self._after_thought(message, text, start, stop), stop
+            )
+        return Rendered(
+            text, spans, find_exchanges(item.messages, text, places, can_split=self._can_split)
+        )
 
     def _one_answer(self, item: Conversation, index: int) -> Rendered:
         """The conversation up to one answer, and labels on that answer only."""
@@ -193,8 +197,10 @@ class Renderer:
                 if place is not None:
                     questions[number] = place
         places = Places([], [], questions)
-        spans = _spans(message, text, start, stop)
-        return Rendered(text, spans, self._exchanges(until, text, places))
+        spans = label_spans(message, text, start, stop)
+        return Rendered(
+            text, spans, find_exchanges(until.messages, text, places, can_split=self._can_split)
+        )
 
     def _after_thought(self, message: Message, text: str, start: int, stop: int) -> int:
         """Leave out the empty thought that thinking templates put before an answer without one.
@@ -237,33 +243,7 @@ class Renderer:
             raise TemplateRefused("the chat template does not show where an answer begins")
         text = asked + told[len(bare_asked) :]
         stop = self.template.end_of_turn(text, len(asked))
-        return Rendered(text, _spans(item.messages[index], text, len(asked), stop), [])
-
-    def _exchanges(self, item: Conversation, text: str, places: Places) -> list[Exchange]:
-        """Questions with their answers; empty unless the text can be split there."""
-        messages = item.messages
-        firsts = [
-            index
-            for index, message in enumerate(messages)
-            if message.role == "user" and (not index or messages[index - 1].role != "user")
-        ]
-        # A question behind an answer begins an exchange; one behind a tool result does not.
-        firsts = [i for i in firsts if i == firsts[0] or messages[i - 1].role == "assistant"]
-        if not firsts or any(index not in places.questions for index in firsts):
-            return []
-        if len(firsts) > 1 and not self._can_split:
-            return []
-        ends = dict(zip(_numbers(messages, "assistant"), places.turn_ends, strict=False))
-        exchanges = []
-        for index, following in zip(firsts, [*firsts[1:], len(messages)], strict=True):
-            start = places.questions[index]
-            question_stop = _content_stop(text, start, messages[index].content)
-            # An answer that is rendered alone has no labels before its own exchange.
-            stop = ends.get(following - 1, places.questions.get(following, len(text)))
-            if question_stop is None or not start <= question_stop <= stop:
-                return []
-            exchanges.append(Exchange(start, question_stop, stop))
-        return exchanges
+        return Rendered(text, label_spans(item.messages[index], text, len(asked), stop), [])
 
     def _chunks_are_what_the_template_says(self) -> bool:
         """Whether the prefix and a later exchange make the text that the template itself gives
@@ -289,41 +269,8 @@ class Renderer:
         return asked
 
 
-def _numbers(messages: list[Message], role: str) -> list[int]:
-    return [index for index, message in enumerate(messages) if message.role == role]
-
-
 def _supervised(item: Conversation) -> list[int]:
     return [index for index, message in enumerate(item.messages) if message.is_supervised]
-
-
-def _content_stop(text: str, start: int, content: str) -> int | None:
-    """Where a question's text ends; as it is, or stripped."""
-    for shown in (content, content.strip()):
-        if text.startswith(shown, start):
-            return start + len(shown)
-    return None
-
-
-def _spans(message: Message, text: str, start: int, stop: int) -> list[Span]:
-    """The labels of an answer in [start, stop): one span, or one for each part with its weight."""
-    if not message.earlier:
-        return [Span(start, stop, message.weight)] if message.weight > 0 else []
-    core = message.content.strip()
-    place = text.find(core, start, stop)
-    if place < 0:
-        weight = min([message.weight, *(weight for _, weight in message.earlier)])
-        return [Span(start, stop, weight)] if weight > 0 else []
-    place -= message.content.index(core)
-    spans, at = [], start
-    for length, weight in message.earlier:
-        until = min(max(place + length, at), stop)
-        if weight > 0 and until > at:
-            spans.append(Span(at, until, weight))
-        at = until
-    if message.weight > 0 and stop > at:
-        spans.append(Span(at, stop, message.weight))
-    return spans
 
 
 def _marked_places(

@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass, replace
 
+from sft_app.data.chat.conversation import Message
+
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -54,3 +56,24 @@ def with_valid_unicode(rendered: Rendered) -> Rendered:
     except UnicodeEncodeError:
         return replace(rendered, text=_LONE_SURROGATE.sub("\ufffd", rendered.text))
     return rendered
+
+
+def label_spans(message: Message, text: str, start: int, stop: int) -> list[Span]:
+    """Return the labels of an answer in [start, stop): one span, or one for each weighted part."""
+    if not message.earlier:
+        return [Span(start, stop, message.weight)] if message.weight > 0 else []
+    core = message.content.strip()
+    place = text.find(core, start, stop)
+    if place < 0:
+        weight = min([message.weight, *(weight for _, weight in message.earlier)])
+        return [Span(start, stop, weight)] if weight > 0 else []
+    place -= message.content.index(core)
+    spans, at = [], start
+    for length, weight in message.earlier:
+        until = min(max(place + length, at), stop)
+        if weight > 0 and until > at:
+            spans.append(Span(at, until, weight))
+        at = until
+    if message.weight > 0 and stop > at:
+        spans.append(Span(at, stop, message.weight))
+    return spans
