@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: bench families docs help setup train sweep report test test-slow test-gpu test-slurm test-browser test-readers fuzz lint clean
+.PHONY: chat evaluate bench families docs help setup train sweep report test test-slow test-gpu test-slurm test-browser test-readers fuzz lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,16 @@ train: $(READY) ## the demo: SmolLM2-135M on real conversations, about 5 minutes
 	@echo "Fine-tuning SmolLM2-135M-Instruct on a few real conversations, with an evaluation before"
 	@echo "and after: about 5 minutes on 2 CPU cores (the first time one more, to convert the model)."
 	@$(BIN)/sft-train experiment=demo $(ARGS)
+
+# The newest run's model, or the embedded one; ARGS: RUN_OR_MODEL for chat, settings for evaluate.
+NEWEST = $(patsubst %/config.json,%,$(firstword $(shell ls -t outputs/*/*/model/config.json 2>/dev/null)))
+
+evaluate: $(READY) ## how far the newest run's model reads (or the embedded one): about a minute
+	@$(BIN)/sft-eval $(if $(NEWEST),model.name_or_path=$(NEWEST),model=smollm2) evaluation=quick \
+	  evaluation.samples=2 "evaluation.lengths=[128,256,512]" evaluation.max_documents=1 $(ARGS)
+
+chat: $(READY) ## talk to the newest run's model (or ARGS=RUN_OR_MODEL)
+	@$(BIN)/sft-chat $(or $(ARGS),$(NEWEST),$(error there is no run yet: make train, or make chat ARGS=MODEL))
 
 sweep: $(READY) ## a tiny Llama to 2 and 4 times its context, four ways, compared: about 7 minutes
 	@$(BIN)/python -m sft_app.pretrain outputs/tiny_llama

@@ -21,6 +21,7 @@ CANNOT_CHANGE_THE_OUTCOME = {
                "shutdown_grace_seconds", "timeout"),
     "model": ("cache_dir",),
     "data": ("num_proc", "cache_dir", "preview"),
+    "evaluation": ("verify_saved",),
     "trainer": ("resume_from_checkpoint", "resume_anyway", "report_to", "dataloader_num_workers",
                 "save_total_limit", "profile"),
 }  # fmt: skip

@@ -7,7 +7,11 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from sft_app.config.schema.app import AppConfig
-from sft_app.config.schema.evaluation import LM_EVAL_PREFIX, EvaluationConfig
+from sft_app.config.schema.evaluation import (
+    DEFAULT_TASKS,
+    LM_EVAL_PREFIX,
+    EvaluationConfig,
+)
 from sft_app.data.prepare_data import PreparedData
 from sft_app.evaluation.choose_lengths import choose_lengths
 from sft_app.evaluation.language.heldout_loss import limit_tokens
@@ -79,7 +83,8 @@ def plan_evaluation(
         tasks = TaskSamples(
             material, own_tasks, lengths.values, samples=settings.samples, seed=config.seed
         )
-        tasks.leave_out_unfit(strict=lengths.asked_for)
+        chosen = tuple(own_tasks) != DEFAULT_TASKS
+        tasks.leave_out_unfit(strict=lengths.asked_for and chosen)
         log.info(
             "evaluation      %s at %s tokens, %d samples each, in %s, hidden in %s",
             ", ".join(own_tasks),

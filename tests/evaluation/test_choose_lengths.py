@@ -6,6 +6,7 @@ import pytest
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.app import AppConfig
+from sft_app.config.schema.evaluation import DEFAULT_TASKS, TASK_NAMES
 from sft_app.config.schema.rope import RopeConfig
 from sft_app.evaluation.choose_lengths import choose_lengths
 from sft_app.loader.rope.rope_plan import plan_rope
@@ -23,6 +24,11 @@ def lengths_of(config: AppConfig, family: str) -> tuple[int, ...]:
 def test_the_window_before_and_twice_the_trained_length_are_measured(compose: Compose) -> None:
     assert lengths_of(compose("context_length=1024"), "llama") == (256, 512, 1024, 2048)
     assert lengths_of(compose("context_length=256"), "llama") == (64, 128, 256, 512)
+
+
+def test_the_default_tasks_are_those_of_the_default_option(compose: Compose) -> None:
+    assert tuple(compose().evaluation.tasks) == DEFAULT_TASKS
+    assert set(compose("evaluation=long").evaluation.tasks) == set(TASK_NAMES)
 
 
 def test_all_jobs_of_a_sweep_are_measured_at_the_same_lengths(compose: Compose) -> None:

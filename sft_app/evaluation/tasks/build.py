@@ -73,13 +73,13 @@ class TaskSamples:
         return assemble(self.asks[task](index, rng), self.material, length, rng)
 
     def leave_out_unfit(self, *, strict: bool) -> None:
-        """Find the pairs of task and length that do not fit; raise ConfigError if `strict`.
+        """Find the pairs of task and length that do not fit, and name them in the log.
 
-        Otherwise each task that loses lengths is named in the log.
+        Raises ConfigError, if `strict`, for a task that fits none of the lengths.
         """
         for task in self.tasks:
             too_short = [length for length in self.lengths if not self._fits(task, length)]
-            if too_short and strict:
+            if strict and len(too_short) == len(self.lengths):
                 raise ConfigError(
                     f"evaluation.lengths={list(self.lengths)}: the task {task} with this model's "
                     f"tokenizer does not fit {too_short[-1]:,} tokens; set longer lengths, or "
@@ -87,7 +87,8 @@ class TaskSamples:
                 )
             self.unfit |= {(task, length) for length in too_short}
             if too_short:
-                log.info(
+                log.log(
+                    logging.WARNING if strict else logging.INFO,
                     "evaluation      %s does not fit %s tokens: left out there",
                     task,
                     ", ".join(f"{length:,}" for length in too_short),

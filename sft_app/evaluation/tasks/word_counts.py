@@ -20,6 +20,7 @@ NUM_FREQUENT, ZIPF_EXPONENT = 3, 2.0
 NUM_ZIPF_WORDS = 400
 MIN_FREQUENT_TOKENS = 60
 """Of the list: below this the third and the fourth word are as frequent as each other."""
+NO_TOKEN = -1
 INTRO = "Below is a list of words, many of which stand in it several times."
 
 
@@ -30,8 +31,12 @@ class WordLists:
         """`longest`: tokens of the longest list."""
         count = NUM_COMMON + NUM_ZIPF_WORDS + longest // TIMES_UNCOMMON // 2
         self.words = made_words(count)
-        self.ids = encoder.encode_words(list(self.words))
-        self.lengths = np.array([len(ids) for ids in self.ids])
+        ids = encoder.encode_words(list(self.words))
+        self.lengths = np.array([len(row) for row in ids])
+        self.table = np.full((len(ids), self.lengths.max()), NO_TOKEN)
+        """Token ids of each word [W, longest], filled up with NO_TOKEN."""
+        for row, word in zip(self.table, ids, strict=True):
+            row[: len(word)] = word
         self.filler = encoder.encode_after("a", "\n")[:1]
         """A token for what no word fits any more."""
 
@@ -88,7 +93,8 @@ class WordLists:
     def _shuffled(self, counts: list[tuple[int, int]], room: int, seed: int) -> Ids:
         occurrences = np.repeat([i for i, _ in counts], [times for _, times in counts])
         order = np.random.default_rng(seed).permutation(occurrences)
-        ids = np.concatenate([self.ids[i] for i in order])
+        padded = self.table[order].ravel()
+        ids = padded[padded != NO_TOKEN]
         missing = room - len(ids)
         assert missing >= 0
         return np.concatenate([ids, np.full(missing, self.filler[0])])

@@ -134,6 +134,8 @@ def test_a_length_that_a_task_does_not_fit_is_an_error_or_left_out(make: Make) -
     tasks = make("passkey", "common_words", lengths=(1024, 6000))
     tasks.leave_out_unfit(strict=False)
     assert tasks.pairs() == [("passkey", 1024), ("passkey", 6000), ("common_words", 6000)]
+    tasks.leave_out_unfit(strict=True)  # it fits one of them
+    tasks = make("passkey", "common_words", lengths=(512, 1024))
     with pytest.raises(ConfigError, match=r"common_words .* does not fit 1,024 tokens"):
         tasks.leave_out_unfit(strict=True)
 

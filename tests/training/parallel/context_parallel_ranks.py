@@ -17,12 +17,14 @@ from transformers import PreTrainedModel
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
+from sft_app.evaluation.token_reader import TokenReader
 from sft_app.training.parallel.context_parallel import (
     ContextParallelGroup,
     context_parallel_attention,
     init_context_parallel_group,
     shard_for_context_parallel,
 )
+from sft_app.training.parallel.evaluation_split import evaluation_split
 from sft_app.training.parallel.fsdp import shard
 from sft_app.training.parallel.verify_context_parallel import (
     compare_shards_with_whole,
@@ -183,6 +185,19 @@ def check_verification(cp_group: ContextParallelGroup) -> None:
     say("the check on the loaded model")
 
 
+def check_evaluation(cp_group: ContextParallelGroup) -> None:
+    """Losses of tokens read in shards, and by one process from whole rows; both by two ranks."""
+    rows = torch.randint(3, 97, (2, 23), generator=seeded())
+    for family in ("llama", "mistral"):
+        model = prepared(build_random_model(family)).model
+        expected = TokenReader(build_random_model(family, attention="eager"), CPU).losses(rows)
+        reader = TokenReader(model, CPU, evaluation_split(cp_group, 1))
+        mine = reader.losses(rows)
+        assert 0 < int((mine == 0).sum()) < mine.numel(), "each rank has a part"
+        assert reader.split.sum(mine, CPU) == pytest.approx(expected, abs=1e-4)
+    say("evaluation")
+
+
 def train_eight_rows(
     model: PreparedModel, directory: Path, accumulation: int, **args: Any
 ) -> SFTTrainer:
@@ -261,6 +276,7 @@ if __name__ == "__main__":
         check_weighted_tokens(cp_group)
         check_mixed_precision(cp_group)
         check_verification(cp_group)
+        check_evaluation(cp_group)
     else:
         check_trainer(cp_group, directory, "all weights")
         check_trainer(cp_group, directory, "lora", gradient_checkpointing=True)

@@ -43,7 +43,7 @@ GRADIENTS = {
         "mixture",
     )
 }
-OTHERS = {"weighted tokens", "mixed precision", "the check on the loaded model"}
+OTHERS = {"weighted tokens", "mixed precision", "the check on the loaded model", "evaluation"}
 TRAINED = {
     "SFTTrainer, all weights, sharded=False, {}",
     "SFTTrainer, lora, sharded=False, {'gradient_checkpointing': True}",
