@@ -56,7 +56,7 @@ def fix_variables(template: str, kwargs: dict[str, Any]) -> TemplateTexts:
     day = _day(kwargs.get("date_string"))
     dated = _CLOCK.sub(lambda found: _literal(day.strftime(found["format"])), template)
     if dated != template:
-        fixed.append(f"its date is {day.isoformat()} (another: {KEY}.date_string)")
+        fixed.append(f"its date is {day.isoformat()} (another: +{KEY}.date_string=YYYY-MM-DD)")
     if "strftime_now(" in dated:
         warnings.append(
             "the chat template asks for the time in a way that cannot be fixed: its text, and the "
