@@ -11,7 +11,7 @@ import functools
 import inspect
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -200,6 +200,33 @@ def hydra_exceptions_pass() -> Iterator[None]:
         yield
     finally:
         utils.run_and_report = before
+
+
+@contextmanager
+def writable_overrides(master: Any) -> Iterator[Any]:
+    """Give the overrides from which the jobs of a sweep are composed, to be added to.
+
+    From Hydra 1.4 on they are read-only one by one, not only with the configuration around them;
+    until 1.4 is the oldest supported version.
+    """
+    from omegaconf import read_write
+
+    overrides = master.hydra.overrides
+    with read_write(master), read_write(overrides), ExitStack() as stack:
+        for words in overrides.values():
+            stack.enter_context(read_write(words))
+        yield overrides
+
+
+def register_resolver(name: str, function: Any) -> None:
+    """Let configurations interpolate `${name:...}`; OmegaConf 2.4 has another word for it."""
+    from omegaconf import OmegaConf
+
+    register: Any = getattr(OmegaConf, "register_resolver", None)
+    if register is not None and "replace" in inspect.signature(register).parameters:
+        register(name, function, replace=True)
+    else:  # before 2.4, where that name is an older function's
+        OmegaConf.register_new_resolver(name, function, replace=True)
 
 
 def sweep_config_loader() -> Any:

@@ -56,6 +56,8 @@ def prepare_arguments(argv: list[str]) -> None:
     argv[1:] = [*options, *overrides]
     # Ours replaces the plugin's settings of that name on purpose; Hydra's warning is for accidents.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/ray' is validated against")
+    # From Hydra 1.4 on: about the decorator's arguments, and about our own callbacks.
+    warnings.filterwarnings("ignore", message=r"(?s).*(version_base|execution_whitelist)")
 
 
 def separate(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from omegaconf import OmegaConf
+from sft_app import compat
 
 LONGEST = 160
 """Characters of a folder's name; file systems allow 255 bytes."""
@@ -53,6 +53,6 @@ def register_resolvers() -> None:
 
     Called where every process passes that composes a configuration or unpickles one.
     """
-    OmegaConf.register_new_resolver("sweep_dir", sweep_dir, replace=True)
-    OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
-    OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+    compat.register_resolver("sweep_dir", sweep_dir)
+    compat.register_resolver("run_dir", run_dir)
+    compat.register_resolver("folder_name", folder_name)

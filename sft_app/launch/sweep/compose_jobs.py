@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from sft_app import compat
 from sft_app.common.errors import ConfigError
@@ -75,8 +75,8 @@ def add_task_override(master: DictConfig, override: str) -> None:
 
 
 def _append(master: DictConfig, which: str, override: str) -> None:
-    with read_write(master), open_dict(master):
-        master.hydra.overrides[which].append(override)
+    with compat.writable_overrides(master) as overrides:
+        overrides[which].append(override)
 
 
 def _parameters(master: DictConfig) -> list[str]:
@@ -97,7 +97,7 @@ def _compose_job(
         cause = f" {error.__cause__}" if error.__cause__ else ""
         raise ConfigError(f"job {' '.join(overrides)}: {error}{cause}") from error
     with open_dict(composed):
-        composed.hydra.job.id = composed.hydra.job.num = number
+        composed.hydra.job.id, composed.hydra.job.num = str(number), number
     run_dir = Path(composed.hydra.sweep.dir) / str(composed.hydra.sweep.subdir)
     try:
         config = typed_without_hydra(composed)
