@@ -134,6 +134,11 @@ PRIVATE_NAMES = (
         "as for _save_optimizer_and_scheduler",
     ),
     PrivateName(
+        "torch._subclasses.fake_tensor.FakeTensorMode",
+        "the memory estimate falls back to a rule of thumb for activations",
+        "torch makes fake tensors public",
+    ),
+    PrivateName(
         "torch._dynamo.config.optimize_ddp",
         "compiled layers would be cut in two at DDP's buckets",
         "torch.compile takes it as an option",
@@ -409,3 +414,8 @@ def no_ddp_buckets_in_graphs() -> Iterator[None]:
         yield
     finally:
         torch._dynamo.config.optimize_ddp = before
+
+
+def storage_key(tensor: Any) -> int:
+    """Return what two tensors have in common if they share memory, also where there is none."""
+    return int(tensor.untyped_storage()._cdata)

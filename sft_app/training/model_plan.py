@@ -95,6 +95,7 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
         compute_dtype=precision.compute,
         chunk_bytes=chunk_bytes(device),
         num_shards=parallel.num_shards,
+        num_replicas=parallel.num_replicas,
     )
     return ModelPlans(
         pretrained=pretrained,

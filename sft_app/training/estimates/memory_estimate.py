@@ -12,20 +12,23 @@ from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
 from sft_app.config.schema.trainer import TrainerConfig
 from sft_app.loader.architecture.skeleton import build_skeleton
 from sft_app.training.decoder_layers import decoder_layers
+from sft_app.training.estimates.activations import Activations, count_activations
 from sft_app.training.estimates.optimizer_state import optimizer_state_bytes
 from sft_app.training.loss.patched_forward import chunked_loss_obstacle
 from sft_app.training.peft.lora import put_adapter
 from sft_app.training.peft.quantize import bytes_in_4_bits, layers_to_quantise
 
+IN_BACKWARD = 0.3
+"""Of what the largest layer keeps: gradients that stand beside it while it goes backward."""
 ACTIVATION_BYTES = 34
 """Bytes per token, layer and hidden unit kept for the backward pass in 16 bits, attention scores
 left out because no kernel in use stores them (Korthikanti et al. 2022, arXiv:2205.05198,
-equation 2)."""
+equation 2): where the architecture cannot be asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes on one device; a rough guide, mostly right within a third."""
+    """Bytes on one device at the peak of a step."""
 
     num_parameters: int
     """Those of the adapter included."""
@@ -36,7 +39,9 @@ class MemoryEstimate:
     optimizer: int
     activations: int
     logits: int
-    """Of one chunk, where the loss head works in chunks."""
+    """And what else the loss holds: of one chunk, where it works in chunks."""
+    buckets: int = 0
+    """DDP's copy of the gradients, in which they are reduced."""
     gathered: int = 0
     """Weights and gradients that FSDP has whole at a time: two layers, and what is around them."""
 
@@ -44,7 +49,7 @@ class MemoryEstimate:
     def total(self) -> int:
         """Return the sum of all parts."""
         parts = (self.weights, self.gradients, self.optimizer, self.activations, self.logits)
-        return sum(parts) + self.gathered
+        return sum(parts) + self.buckets + self.gathered
 
     def as_dict(self) -> dict[str, Any]:
         """Return what stands in plan.json."""
@@ -59,7 +64,8 @@ class MemoryEstimate:
         return (
             f"memory          about {gib(self.total)} per process: weights {gib(self.weights)}, "
             f"gradients {gib(self.gradients)}, optimizer {gib(self.optimizer)}, "
-            f"activations {gib(self.activations)}, logits {gib(self.logits)}"
+            f"activations {gib(self.activations)}, loss {gib(self.logits)}"
+            + (f", gradient buckets {gib(self.buckets)}" if self.buckets else "")
             + (f", gathered from shards {gib(self.gathered)}" if self.gathered else "")
         )
 
@@ -74,13 +80,15 @@ def estimate_memory(
     compute_dtype: torch.dtype,
     chunk_bytes: int,
     num_shards: int = 1,
+    num_replicas: int = 1,
 ) -> MemoryEstimate:
     """Estimate what one process holds in a step over rows, or sequence shards, of the context.
 
     Frozen weights have neither gradients nor optimizer state; with an adapter, only it has them.
     `dtype` is the parameters', `compute_dtype` that of matrix products, which activations have.
     `chunk_bytes`: float32 logits that the loss head holds at a time. `num_shards`: processes that
-    share parameters, gradients and optimizer state (FSDP).
+    share parameters, gradients and optimizer state (FSDP); `num_replicas`: processes that reduce
+    whole gradients (DDP).
     """
     model = build_skeleton(config, dtype=dtype)
     in_chunks = chunked_loss_obstacle(model) is None
@@ -88,24 +96,76 @@ def estimate_memory(
     whole = put_adapter(model, adapter)
     parameters = list(whole.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    mixed = compute_dtype != dtype and num_shards == 1  # FSDP gathers them so in the first place
-    copies = sum(p.numel() for p in parameters if p.dim() > 1) * compute_dtype.itemsize * mixed
-    text = config.get_text_config(decoder=True)
     shard = math.ceil(context_length / trainer.context_parallel_size)
     tokens = trainer.per_device_train_batch_size * shard
-    # the logits, their float32 copy in the loss, and the gradient of each
-    logits = tokens * text.vocab_size * (2 * compute_dtype.itemsize + 8)
+    mixed = compute_dtype != dtype
+    copies = 0
+    if mixed and num_shards == 1:
+        copies = compute_dtype.itemsize * _copied(model, whole, trainer.gradient_checkpointing)
+    chunk = _chunk_of_logits(model, tokens, compute_dtype, chunk_bytes) if in_chunks else 0
+    gradients = sum(p.nbytes for p in trained) // num_shards
     return MemoryEstimate(
         num_parameters=sum(p.numel() for p in parameters),
         num_trainable_parameters=sum(p.numel() for p in trained),
         weights=(sum(p.nbytes for p in parameters) - saved) // num_shards + copies,
-        gradients=sum(p.nbytes for p in trained) // num_shards,
+        gradients=gradients,
         optimizer=optimizer_state_bytes(whole, trainer.optim) // num_shards,
-        activations=_activations(trainer, tokens, text, compute_dtype.itemsize),
-        # a chunk's logits and their exponentials, or everything where that is less
-        logits=min(logits, 2 * chunk_bytes) if in_chunks else logits,
+        activations=_activations(config, trainer, adapter, tokens, dtype, compute_dtype, chunk),
+        logits=chunk + _loss(model, tokens, dtype, compute_dtype, in_chunks=in_chunks),
+        buckets=gradients if num_replicas > 1 and num_shards == 1 else 0,
         gathered=_gathered(whole, model) if num_shards > 1 else 0,
     )
+
+
+def _copied(model: PreTrainedModel, whole: nn.Module, recomputed: bool) -> int:
+    """Count the weights that autocast copies: matrices, but not embeddings, which are looked up.
+
+    Copies of frozen weights are not shared between layers' calls: what is recomputed has one
+    layer's.
+    """
+    head = model.get_output_embeddings()
+    heads = set() if head is None else set(head.parameters())
+    embeddings = {
+        parameter
+        for module in whole.modules()
+        if isinstance(module, nn.Embedding)
+        for parameter in module.parameters()
+    }
+    matrices = [p for p in whole.parameters() if p.dim() > 1 and p not in embeddings - heads]
+    trained = sum(p.numel() for p in matrices if p.requires_grad)
+    frozen = sum(p.numel() for p in matrices if not p.requires_grad)
+    return trained + frozen // (max(1, len(decoder_layers(model))) if recomputed else 1)
+
+
+def _chunk_of_logits(
+    model: PreTrainedModel, tokens: int, compute_dtype: torch.dtype, chunk_bytes: int
+) -> int:
+    """Count a chunk in float32, and in 16 bits as the matrix product gives and takes it."""
+    vocab_size: int = model.config.get_text_config(decoder=True).vocab_size
+    rows = min(tokens, max(16, chunk_bytes // (4 * vocab_size)))
+    narrow = compute_dtype.itemsize if compute_dtype != torch.float32 else 0
+    return rows * vocab_size * (4 + 2 * narrow)
+
+
+def _loss(
+    model: PreTrainedModel,
+    tokens: int,
+    dtype: torch.dtype,
+    compute_dtype: torch.dtype,
+    *,
+    in_chunks: bool,
+) -> int:
+    """Count what the loss holds beside a chunk of logits; all logits without chunks."""
+    text = model.config.get_text_config(decoder=True)
+    if not in_chunks:
+        # the logits, their float32 copy in the loss, and the gradient of each
+        return int(tokens * text.vocab_size * (2 * compute_dtype.itemsize + 8))
+    # The supervised hidden states, as they are and as they are multiplied, and their gradient.
+    narrow = compute_dtype.itemsize if compute_dtype != torch.float32 else 0
+    hidden = tokens * text.hidden_size * (dtype.itemsize + narrow + compute_dtype.itemsize)
+    head = model.get_output_embeddings()
+    trained = head is not None and head.weight.requires_grad
+    return int(hidden + (4 * text.vocab_size * text.hidden_size if trained else 0))
 
 
 def _saved_by_quantisation(model: PreTrainedModel, adapter: AdapterConfig) -> int:
@@ -128,14 +188,34 @@ def _gathered(trained: nn.Module, model: PreTrainedModel) -> int:
     return 2 * max(layers, default=0) + nbytes(trained) - sum(layers)
 
 
-def _activations(trainer: TrainerConfig, tokens: int, text: PretrainedConfig, itemsize: int) -> int:
-    """Count bytes kept for backward: whole layers, or the input of those that are recomputed."""
-    layers = text.num_hidden_layers
-    layer_input = tokens * text.hidden_size * itemsize
-    whole_layer = layer_input * ACTIVATION_BYTES // 2
+def _activations(
+    config: PretrainedConfig,
+    trainer: TrainerConfig,
+    adapter: AdapterConfig,
+    tokens: int,
+    dtype: torch.dtype,
+    compute_dtype: torch.dtype,
+    chunk: int,
+) -> int:
+    """Count bytes kept for backward: whole layers, or the input of those that are recomputed.
+
+    While a layer goes backward there are gradients of what it kept as well (`IN_BACKWARD`); then
+    the `chunk` of logits (bytes) is gone.
+    """
+    text = config.get_text_config(decoder=True)
+    kept = count_activations(config, adapter, dtype, compute_dtype)
+    if kept is None:
+        layer = float(text.hidden_size * compute_dtype.itemsize * ACTIVATION_BYTES // 2)
+        layer_input = float(text.hidden_size * dtype.itemsize)
+        kept = Activations((layer,) * text.num_hidden_layers, layer_input, layer_input)
+    largest = max(kept.layers)
     if not trainer.gradient_checkpointing:
-        return layers * whole_layer
-    settings = trainer.gradient_checkpointing_kwargs
-    recomputed = math.ceil(layers / settings.get("every_n_layers", 1))
-    kept = 0 if settings.get("offload") else recomputed * layer_input
-    return (layers - recomputed) * whole_layer + kept + whole_layer
+        per_token, backward = sum(kept.layers), IN_BACKWARD * largest
+    else:
+        settings = trainer.gradient_checkpointing_kwargs
+        every = settings.get("every_n_layers", 1)
+        recomputed = math.ceil(len(kept.layers) / every)
+        inputs = 0.0 if settings.get("offload") else recomputed * kept.layer_input
+        whole = sum(kept.layers) * (1 - recomputed / len(kept.layers))
+        per_token, backward = whole + inputs, (1 + IN_BACKWARD) * largest
+    return int(tokens * (kept.around + per_token) + max(0.0, tokens * backward - chunk))

@@ -60,14 +60,19 @@ def shard(trained: nn.Module, model: PreTrainedModel, device: torch.device) -> N
         )
     weights = move_to_meta(trained)
     mesh = init_device_mesh(device.type, (ranks.world_size(),))
-    policy = MixedPrecisionPolicy()
     compute = compute_dtype(model, device)
-    if compute != model.dtype:  # gathered as they are multiplied: half the bytes
-        policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
+    # Layers are gathered as they are multiplied: half the bytes. What flows between them stays as
+    # it is: embeddings are whole float32, and so is the residual stream, as without shards.
+    of_layers = MixedPrecisionPolicy(
+        param_dtype=compute if compute != model.dtype else None,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,
+    )
+    around = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     for layer in layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
+        fully_shard(layer, mesh=mesh, mp_policy=of_layers)
     # The outermost module: its forward is the one that is called, so its hooks run.
-    fully_shard(trained, mesh=mesh, mp_policy=policy)
+    fully_shard(trained, mesh=mesh, mp_policy=around)
     scatter_shards(trained, weights, device)
 
 

@@ -20,6 +20,8 @@ class ParallelPlan:
     """Processes that hold a sequence shard each of the same rows."""
     tensor_parallel_size: int
     """Processes that hold a shard each of the same matrices."""
+    num_replicas: int
+    """Processes that hold all weights each and reduce whole gradients (DDP)."""
     num_shards: int
     """Processes that share weights, gradients and optimizer state; of FSDP, sft-plan has one."""
     context_length: int
@@ -59,9 +61,15 @@ def plan_parallelism(
     """Check that the model can be shared as asked; raise ConfigError where it cannot."""
     if trainer.context_parallel_size > 1:
         check_context_parallel(planned, attention, trainer.context_parallel_size)
-    num_shards = trainer.tensor_parallel_size
-    if trainer.parallelism is Parallelism.fsdp and ranks.has_group():
+    num_replicas, num_shards = 1, trainer.tensor_parallel_size
+    if trainer.parallelism is Parallelism.fsdp:
         num_shards = ranks.world_size()
+    elif num_shards == 1:
+        num_replicas = ranks.world_size()
     return ParallelPlan(
-        trainer.context_parallel_size, trainer.tensor_parallel_size, num_shards, context_length
+        context_parallel_size=trainer.context_parallel_size,
+        tensor_parallel_size=trainer.tensor_parallel_size,
+        num_replicas=num_replicas,
+        num_shards=num_shards,
+        context_length=context_length,
     )

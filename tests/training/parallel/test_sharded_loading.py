@@ -16,6 +16,7 @@ from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
 from sft_app.loader.model.load_model import load_model
 from sft_app.loader.rope.rope_plan import plan_rope
 from sft_app.training.attention.choose_attention import choose_attention
+from sft_app.training.decoder_layers import decoder_layers
 from sft_app.training.packing_plan import PackingPlan
 from sft_app.training.parallel.fsdp import gather_weights
 from sft_app.training.peft.lora import merge_gathered
@@ -146,3 +147,36 @@ def test_a_rank_never_holds_more_than_its_shards_and_some_layers(
         assert rank["loss"].startswith("equal"), "the checks ran on the shards"
     assert receiver["peak"] < 0.75 * receiver["whole"]
     assert reader["peak"] > reader["whole"], "rank 0 reads it, into the host's memory"
+
+
+def mixed_precision_step(config: AppConfig) -> Answer:
+    """What flows between layers, what is reduced, and the loss, under autocast to bfloat16."""
+    with torch.autocast("cpu", torch.bfloat16):
+        trained = prepared(config)
+        model: Any = trained.model
+        flowing: list[torch.dtype] = []
+        decoder_layers(model)[1].register_forward_pre_hook(
+            lambda layer, args: flowing.append(args[0].dtype)
+        )
+        tokens = torch.arange(24).reshape(2, 12)
+        loss = model(input_ids=tokens, labels=tokens, num_items_in_batch=22).loss
+    loss.backward()
+    gradients = {p.grad.dtype for p in model.parameters() if p.grad is not None}
+    return {"flowing": str(flowing[0]), "gradients": str(gradients), "loss": loss.item()}
+
+
+def test_shards_compute_in_the_precision_of_whole_models(
+    compose: Callable[..., AppConfig],
+    random_model: Callable[..., PreTrainedModel],
+    tmp_path: Path,
+) -> None:
+    random_model("llama").save_pretrained(tmp_path)
+    settings = [f"model.name_or_path={tmp_path}", "context_length=64"]
+    whole = mixed_precision_step(compose(*settings))
+    sharded = on_two_forked_ranks(
+        mixed_precision_step, compose(*settings, "trainer.parallelism=fsdp")
+    )
+    for rank in sharded:
+        assert (rank["flowing"], rank["gradients"]) == (whole["flowing"], whole["gradients"])
+        assert rank["flowing"] == "torch.float32"
+        assert rank["loss"] == pytest.approx(whole["loss"], rel=2e-3)
