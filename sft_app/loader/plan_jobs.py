@@ -19,6 +19,12 @@ from sft_app.loader.checkpoint.weights_plan import plan_weights
 from sft_app.loader.rope.rope_plan import plan_rope
 from sft_app.loader.tokenizer.load_tokenizer import load_tokenizer
 
+WHAT_IS_APPLIED = (
+    "context_length", "method", "factor", "changed", "rope_parameters", "max_position_embeddings",
+    "other_updates", "table",
+)  # fmt: skip
+"""Of a RoPE plan: what the model becomes. Jobs that agree in it are one run."""
+
 
 def main(folder: Path) -> None:
     """Plan every N.yaml of `folder`, each into a file beside it."""
@@ -39,8 +45,8 @@ class Checked:
         self.models: dict[str, PretrainedConfig] = {}
         self.tokenizers: set[str] = set()
 
-    def plan(self, config: AppConfig) -> dict[str, str | float | None]:
-        """Return the plan in brief; ConfigError without a tokenizer or the context length."""
+    def plan(self, config: AppConfig) -> dict[str, str]:
+        """Return what is applied to the model, as one text; ConfigError without a tokenizer or the context length."""
         model_key = repr(config.model)
         if model_key not in self.models:
             hf_config = load_pretrained_config(config.model)
@@ -57,7 +63,8 @@ class Checked:
             config.rope,
             original_context_length=config.model.original_context_length,
         )
-        return {"rope_method": str(plan.method), "rope_factor": plan.factor}
+        applied = {key: value for key, value in plan.as_dict().items() if key in WHAT_IS_APPLIED}
+        return {"applied": json.dumps(applied, sort_keys=True, default=str)}
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ class Status(StrEnum):
     interrupted = "interrupted"
     skipped = "skipped"
     """Never begun: a shorter context of the same settings ran out of memory."""
+    shared = "shared"
+    """Not run: another job of the sweep would do the same, and has its result for both."""
 
 
 @dataclass(kw_only=True)
@@ -142,6 +144,8 @@ class RunResult:
     verification: Verification | None = None
     """What a fresh process made of the saved model; null: it was not asked."""
     resumed_from: str | None = None
+    same_as: str | None = None
+    """With status shared: the folder, beside this one, of the job that runs for both."""
     """The checkpoint that training went on from."""
     rejected_checkpoints: list[str] = field(default_factory=list)
     """Newer ones that could not be used, and why."""

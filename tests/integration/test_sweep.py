@@ -46,17 +46,17 @@ def test_one_bad_job_stops_the_sweep_by_name_before_a_folder_exists(
 def test_jobs_fail_continue_and_change(run_command: Run, tmp_path: Path, sweep: list[str]) -> None:
     """With pretended training: what is run when, and what is kept."""
     folder = tmp_path / "outputs/sweeps/mine"
-    command = [*sweep, "context_length=64", "rope=linear,yarn"]
+    command = [*sweep, "context_length=128", "rope=linear,yarn"]
 
     first = run_command(*command, "seed=1,13", cwd=tmp_path, env=PRETEND)
     assert first.returncode == 1
     assert "failed: OSError (rank 0): the disk is on fire" in first.stderr
     statuses = {name: result.status for name, result in results(folder).items()}
     assert statuses == {
-        "context_length-64_rope-linear_seed-1": Status.completed,
-        "context_length-64_rope-linear_seed-13": Status.failed,
-        "context_length-64_rope-yarn_seed-1": Status.completed,
-        "context_length-64_rope-yarn_seed-13": Status.failed,
+        "context_length-128_rope-linear_seed-1": Status.completed,
+        "context_length-128_rope-linear_seed-13": Status.failed,
+        "context_length-128_rope-yarn_seed-1": Status.completed,
+        "context_length-128_rope-yarn_seed-13": Status.failed,
     }
     assert "4 cells: 2 completed, 2 failed" in first.stdout
     rows = list(csv.DictReader((folder / "sweep.csv").open()))
@@ -67,11 +67,11 @@ def test_jobs_fail_continue_and_change(run_command: Run, tmp_path: Path, sweep: 
     assert again.returncode == 0
     assert "Nothing is left to do" in again.stdout
 
-    before = results(folder)["context_length-64_rope-linear_seed-1"].started_at
+    before = results(folder)["context_length-128_rope-linear_seed-1"].started_at
     more = run_command(*command, "seed=1,2", cwd=tmp_path, env=PRETEND)
     assert more.returncode == 0
     assert "2 new, 2 done" in more.stdout
-    assert results(folder)["context_length-64_rope-linear_seed-1"].started_at == before
+    assert results(folder)["context_length-128_rope-linear_seed-1"].started_at == before
 
     changed = run_command(
         *command, "seed=1,2", "trainer.learning_rate=1e-3", cwd=tmp_path, env=PRETEND
@@ -79,6 +79,32 @@ def test_jobs_fail_continue_and_change(run_command: Run, tmp_path: Path, sweep: 
     assert changed.returncode == 0
     assert "4 changed" in changed.stdout
     assert len(list((folder / ".replaced").iterdir())) == 4
+
+
+def test_jobs_that_would_do_the_same_run_once(
+    run_command: Run, tmp_path: Path, sweep: list[str]
+) -> None:
+    """64 tokens fit the model: no method changes anything there. At 128 they differ."""
+    folder = tmp_path / "outputs/sweeps/mine"
+    command = [*sweep, "context_length=64,128", "rope=linear,yarn"]
+    answer = run_command(*command, cwd=tmp_path, env=PRETEND)
+    assert answer.returncode == 0, answer.stderr
+    found = results(folder)
+    assert {name: result.status for name, result in found.items()} == {
+        "context_length-64_rope-linear": Status.completed,
+        "context_length-64_rope-yarn": Status.shared,
+        "context_length-128_rope-linear": Status.completed,
+        "context_length-128_rope-yarn": Status.completed,
+    }
+    assert found["context_length-64_rope-yarn"].same_as == "context_length-64_rope-linear"
+    assert "4 cells: 4 completed" in answer.stdout
+    rows = {row["cell"]: row for row in csv.DictReader((folder / "sweep.csv").open())}
+    shared, own = (rows[f"context_length-64_rope-{name}"] for name in ("yarn", "linear"))
+    assert shared["status"] == "completed"
+    assert shared["heldout_loss_after"] == own["heldout_loss_after"]
+    assert (shared["same_as"], own["same_as"]) == ("context_length-64_rope-linear", "")
+    again = run_command(*command, cwd=tmp_path, env=PRETEND)
+    assert "Nothing is left to do" in again.stdout
 
 
 def test_out_of_memory_spares_the_longer_and_lets_the_others_run(

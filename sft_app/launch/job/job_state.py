@@ -50,6 +50,8 @@ def look_at(run_dir: Path, config: AppConfig) -> Found:
     result = _read(run_dir)
     if result is None and not has_checkpoints:
         return Found(state=JobState.new)
+    if result is not None and result.status is Status.shared and not has_checkpoints:
+        return Found(state=_state_of_shared(run_dir, config, result))
     not_begun = result is not None and result.status in (Status.pending, Status.skipped)
     if not_begun and not has_checkpoints:
         return Found(state=JobState.new)
@@ -75,6 +77,14 @@ def set_aside(run_dir: Path) -> Path:
     while (folder / f"{run_dir.name}.{number}").exists():
         number += 1
     return run_dir.rename(folder / f"{run_dir.name}.{number}")
+
+
+def _state_of_shared(run_dir: Path, config: AppConfig, result: RunResult) -> JobState:
+    """A job that another one ran for is done when that one is."""
+    other = _read(run_dir.parent / result.same_as) if result.same_as else None
+    completed = other is not None and other.status is Status.completed
+    is_same = result.config_hash == config_hash(config)
+    return JobState.done if completed and is_same else JobState.new
 
 
 def _read(run_dir: Path) -> RunResult | None:

@@ -25,6 +25,8 @@ def opening(config: AppConfig, run_dir: Path, num_processes: int) -> str:
 def sweep_job_closing(result: RunResult, name: str, left: str = "") -> str:
     """Say in one line how the job `name` of a sweep went; `left`: how long the others may take."""
     after = f"; {left}" if left else ""
+    if result.status is Status.shared:
+        return f"{name}: not run; {result.same_as} runs for both{after}"
     if result.status is not Status.completed:
         return f"{name}: {result.status}{after}"
     parts = [f"completed in {_duration(result)}"]

@@ -1,5 +1,6 @@
 """The plans of all jobs, made in a child process before the sweep starts."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,15 +15,17 @@ from sft_app.launch.job.warm_python import WarmPython
 from sft_app.launch.sweep.compose_jobs import SweepJob
 
 
-def check_plans(jobs: Sequence[SweepJob], warm: WarmPython | None = None) -> None:
-    """Raise ConfigError, with the job's name, for the first whose plans cannot be made.
+def check_plans(jobs: Sequence[SweepJob], warm: WarmPython | None = None) -> dict[str, str]:
+    """Return, by name, what each job's RoPE plan does to the model.
+
+    Raises ConfigError, with the job's name, for the first whose plans cannot be made.
 
     Reads configurations and tokenizers, no weights: a RoPE method that the model cannot take, or a
     length beyond its position table, is found out now and not in the sweep's last hour. `warm` is
     what the process that does it is forked from, if given.
     """
     if not jobs:
-        return
+        return {}
     distinct = {_what_plans_depend_on(job): job for job in reversed(jobs)}
     with tempfile.TemporaryDirectory(prefix="sft-plans-") as temporary:
         folder = Path(temporary)
@@ -38,6 +41,11 @@ def check_plans(jobs: Sequence[SweepJob], warm: WarmPython | None = None) -> Non
         if exit_code:
             why = printed.read_text(encoding="utf-8", errors="replace").strip()
             raise ConfigError(f"the plans of the sweep could not be made:\n{why}")
+        made = {
+            _what_plans_depend_on(job): json.loads((folder / f"{number:06}.json").read_text())
+            for number, job in enumerate(order)
+        }
+    return {job.name: made[_what_plans_depend_on(job)]["applied"] for job in jobs}
 
 
 def _make_plans(folder: Path, printed: Path, warm: WarmPython | None) -> int:

@@ -5,7 +5,7 @@ import re
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar
@@ -29,6 +29,7 @@ from sft_app.launch.job.warm_python import WarmPython
 from sft_app.launch.sweep.budget import apply_budget, describe_budget, shared_tokens_per_step
 from sft_app.launch.sweep.check_job_plans import check_plans
 from sft_app.launch.sweep.compose_jobs import SweepJob, add_task_override, compose_jobs
+from sft_app.launch.sweep.equal_plans import jobs_that_share
 from sft_app.launch.sweep.launcher import Launcher, settle_processes, which_launcher
 from sft_app.launch.sweep.ray_pool import start_pool
 from sft_app.launch.sweep.slurm import prepare_slurm
@@ -44,6 +45,8 @@ class Sweep:
     directory: Path
     jobs: tuple[SweepJob, ...]
     launcher: Launcher
+    shared: Mapping[str, str] = field(default_factory=dict)
+    """Name of a job -> name of the one that runs for it, because both would do the same."""
     watch: Watch | None = None
     """None: this process runs the jobs itself, and they tell of themselves."""
     warm: WarmPython | None = None
@@ -92,7 +95,7 @@ def prepare_sweep(master: DictConfig) -> Sweep:
     to_run = [job for job in jobs if job_state(job.run_dir, job.config) is not JobState.done]
     warm = warm_python(to_run) if launcher is Launcher.serial else None
     try:
-        check_plans(to_run, warm)
+        plans = check_plans(to_run, warm)
     except ConfigError:
         if warm is not None:
             warm.close()
@@ -107,6 +110,7 @@ def prepare_sweep(master: DictConfig) -> Sweep:
         launcher=launcher,
         watch=None if launcher is Launcher.serial else Watch(jobs),
         warm=warm,
+        shared=jobs_that_share(jobs, plans),
     )
     _announce(sweep)
     _make_ready(sweep)
@@ -220,4 +224,10 @@ def _make_job_ready(job: SweepJob, sweep: Sweep) -> None:
     if found.state is not JobState.done:
         job.run_dir.mkdir(parents=True, exist_ok=True)
         save_config(job.config, job.run_dir / CONFIG)
-        initial_result(job.config, Status.pending).write(job.run_dir)
+        result = initial_result(job.config, Status.pending)
+        if (other := sweep.shared.get(job.name)) is not None:
+            result.status, result.same_as = Status.shared, other
+            print(
+                f"  {job.name}: not run; {other} would do the same, and runs for both", flush=True
+            )
+        result.write(job.run_dir)

@@ -14,6 +14,7 @@ from sft_app.launch.job.slurm_rendezvous import run_id_on_slurm, slurm_rendezvou
 from sft_app.launch.job.supervise import run_supervised
 from sft_app.launch.job.warm_python import WarmPython
 from sft_app.launch.sweep.budget import apply_budget
+from sft_app.launch.sweep.equal_plans import shared_result
 from sft_app.launch.sweep.out_of_memory import shorter_out_of_memory
 from sft_app.launch.sweep.slurm_node import (
     publish_decision,
@@ -61,6 +62,8 @@ def settle_without_running(
     """Return the job's result when it is done already, or spared; None when it is to be run."""
     if job_state(run_dir, config) is JobState.done:
         return read_result(run_dir)
+    if (shared := shared_result(run_dir, config)) is not None:
+        return shared
     shorter = shorter_out_of_memory(run_dir, config, overrides)
     return skip(config, run_dir, shorter) if shorter is not None else None
 

@@ -17,6 +17,7 @@ STATUS_LABELS = {
     "out_of_memory": "out of memory",
     "interrupted": "interrupted",
     "skipped": "skipped",
+    "shared": "shared",
     "pending": "not started",
     "unreadable": "unreadable",
     "missing": "no result",
@@ -49,6 +50,8 @@ def sentence(run: RunFolder) -> str:
         return "The result of this run cannot be read."
     if run.status == "out_of_memory":
         return f"Ran out of memory at {result.context_length:,} tokens, {_after_steps(result)}."
+    if run.status == "shared":
+        return f"Not run: {result.same_as} would do the same, and has the result for both."
     if run.status == "skipped":
         return f"Never begun: {result.error.message}." if result.error else "Never begun."
     if run.status == "interrupted":

@@ -1,5 +1,6 @@
 """The cells of a sweep: each job's files, its settings, and what it cost."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ class CellRecord:
     seed: int | None
     gpu_hours: float | None
     """Processes times wall hours; each process drives one GPU (or is one, on a CPU)."""
+    same_as: str | None = None
+    """The cell that ran for this one as well, because both would have done the same."""
     cost: float | None
     """GPU-hours times the price, when a price was given."""
 
@@ -94,10 +97,28 @@ class CellRecord:
 def collect_sweep(sweep_dir: Path, price_per_gpu_hour: float | None = None) -> list[CellRecord]:
     """Read every job below `sweep_dir`, shortest context first; works while jobs are running."""
     cells = [read_cell(job, sweep_dir, price_per_gpu_hour) for job in find_jobs(sweep_dir)]
+    by_name = {cell.name: cell for cell in cells}
+    for cell in cells:
+        if cell.status == "shared" and cell.result is not None:
+            other = by_name.get(_beside(cell.name, cell.result.same_as))
+            if other is not None and other.status != "shared":
+                _take_over(cell, other)
     return sorted(
         cells,
         key=lambda cell: (cell.context_length or 0, cell.method or "", cell.name),
     )
+
+
+def _beside(name: str, other: str | None) -> str:
+    folder, separator, _ = name.rpartition("/")
+    return f"{folder}{separator}{other}"
+
+
+def _take_over(cell: CellRecord, other: CellRecord) -> None:
+    """Give a cell the result of the one that ran for it; what it cost is counted there."""
+    own = cell.run
+    cell.run = dataclasses.replace(other.run, config=own.config, overrides=own.overrides)
+    cell.method, cell.same_as = other.method, other.name
 
 
 def read_cell(job: Path, sweep_dir: Path, price: float | None = None) -> CellRecord:

@@ -65,6 +65,7 @@ def _row(
         "rope_method": cell.method,
         "rope_factor": result.rope_factor if result else None,
         "seed": cell.seed,
+        "same_as": cell.same_as,
     }
     for key in keys:
         row.setdefault(key, setting_text(cell, key))

@@ -194,6 +194,8 @@ def _values(
 
 def _status_text(cell: CellRecord) -> str:
     label = summary.STATUS_LABELS.get(cell.status, cell.status)
+    if cell.same_as is not None:
+        return f"{label}, shared"
     if cell.status == "running" and cell.run.metrics:
         return f"{label}, step {cell.run.metrics[-1].step:,}"
     return label
