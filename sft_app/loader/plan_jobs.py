@@ -46,7 +46,10 @@ class Checked:
         self.tokenizers: set[str] = set()
 
     def plan(self, config: AppConfig) -> dict[str, str]:
-        """Return what is applied to the model, as one text; ConfigError without a tokenizer or the context length."""
+        """Return what is applied to the model, as one text.
+
+        Raises ConfigError when the job cannot have its tokenizer or its context length.
+        """
         model_key = repr(config.model)
         if model_key not in self.models:
             hf_config = load_pretrained_config(config.model)
