@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from sft_app.data.read.read_files import read_file
 from sft_app.data.read.record import Record
-from sft_app.serving.dialogue.conversation import Conversation, prompt_ids
+from sft_app.serving.dialogue.dialogue_turns import DialogueTurns, prompt_ids
 from sft_app.serving.dialogue.session import Session
 from sft_app.serving.dialogue.speaker import Sampling, Speaker
 
@@ -42,7 +42,7 @@ def test_an_answer_comes_in_pieces_and_counts_what_is_used(
 
 
 def test_the_same_seed_says_the_same(speaker: Speaker) -> None:
-    conversation = Conversation([{"role": "user", "content": "a"}])
+    conversation = DialogueTurns([{"role": "user", "content": "a"}])
     hot = Sampling(temperature=5.0, max_new_tokens=8, seed=1)
     assert list(speaker.answer(conversation, hot)) == list(speaker.answer(conversation, hot))
 
@@ -100,5 +100,5 @@ def test_an_interrupted_answer_is_kept_as_far_as_it_came(
 
 def test_the_prompt_has_one_begin_token(tiny_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    ids = prompt_ids(Conversation([{"role": "user", "content": "Hi"}]), tokenizer)
+    ids = prompt_ids(DialogueTurns([{"role": "user", "content": "Hi"}]), tokenizer)
     assert tokenizer.decode(ids) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"

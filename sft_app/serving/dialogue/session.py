@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sft_app.serving.dialogue.conversation import Conversation
+from sft_app.serving.dialogue.dialogue_turns import DialogueTurns
 from sft_app.serving.dialogue.speaker import Sampling, Speaker
 
 Say = Callable[[str], None]
@@ -23,7 +23,7 @@ class Session:
 
     def __init__(self, speakers: Sequence[Speaker], sampling: Sampling, say: Say) -> None:
         self.speakers = list(speakers)
-        self.conversations = [Conversation() for _ in speakers]
+        self.conversations = [DialogueTurns() for _ in speakers]
         self.sampling = sampling
         self.say = say
 
@@ -72,7 +72,7 @@ class Session:
             conversation.add("assistant", answer)
             self.say(f"\n{self.usage(speaker, conversation)}\n")
 
-    def usage(self, speaker: Speaker, conversation: Conversation) -> str:
+    def usage(self, speaker: Speaker, conversation: DialogueTurns) -> str:
         """Return how much of the context is used, and that an answer was cut off by its end."""
         used = speaker.used(conversation)
         limit = speaker.context_length
@@ -82,7 +82,7 @@ class Session:
         ended = "; the answer ends here, for the context is full" if full else ""
         return f"({min(used, limit):,} of {limit:,} tokens{ended})"
 
-    def _make_room(self, speaker: Speaker, conversation: Conversation) -> bool:
+    def _make_room(self, speaker: Speaker, conversation: DialogueTurns) -> bool:
         """Drop the oldest turns while the prompt leaves no room; False where it never will."""
         limit = speaker.context_length
         dropped = 0

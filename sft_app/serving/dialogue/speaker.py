@@ -15,7 +15,7 @@ from transformers import (
     TextIteratorStreamer,
 )
 
-from sft_app.serving.dialogue.conversation import Conversation, prompt_ids
+from sft_app.serving.dialogue.dialogue_turns import DialogueTurns, prompt_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +63,11 @@ class Speaker:
             stated = [getattr(text, "max_position_embeddings", None) or 2**60]
         return int(stated[0]) if self._is_known(stated[0]) else None
 
-    def used(self, conversation: Conversation) -> int:
+    def used(self, conversation: DialogueTurns) -> int:
         """Return the tokens of the prompt that the next answer follows."""
         return len(prompt_ids(conversation, self.tokenizer))
 
-    def answer(self, conversation: Conversation, sampling: Sampling) -> Iterator[str]:
+    def answer(self, conversation: DialogueTurns, sampling: Sampling) -> Iterator[str]:
         """Yield the answer to the conversation as it is generated; may be left at any time."""
         ids = prompt_ids(conversation, self.tokenizer)
         room = sampling.max_new_tokens

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
-class Conversation:
+class DialogueTurns:
     """Holds the turns of a chat, as chat templates and training data have them."""
 
     messages: list[dict[str, str]] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Conversation:
             raise ValueError(f"{path} holds no conversation") from error
 
 
-def prompt_ids(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def prompt_ids(conversation: DialogueTurns, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the token ids of the prompt for the next answer."""
     if tokenizer.chat_template is None:
         text = "\n".join(turn["content"] for turn in conversation.messages)
