@@ -3,6 +3,7 @@
 import importlib.util
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from sft_app.common.errors import ConfigError
@@ -106,7 +107,10 @@ def check_model_source(key: str, reference: str) -> None:
 
     A well-formed hub id passes: whether the hub has it is found out when it is asked.
     """
-    _check_source(key, reference, may_be_on_hub=is_model_id(reference), suffixes=(".gguf",))
+    may_be_on_hub = is_model_id(reference)
+    if "/" not in reference and _nearest(Path(reference)):
+        may_be_on_hub = False  # one word, and a folder of nearly that name: a typo
+    _check_source(key, reference, may_be_on_hub, suffixes=(".gguf",))
 
 
 def check_data_source(key: str, reference: str, suffixes: tuple[str, ...]) -> None:
@@ -139,7 +143,18 @@ def _check_source(key: str, reference: str, may_be_on_hub: bool, suffixes: tuple
         if not any(anchor.glob(pattern)):
             raise ConfigError(f"{key}={reference}: no file matches this pattern.")
         return
+    hint = _nearest(path) or "/path/to/it"
     raise ConfigError(
         f"{key}={reference}: there is no such file or folder (from {Path.cwd().name}/). "
-        f"Correct the path: {key}=/path/to/it"
+        f"Correct the path: {key}={hint}"
     )
+
+
+def _nearest(path: Path) -> str | None:
+    """Return what lies beside a path that does not exist, and is called nearly the same."""
+    try:
+        beside = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return None
+    near = get_close_matches(path.name, beside, n=1, cutoff=0.7)
+    return str(path.with_name(near[0])) if near else None

@@ -1,5 +1,7 @@
 """What can be the name of a model, or of a dataset, of the hub; and what can only be a path."""
 
+from pathlib import Path
+
 import pytest
 
 from sft_app.common.errors import ConfigError
@@ -75,3 +77,15 @@ def test_a_model_of_the_hub_passes() -> None:
 def test_a_template_is_a_file() -> None:
     with pytest.raises(ConfigError, match="no such file"):
         check_file("tokenizer.chat_template", "org/name")
+
+
+def test_a_folder_of_nearly_that_name_is_suggested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my-model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for reference in ("my-modell", "./my_model"):
+        with pytest.raises(ConfigError, match=r"model\.name_or_path=my-model"):
+            check_model_source("model.name_or_path", reference)
+    check_model_source("model.name_or_path", "my-model")
+    check_model_source("model.name_or_path", "gpt2")

@@ -51,6 +51,10 @@ SET_BY_THE_APP = {
     "eval_strategy": "evaluation.before and evaluation.after",
     "eval_steps": "evaluation.before and evaluation.after",
     "use_cache": "nothing: it is off in training and on in what is saved",
+    "logging_nan_inf_filter": "nothing: what is not finite must be seen",
+    "average_tokens_across_devices": "nothing: a step's loss counts every token once",
+    "activation_checkpointing": "trainer.gradient_checkpointing",
+    "activation_checkpointing_kwargs": "trainer.gradient_checkpointing_kwargs",
     "remove_unused_columns": "nothing: the data pipeline sets it",
     "label_names": "nothing: the data pipeline sets it",
     "disable_tqdm": "nothing: the progress bar is the app's own",
@@ -138,6 +142,8 @@ def _references(key: str, value: object) -> list[str]:
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and value:
+        for entry in value:
+            _check_entry(key, entry)
         paths = [entry.get("path") if isinstance(entry, dict) else entry for entry in value]
         if all(isinstance(path, str) for path in paths):
             return [str(path) for path in paths]
@@ -145,6 +151,17 @@ def _references(key: str, value: object) -> list[str]:
         f"{key}={value!r} is not a source: give a path, or a list such as "
         f"'{key}=[{{path: a.json, weight: 0.7}}, {{path: b.jsonl, weight: 0.3}}]'."
     )
+
+
+def _check_entry(key: str, entry: object) -> None:
+    if not isinstance(entry, dict):
+        return
+    for name in entry:
+        if name not in ("path", "weight"):
+            raise ConfigError(f"{key} has an entry with '{name}': it takes path and weight only.")
+    weight = entry.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e6:
+        raise ConfigError(f"{key} has weight {weight!r}: give a number above 0, such as 0.5 or 2.")
 
 
 def _check_trainer(config: AppConfig) -> None:
