@@ -208,7 +208,8 @@ def main() -> None:
     parser.add_argument("--most-kills", type=int, default=8, help="in one round")
     parser.add_argument("folder", type=Path, help="where the runs go, and their inputs are made")
     parser.add_argument("overrides", nargs="*", help="settings beside those of the small run")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
+    arguments.folder = arguments.folder.absolute()
     os.environ["SFT_CACHE_DIR"] = str(arguments.folder / "cache")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from tests.fuzz.small_run import small_run
