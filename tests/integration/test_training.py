@@ -11,6 +11,7 @@ import pytest
 
 from sft_app.records.result import Status, read_result
 from tests.integration.trained_runs import Run, Trained, run_training
+from tests.training.random_models import build_random_model
 
 
 @pytest.fixture(scope="module")
@@ -372,3 +373,23 @@ def test_without_packing_batches_hold_examples_of_like_length(
     assert unpacked.losses[-1] < unpacked.losses[0]
     assert tokens.padding < 0.1 * tokens.total, "in random order it would be 0.22 to 0.36"
     assert unpacked.result.evaluation_before == trained.result.evaluation_before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "packed"), [("mamba", True), ("opt", True), ("openai-gpt", False)]
+)
+def test_the_default_command_trains_families_that_know_no_documents(
+    train: Callable[..., Trained], tiny_model: Path, tmp_path: Path, family: str, packed: bool
+) -> None:
+    """Packed where documents are kept apart, else in batches of similar length, and said so."""
+    shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
+    for name in ("config.json", "model.safetensors", "generation_config.json"):
+        (tmp_path / name).unlink(missing_ok=True)
+    words = json.loads((tmp_path / "tokenizer.json").read_text())
+    size = len(words["model"]["vocab"]) + len(words["added_tokens"])
+    build_random_model(family, vocab_size=size).save_pretrained(tmp_path)
+    run = train(f"model.name_or_path={tmp_path}", "trainer.max_steps=2")
+    plan = json.loads((run.directory / "plan.json").read_text())
+    assert plan["packing"]["packed"] is plan["data"]["packing"]["packed"] is packed
+    assert ("lets documents see each other" in run.output) is not packed
