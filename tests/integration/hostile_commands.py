@@ -3,7 +3,7 @@
 `OWN` begins with words that name a model and data; `BARE` does not.
 """
 
-from sft_app.config.reference.settings import all_settings
+from sft_app.config.reference.describe_settings import all_settings
 from sft_app.config.validation.number_ranges import NUMBER_RANGES
 
 OUT_OF_RANGE = ("nan", "inf", "-inf", "-2", "1e40", "100000000000000000000", "many", "[x]", "true")

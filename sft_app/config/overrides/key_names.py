@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Override
 from sft_app.common.errors import ConfigError
 from sft_app.config.conf_files import group_options, is_there
 from sft_app.config.overrides.aliases import OUR_NAME, VALUES_OF_OUR_NAME
-from sft_app.config.reference.settings import all_groups, all_settings, is_union
+from sft_app.config.reference.describe_settings import all_groups, all_settings, is_union
 
 FILE_KEYS = {
     "model": "model.name_or_path",

@@ -13,7 +13,7 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.conf_files import conf_dir, group_options, is_there
 from sft_app.config.overrides.key_names import check_key
 from sft_app.config.overrides.value_types import check_values, takes_a_list, write_out_tokens
-from sft_app.config.reference.settings import all_groups, all_settings
+from sft_app.config.reference.describe_settings import all_groups, all_settings
 
 _WORD = re.compile(r"(?P<sign>\+\+|\+|)(?P<key>[^=+~\s]+)=(?P<value>.*)", re.DOTALL)
 _LIST_OR_MAPPING = ("[", "{", "'", '"', "$")

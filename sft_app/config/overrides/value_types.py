@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sft_app.common.errors import ConfigError
-from sft_app.config.reference.settings import Setting, all_settings, is_union, shown
+from sft_app.config.reference.describe_settings import Setting, all_settings, is_union, shown
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.validation.number_ranges import NUMBER_RANGES
 
@@ -93,7 +93,7 @@ def _fits(key: str, value: Any) -> bool:
 
 
 def _annotation_of_group(group: str) -> Any:
-    from sft_app.config.reference.settings import all_groups
+    from sft_app.config.reference.describe_settings import all_groups
 
     return next(g.schema for g in all_groups() if g.name == group)
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.conf_files import conf_dir, group_options
-from sft_app.config.reference.settings import (
+from sft_app.config.reference.describe_settings import (
     Group,
     Setting,
     all_groups,

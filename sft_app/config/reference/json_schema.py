@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from sft_app.config.reference.settings import (
+from sft_app.config.reference.describe_settings import (
     Group,
     Setting,
     all_groups,

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from sft_app.config.conf_files import group_options
+from sft_app.config.reference.describe_settings import Setting, all_groups, all_settings
 from sft_app.config.reference.help_pages import (
     allowed_values,
     composed_values,
     describe_default,
     option_summary,
 )
-from sft_app.config.reference.settings import Setting, all_groups, all_settings
 
 HEAD = """\
 # Settings

@@ -6,7 +6,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from sft_app.common.errors import ConfigError
 from sft_app.config.overrides.aliases import ALIASES
 from sft_app.config.overrides.read_overrides import quoted, read_overrides
-from sft_app.config.reference.settings import all_settings
+from sft_app.config.reference.describe_settings import all_settings
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import yaml
 from sft_app.common.errors import ConfigError
 from sft_app.config.conf_files import conf_dir
 from sft_app.config.reference.__main__ import generated_files
+from sft_app.config.reference.describe_settings import Setting, all_groups, all_settings
 from sft_app.config.reference.help_pages import help_text, topic_text
 from sft_app.config.reference.json_schema import json_schema
-from sft_app.config.reference.settings import Setting, all_groups, all_settings
 from sft_app.config.validation.number_ranges import NUMBER_RANGES
 
 SETTINGS = list(all_settings().values())
