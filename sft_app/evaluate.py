@@ -17,9 +17,9 @@ from sft_app.config.one_sentence import exit_with_message
 from sft_app.config.schema.app import register_schema, save_config
 from sft_app.config.validation.validate import validate
 from sft_app.launch.job.outer_launcher import refuse_outer_launcher
-from sft_app.launch.job.processes import worker_environment
 from sft_app.launch.job.run_job import worker_command
 from sft_app.launch.job.supervise import run_supervised
+from sft_app.launch.job.worker_processes import worker_environment
 from sft_app.records.evaluation_file import EvaluationRequest, read_evaluation
 from sft_app.records.failure import clear_failures, first_failure
 from sft_app.records.run_files import CONFIG, EVALUATION

@@ -18,13 +18,13 @@ from sft_app.config.command_line import prepare_arguments
 from sft_app.config.hydra_callback import run_task
 from sft_app.config.one_sentence import exit_with_message
 from sft_app.config.schema.app import register_schema, to_typed
-from sft_app.launch.job.errors import JobFailed, JobInterrupted
+from sft_app.launch.job.job_errors import JobFailed, JobInterrupted
 from sft_app.launch.job.job_lock import only_one
 from sft_app.launch.job.messages import closing, sweep_job_closing
-from sft_app.launch.job.nodes import invite
 from sft_app.launch.job.outer_launcher import refuse_outer_launcher
 from sft_app.launch.job.prepare_run import PrepareRun, with_slurm
 from sft_app.launch.job.run_job import run_job
+from sft_app.launch.nodes.nodes import invite
 from sft_app.launch.sweep.job_label import job_label, time_left
 from sft_app.launch.sweep.leave_sweep import leave
 from sft_app.launch.sweep.prepare_sweep import PrepareSweep, Sweep

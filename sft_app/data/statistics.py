@@ -116,13 +116,6 @@ class DataStatistics:
         """Return plain values for JSON."""
         return asdict(self)
 
-    def __str__(self) -> str:
-        """Return the lines that stand on the screen and in the log."""
-        # Imported here: the other module describes the classes of this one.
-        from sft_app.data.statistics_text import describe
-
-        return describe(self)
-
 
 def add_counts(counts: dict[str, int], more: Mapping[str, int]) -> None:
     """Add counts by name to plain dicts: `asdict` cannot copy Counters."""

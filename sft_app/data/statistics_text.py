@@ -17,7 +17,7 @@ FEW_EXAMPLES = 50
 """Fewer have no distribution worth a picture."""
 
 
-def describe(statistics: DataStatistics) -> str:
+def describe_statistics(statistics: DataStatistics) -> str:
     """Return the statistics as lines of text."""
     context = statistics.context_length
     lines = _block("data", read_counts(statistics.train_read))

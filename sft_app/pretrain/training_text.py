@@ -11,9 +11,9 @@ from typing import Any
 from sft_app.config.locations import package_file
 from sft_app.config.schema.data import DataFormat
 from sft_app.data.chat.conversation import Conversation
-from sft_app.data.chat.field_names import NotThisFormat
-from sft_app.data.chat.formats import normalise
-from sft_app.data.chat.repair import repair
+from sft_app.data.parse.field_names import NotThisFormat
+from sft_app.data.parse.formats import normalise
+from sft_app.data.parse.repair import repair
 from sft_app.data.read.read_files import read_file
 from sft_app.data.read.record import Record
 

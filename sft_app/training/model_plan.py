@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from sft_app.config.schema.app import AppConfig
 from sft_app.data.prepare_data import PreparedData, prepare_data
 from sft_app.data.preview import preview
+from sft_app.data.statistics_text import describe_statistics
 from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
 from sft_app.loader.checkpoint.weights_plan import WeightsPlan, plan_weights
 from sft_app.loader.model.generation import GenerationPlan, plan_generation
@@ -154,6 +155,6 @@ def print_plan(config: AppConfig) -> None:
     plans = plan_model(config, device)
     print(plans)
     data = plan_data(config, plans.tokenizer, plans.packing)
-    print(data.statistics)
+    print(describe_statistics(data.statistics))
     if config.data.preview:
         Console().print(preview(data, plans.tokenizer, config.data.preview))

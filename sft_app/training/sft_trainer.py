@@ -19,10 +19,15 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.schema.trainer import OnNonfinite
 from sft_app.data.batches.datasets import ExampleDataset
 from sft_app.data.batches.length_grouped_sampler import LengthGroupedSampler
-from sft_app.training.autopsy import write_autopsy
-from sft_app.training.checkpointing_trainer import CheckpointingTrainer, LogWhatCounts
+from sft_app.training.guards.autopsy import write_autopsy
+from sft_app.training.guards.step_guard import (
+    StepGuard,
+    TrainingDiverged,
+    clip_gradients,
+    gradient_norm,
+)
+from sft_app.training.guards.stop_signals import IgnoringSigterm, StopSignals
 from sft_app.training.loss.label_smoothing import SmoothedLoss
-from sft_app.training.lr_schedule import without_idle_step
 from sft_app.training.metrics.token_counts import (
     REAL_TOKENS,
     Batch,
@@ -30,19 +35,14 @@ from sft_app.training.metrics.token_counts import (
     CountingCollate,
     WorkCount,
 )
+from sft_app.training.optim.lr_schedule import without_idle_step
 from sft_app.training.parallel.context_parallel import (
     context_parallel_attention,
     shard_for_context_parallel,
 )
 from sft_app.training.parallel.data_ranks import data_parallel_rank
 from sft_app.training.prepare_model import PreparedModel
-from sft_app.training.step_guard import (
-    StepGuard,
-    TrainingDiverged,
-    clip_gradients,
-    gradient_norm,
-)
-from sft_app.training.stop_signals import IgnoringSigterm, StopSignals
+from sft_app.training.saving.checkpointing_trainer import CheckpointingTrainer, LogWhatCounts
 
 log = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ def main(config_path: Path) -> None:
         # `datasets` reads hub data sets later, if there are any; the Trainer has no use for it.
         no_adapter = config.adapter.method is AdapterMethod.none
         with lean_imports("datasets", *(["peft"] if no_adapter else [])):
-            from sft_app.training.run import run_training
+            from sft_app.training.run_training import run_training
 
         run_training(config, run_dir)
     except (SystemExit, KeyboardInterrupt):
@@ -50,7 +50,7 @@ def main(config_path: Path) -> None:
 
 def status_of(error: BaseException) -> Status:
     """Tell a signal, memory that ran out, and everything else apart."""
-    from sft_app.training.stop_signals import Interrupted
+    from sft_app.training.guards.stop_signals import Interrupted
 
     if isinstance(error, Interrupted):
         return Status.interrupted

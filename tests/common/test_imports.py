@@ -31,7 +31,7 @@ def test_a_worker_imports_neither_data_frames_nor_adapters_and_can_still_read_th
 import sys
 from sft_app.common.imports import lean_imports
 with lean_imports("datasets", "peft"):
-    import sft_app.training.run
+    import sft_app.training.run_training
 print(sorted({"datasets", "pandas", "peft"} & set(sys.modules)))
 import datasets, peft
 print(datasets.Dataset.from_list([{"a": 1}])[0])

@@ -11,6 +11,7 @@ from sft_app.common.errors import DataError
 from sft_app.config.schema.data import OnBadRecord, Overlong, OverlongQuestion, Packing
 from sft_app.data.batches import fit_rows as fitting
 from sft_app.data.prepare_data import prepare_data
+from sft_app.data.statistics_text import describe_statistics
 from tests.data.chat_files import prepare, settings, sharegpt
 from tests.data.templates_of_families import THINKS
 from tests.data.tokenizers_for_tests import CHATML, WITH_TOOLS, with_template
@@ -136,7 +137,9 @@ def test_copies_of_held_out_conversations_are_left_out_and_counted(tmp_path):
     config = settings(written(tmp_path, records), tmp_path, eval_examples=5)
     statistics = prepare(config, with_template(CHATML)).statistics
     assert statistics.copies_of_held_out == 60 - 5 - statistics.train.examples > 0
-    assert f"{statistics.copies_of_held_out} left out: copies of held-out" in str(statistics)
+    assert f"{statistics.copies_of_held_out} left out: copies of held-out" in describe_statistics(
+        statistics
+    )
 
 
 def test_conversations_that_differ_in_their_tools_are_no_copies(tmp_path):
@@ -224,5 +227,7 @@ def test_statistics_name_what_was_left_out(tmp_path):
     path = written(tmp_path, records)
     config = settings(path, tmp_path, eval_examples=0, on_bad_record=OnBadRecord.skip)
     statistics = prepare(config, with_template(CHATML)).statistics
-    assert "not rendered by the chat template: tool_calls 1, tools 1" in str(statistics)
+    assert "not rendered by the chat template: tool_calls 1, tools 1" in describe_statistics(
+        statistics
+    )
     assert json.loads(json.dumps(statistics.as_dict()))["train_read"]["not_rendered"]

@@ -11,6 +11,7 @@ from sft_app.config.schema.data import OnBadRecord, Overlong, Packing, TrainOn
 from sft_app.data.batches.collators import CollateDocuments
 from sft_app.data.batches.datasets import LONGEST_PADDING_DOCUMENT
 from sft_app.data.prepare_data import prepare_data
+from sft_app.data.statistics_text import describe_statistics
 from sft_app.training.attention.document_bounds import lengths_of_batch
 from tests.data.chat_files import LENGTH, prepare, settings, sharegpt
 from tests.data.tokenizers_for_tests import CHATML, byte_level
@@ -106,7 +107,7 @@ def test_a_file_cut_off_is_an_error_that_names_the_byte_or_a_count(chats, tmp_pa
 def test_statistics_can_be_stored_and_read(chats, tmp_path, tokenizer):
     statistics = prepare(settings(chats, tmp_path), tokenizer).statistics
     assert json.loads(json.dumps(statistics.as_dict()))["train"]["examples"] == 55
-    assert "60 records" in str(statistics)
+    assert "60 records" in describe_statistics(statistics)
 
 
 def test_loss_weights_come_with_the_batch_only_where_messages_have_them(chats, tmp_path, tokenizer):

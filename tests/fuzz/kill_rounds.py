@@ -215,7 +215,7 @@ def main() -> None:
     from tests.fuzz.small_run import small_run
 
     config = small_run(arguments.folder, arguments.ranks, arguments.overrides)
-    from sft_app.training import run as heavy  # paid for once, before anything is forked
+    from sft_app.training import run_training as heavy  # paid for once, before anything is forked
 
     assert heavy
     tally = run_rounds(

@@ -102,7 +102,7 @@ def test_a_failing_rank_is_named_with_its_true_cause(start: Start, tmp_path: Pat
         textwrap.dedent("""
             import os
             if os.environ.get("RANK") == "1":
-                import sft_app.training.run as run
+                import sft_app.training.run_training as run
                 def broken(*args):
                     raise OSError("the disk is on fire")
                 run.plan_what_to_measure = broken

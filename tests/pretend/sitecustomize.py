@@ -46,7 +46,7 @@ def write_note(run_dir, rank, note):
     partial.replace(run_dir / f"note-{rank}.json")
 
 
-if {"sft_app.training.worker", "sft_app.training.run"} & set(sys.orig_argv):
-    pretended = types.ModuleType("sft_app.training.run")
+if {"sft_app.training.worker", "sft_app.training.run_training"} & set(sys.orig_argv):
+    pretended = types.ModuleType("sft_app.training.run_training")
     vars(pretended)["run_training"] = run_training
-    sys.modules["sft_app.training.run"] = pretended
+    sys.modules["sft_app.training.run_training"] = pretended

@@ -11,7 +11,7 @@ from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
 from sft_app.config.schema.trainer import TrainerConfig
 from sft_app.training.arguments import checkpointing_arguments
 from sft_app.training.attention import packed_attention
-from sft_app.training.muon import muon_for
+from sft_app.training.optim.muon import muon_for
 from sft_app.training.peft.lora import add_adapter, merge_adapter
 from sft_app.training.sft_trainer import SFTTrainer
 from tests.training.training_steps import collate, losses_of, packed_rows, prepared, trainer_of

@@ -4,8 +4,8 @@ from collections import Counter
 from typing import Any
 
 from sft_app.data.chat.conversation import Message
-from sft_app.data.chat.field_names import CALLERS, FieldNames, NotThisFormat
-from sft_app.data.chat.tool_calls import parse_json, read_calls, tool_call
+from sft_app.data.parse.field_names import CALLERS, FieldNames, NotThisFormat
+from sft_app.data.parse.tool_calls import parse_json, read_calls, tool_call
 
 SPEAKER_KEYS = ("role", "from", "speaker")
 TEXT_KEYS = ("content", "value", "text", "message")

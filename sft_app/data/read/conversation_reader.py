@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from sft_app.common.errors import DataError
 from sft_app.config.schema.data import DataConfig, DataFormat, OnBadRecord, TrainOn
 from sft_app.data.chat.conversation import Conversation, Passage, content_key
-from sft_app.data.chat.field_names import FieldNames, NotThisFormat
-from sft_app.data.chat.formats import detect, normalise
-from sft_app.data.chat.repair import repair
+from sft_app.data.parse.field_names import FieldNames, NotThisFormat
+from sft_app.data.parse.formats import detect, normalise
+from sft_app.data.parse.repair import repair
 from sft_app.data.read.read_files import read_file
 from sft_app.data.read.read_hub import read_hub
 from sft_app.data.read.record import BadRecord, Origin, Record

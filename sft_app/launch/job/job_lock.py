@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sft_app.launch.job.errors import JobFailed
+from sft_app.launch.job.job_errors import JobFailed
 
 LOCK = ".lock"
 SECONDS_BETWEEN_TRIES = 1.0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sft_app.config.config_hash import config_hash
 from sft_app.config.schema.app import AppConfig
-from sft_app.launch.job.processes import world_size
+from sft_app.launch.job.worker_processes import world_size
 from sft_app.records.identity import compare, identity_of, read_identity
 from sft_app.records.result import RunResult, Status, read_result
 from sft_app.records.run_files import CHECKPOINTS

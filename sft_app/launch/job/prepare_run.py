@@ -12,12 +12,12 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.hydra_callback import typed_without_hydra
 from sft_app.config.one_sentence import fails_closed
 from sft_app.config.schema.app import AppConfig
-from sft_app.launch.job.errors import JobFailed, JobInterrupted
+from sft_app.launch.job.job_errors import JobFailed, JobInterrupted
 from sft_app.launch.job.job_lock import is_being_run
 from sft_app.launch.job.job_state import Found, JobState, look_at, set_aside
-from sft_app.launch.job.nodes import help_node_0
-from sft_app.launch.job.processes import world_size
-from sft_app.launch.job.slurm_rendezvous import slurm_rendezvous
+from sft_app.launch.job.worker_processes import world_size
+from sft_app.launch.nodes.nodes import help_node_0
+from sft_app.launch.nodes.slurm_rendezvous import slurm_rendezvous
 from sft_app.records.identity import compare, identity_of, read_identity
 
 MOST_DIFFERENCES = 6

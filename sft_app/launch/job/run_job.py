@@ -14,12 +14,12 @@ from sft_app.config.schema.app import AppConfig, save_config
 from sft_app.config.schema.from_environment import as_written
 from sft_app.config.schema.launch import LaunchConfig
 from sft_app.launch.job.conclude import asked_to_end, conclude, remove_empty_stacks
-from sft_app.launch.job.errors import JobFailed, JobInterrupted
+from sft_app.launch.job.job_errors import JobFailed, JobInterrupted
 from sft_app.launch.job.messages import opening
 from sft_app.launch.job.oom_kills import count_oom_kills
-from sft_app.launch.job.processes import num_local_processes, worker_environment, world_size
 from sft_app.launch.job.supervise import run_supervised
-from sft_app.launch.job.warm_python import WarmPython
+from sft_app.launch.job.worker_processes import num_local_processes, worker_environment, world_size
+from sft_app.launch.warm.warm_python import WarmPython
 from sft_app.records.failure import clear_failures
 from sft_app.records.identity import identity_of
 from sft_app.records.liveness import SECONDS_BETWEEN_STAMPS, stamp

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from sft_app.common.processes import die_with_parent
-from sft_app.launch.job.warm_python import WarmPython
+from sft_app.launch.warm.warm_python import WarmPython
 
 LOOK_SECONDS = 1.0
 POLL_SECONDS = 0.1

@@ -8,7 +8,7 @@ from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.data import Overlong, Packing
 from sft_app.config.schema.sweep import Budget
 from sft_app.config.validation.check_parallel import check_tensor_parallel_size, check_world_size
-from sft_app.launch.job.processes import num_local_processes
+from sft_app.launch.job.worker_processes import num_local_processes
 
 
 def tokens_per_step(config: AppConfig) -> int:

@@ -11,8 +11,8 @@ from pathlib import Path
 from sft_app.common.errors import ConfigError
 from sft_app.common.processes import die_with_parent
 from sft_app.config.schema.app import save_config
-from sft_app.launch.job.warm_python import WarmPython
 from sft_app.launch.sweep.compose_jobs import SweepJob
+from sft_app.launch.warm.warm_python import WarmPython
 
 
 def check_plans(jobs: Sequence[SweepJob], warm: WarmPython | None = None) -> dict[str, str]:

@@ -20,12 +20,11 @@ from sft_app.config.one_sentence import fails_closed
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import save_config
 from sft_app.config.schema.sweep import Budget
-from sft_app.launch.job.errors import JobFailed, JobInterrupted
+from sft_app.launch.job.job_errors import JobFailed, JobInterrupted
 from sft_app.launch.job.job_lock import only_one
 from sft_app.launch.job.job_state import JobState, job_state, look_at, set_aside
-from sft_app.launch.job.processes import worker_environment
 from sft_app.launch.job.run_job import has_one_worker, initial_result
-from sft_app.launch.job.warm_python import WarmPython
+from sft_app.launch.job.worker_processes import worker_environment
 from sft_app.launch.sweep.budget import apply_budget, describe_budget, shared_tokens_per_step
 from sft_app.launch.sweep.check_job_plans import check_plans
 from sft_app.launch.sweep.compose_jobs import SweepJob, add_task_override, compose_jobs
@@ -34,6 +33,7 @@ from sft_app.launch.sweep.launcher import Launcher, settle_processes, which_laun
 from sft_app.launch.sweep.ray_pool import start_pool
 from sft_app.launch.sweep.slurm import prepare_slurm
 from sft_app.launch.sweep.watch import Watch
+from sft_app.launch.warm.warm_python import WarmPython
 from sft_app.records.result import Status
 from sft_app.records.run_files import CONFIG
 
@@ -124,7 +124,7 @@ def warm_python(jobs: list[SweepJob]) -> WarmPython | None:
         return None
     adapters = any(config.adapter.method is not AdapterMethod.none for config in single)
     return WarmPython(
-        "sft_app.training.run",
+        "sft_app.training.run_training",
         worker_environment(single[0].launch),
         without=["datasets"] if adapters else ["datasets", "peft"],
     )

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sft_app.config.schema.app import AppConfig
-from sft_app.launch.job.errors import JobFailed, JobInterrupted
+from sft_app.launch.job.job_errors import JobFailed, JobInterrupted
 from sft_app.launch.job.job_lock import only_one
 from sft_app.launch.job.job_state import JobState, job_state
-from sft_app.launch.job.processes import worker_environment
 from sft_app.launch.job.run_job import initial_result, run_job, worker_command
-from sft_app.launch.job.slurm_rendezvous import run_id_on_slurm, slurm_rendezvous
 from sft_app.launch.job.supervise import run_supervised
-from sft_app.launch.job.warm_python import WarmPython
+from sft_app.launch.job.worker_processes import worker_environment
+from sft_app.launch.nodes.slurm_rendezvous import run_id_on_slurm, slurm_rendezvous
 from sft_app.launch.sweep.budget import apply_budget
 from sft_app.launch.sweep.equal_plans import shared_result
 from sft_app.launch.sweep.out_of_memory import shorter_out_of_memory
@@ -20,6 +19,7 @@ from sft_app.launch.sweep.slurm_node import (
     publish_decision,
     wait_for_decision,
 )
+from sft_app.launch.warm.warm_python import WarmPython
 from sft_app.records.result import RunError, RunResult, Status, read_result
 from sft_app.records.run_files import CONFIG
 

@@ -7,8 +7,8 @@ and writes the job's files; the others wait for its word, lend their processes, 
 import time
 from pathlib import Path
 
-from sft_app.launch.job.errors import JobFailed
-from sft_app.launch.job.slurm_rendezvous import run_id_on_slurm
+from sft_app.launch.job.job_errors import JobFailed
+from sft_app.launch.nodes.slurm_rendezvous import run_id_on_slurm
 
 POLL_SECONDS = 0.2
 

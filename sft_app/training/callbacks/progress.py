@@ -8,8 +8,8 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sft_app.training.log_setup import DETAILS
-from sft_app.training.step_line import step_line
+from sft_app.training.screen.log_setup import DETAILS
+from sft_app.training.screen.step_line import step_line
 
 log = logging.getLogger(__name__)
 

@@ -30,10 +30,10 @@ from sft_app import compat
 from sft_app.common import ranks
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.trainer import Parallelism, TrainerConfig
-from sft_app.training.checkpoints import SHARDS
 from sft_app.training.decoder_layers import decoder_layers
 from sft_app.training.parallel.distribute_weights import move_to_meta, scatter_shards
 from sft_app.training.precision import compute_dtype
+from sft_app.training.saving.checkpoints import SHARDS
 
 
 def wants_shards(trainer: TrainerConfig) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sft_app.config.schema.app import AppConfig
-from sft_app.launch.job.errors import JobFailed
+from sft_app.launch.job.job_errors import JobFailed
 from sft_app.launch.job.job_lock import is_being_run, only_one
 from sft_app.launch.job.job_state import JobState, job_state, look_at, set_aside
 from sft_app.launch.job.run_job import initial_result

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sft_app.training.callbacks.progress import Progress
-from sft_app.training.step_line import short_count, step_line
+from sft_app.training.screen.step_line import short_count, step_line
 
 LOGS = {"loss": 2.5, "learning_rate": 3e-5, "tokens_per_second": 151_234.0, "seconds_left": 75.0}
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from sft_app.training.announce import little_training
-from sft_app.training.lr_schedule import learning_rate_sum, without_idle_step
+from sft_app.training.optim.lr_schedule import learning_rate_sum, without_idle_step
+from sft_app.training.screen.announce import little_training
 from tests.training.random_models import build_random_model
 from tests.training.training_steps import packed_rows, prepared, trainer_of
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from sft_app.config.schema.data import DataFormat
 from sft_app.data.chat.conversation import Conversation, Message, Passage
-from sft_app.data.chat.field_names import FieldNames, NotThisFormat
-from sft_app.data.chat.tool_calls import parse_json, read_tools
 from sft_app.data.chat.turns import read_turns, read_weight, refuse_media
+from sft_app.data.parse.field_names import FieldNames, NotThisFormat
+from sft_app.data.parse.tool_calls import parse_json, read_tools
 
 _TURNS = ("messages", "conversations", "conversation")
 _SYSTEM = ("system", "system_prompt")

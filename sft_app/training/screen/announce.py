@@ -11,10 +11,10 @@ from sft_app.config.schema.app import AppConfig
 from sft_app.data.prepare_data import PreparedData
 from sft_app.records.run_files import JOB_LABEL
 from sft_app.training.estimates.time_estimate import estimate_time
-from sft_app.training.log_setup import JOB_LINE
-from sft_app.training.lr_schedule import learning_rate_sum
 from sft_app.training.model_plan import ModelPlans
-from sft_app.training.screen_lines import data_lines, plan_lines, size, warnings_of
+from sft_app.training.optim.lr_schedule import learning_rate_sum
+from sft_app.training.screen.log_setup import JOB_LINE
+from sft_app.training.screen.screen_lines import data_lines, plan_lines, size, warnings_of
 from sft_app.training.sft_trainer import SFTTrainer
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from sft_app.common.errors import ConfigError
 from sft_app.records.manifest import write_manifest
-from sft_app.training.checkpoints import (
+from sft_app.training.saving.checkpoints import (
     STAGING,
     find_resume_point,
     numbered,

@@ -15,9 +15,9 @@ from transformers import TrainerCallback
 
 from sft_app.config.schema.trainer import OnNonfinite
 from sft_app.records.manifest import damage_of
+from sft_app.training.guards.step_guard import TrainingDiverged, clip_gradients, gradient_norm
 from sft_app.training.metrics import token_counts
 from sft_app.training.sft_trainer import SFTTrainer
-from sft_app.training.step_guard import TrainingDiverged, clip_gradients, gradient_norm
 from tests.training.training_steps import packed_rows, prepared, trainer_of
 
 

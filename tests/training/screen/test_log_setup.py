@@ -2,7 +2,7 @@
 
 import logging
 
-from sft_app.training.log_setup import ScreenLines, wrap
+from sft_app.training.screen.log_setup import ScreenLines, wrap
 
 
 def line(text: str, level: int = logging.INFO, *, width: int | None = None, rank: int = 0) -> str:

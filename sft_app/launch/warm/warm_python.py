@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sft_app.common.processes import die_with_parent
-from sft_app.launch.job.fork_server import MESSAGE_BYTES, READY
+from sft_app.launch.warm.fork_server import MESSAGE_BYTES, READY
 
 
 class ForkedProcess:
@@ -62,7 +62,7 @@ class WarmPython:
         with far_end:
             self._server = subprocess.Popen(
                 [
-                    sys.executable, "-m", "sft_app.launch.job.fork_server",
+                    sys.executable, "-m", "sft_app.launch.warm.fork_server",
                     "--socket", str(far_end.fileno()), "--preload", preload, "--without", *without,
                 ],
                 env=dict(environment),

@@ -16,6 +16,7 @@ from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.evaluation import measures_anything
 from sft_app.config.validation.check_parallel import check_tensor_parallel_size
 from sft_app.data.prepare_data import PreparedData
+from sft_app.data.statistics_text import describe_statistics
 from sft_app.evaluation.measure import describe, evaluate
 from sft_app.evaluation.plan_evaluation import EvaluationPlan, nothing_to_measure, plan_evaluation
 from sft_app.evaluation.work_split import WorkSplit, split_over_all_ranks
@@ -23,30 +24,30 @@ from sft_app.loader.model.embeddings import fit_model_to_tokenizer
 from sft_app.loader.model.load_model import load_model
 from sft_app.records.result import Evaluation
 from sft_app.records.run_files import METRICS, MODEL, PLAN, PROFILE, TENSORBOARD, write_atomically
-from sft_app.training.announce import announce, say_plans
 from sft_app.training.arguments import training_arguments
 from sft_app.training.callbacks.compile_layers import CompileLayers, check_compiler
 from sft_app.training.callbacks.metrics_file import MetricsFile
 from sft_app.training.callbacks.profiler import ProfileSteps
 from sft_app.training.callbacks.progress import Progress
 from sft_app.training.callbacks.result_file import ResultFile
-from sft_app.training.checkpoints import agree_on_resume_point, set_newer_aside
-from sft_app.training.log_setup import DETAILS, set_up_logging
+from sft_app.training.guards.step_guard import TrainingDiverged
+from sft_app.training.guards.stop_signals import Interrupted
+from sft_app.training.guards.watchdog import Watchdog
 from sft_app.training.model_plan import ModelPlans, plan_as_dict, plan_data, plan_model
-from sft_app.training.muon import muon_for
+from sft_app.training.optim.muon import muon_for
+from sft_app.training.optim.supervised_budget import limit_to_budget
 from sft_app.training.parallel.context_parallel import init_context_parallel_group
 from sft_app.training.parallel.evaluation_split import evaluation_split
 from sft_app.training.peft.lora import plain_model
 from sft_app.training.peft.merge_qlora import bring_to_device
 from sft_app.training.prepare_model import PreparedModel, prepare_model, reads_on_host
 from sft_app.training.run_record import RunRecord
-from sft_app.training.save_final_model import save_final_model
+from sft_app.training.saving.checkpoints import agree_on_resume_point, set_newer_aside
+from sft_app.training.saving.save_final_model import save_final_model
+from sft_app.training.saving.verify_final_model import verify_final_model, write_expected
+from sft_app.training.screen.announce import announce, say_plans
+from sft_app.training.screen.log_setup import DETAILS, set_up_logging
 from sft_app.training.sft_trainer import SFTTrainer
-from sft_app.training.step_guard import TrainingDiverged
-from sft_app.training.stop_signals import Interrupted
-from sft_app.training.supervised_budget import limit_to_budget
-from sft_app.training.verify_final_model import verify_final_model, write_expected
-from sft_app.training.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 details = logging.getLogger(DETAILS)
@@ -112,7 +113,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     if prepared.packing != plans.packing:
         plans = replace(plans, packing=prepared.packing)
         data = plan_data(config, plans.tokenizer, plans.packing)
-        log.info("%s", data.statistics)
+        log.info("%s", describe_statistics(data.statistics))
         if record.is_main:
             write_plan(plans, data, run_dir)
     record.result.num_parameters = model.num_parameters()

@@ -1,4 +1,4 @@
-"""A warm interpreter that forks: `python -m sft_app.launch.job.fork_server`, of one sweep.
+"""A warm interpreter that forks: `python -m sft_app.launch.warm.fork_server`, of one sweep.
 
 Nearly all of a short job's start is imports. This process imports them once, and then starts each
 `python -m MODULE ARGUMENTS` that it is asked for as a child of its own, which finds everything

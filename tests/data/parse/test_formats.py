@@ -7,8 +7,8 @@ import pytest
 
 from sft_app.config.schema.data import DataFormat
 from sft_app.data.chat.conversation import Conversation, Message, Passage
-from sft_app.data.chat.field_names import FieldNames, NotThisFormat
-from sft_app.data.chat.formats import detect, normalise
+from sft_app.data.parse.field_names import FieldNames, NotThisFormat
+from sft_app.data.parse.formats import detect, normalise
 
 
 def conversation_of(record: dict[str, Any], format: DataFormat) -> Conversation:

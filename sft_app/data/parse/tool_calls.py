@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from sft_app.data.chat.field_names import NotThisFormat
+from sft_app.data.parse.field_names import NotThisFormat
 from sft_app.data.read.limits import Unreadable, parse_record
 
 _MAY_BE_NULL = ("default", "const")

@@ -13,13 +13,13 @@ from sft_app.config.schema.app import AppConfig
 from sft_app.loader.model.save_pretrained import save_for_serving, saved_dtypes
 from sft_app.records.disk_space import check_space, explain_full_disk
 from sft_app.records.manifest import publish, write_manifest
+from sft_app.training.guards.step_guard import check_weights
 from sft_app.training.model_plan import ModelPlans
 from sft_app.training.parallel.fsdp import gather_weights
 from sft_app.training.peft.lora import merge_adapter, merge_gathered, plain_model
 from sft_app.training.peft.merge_qlora import merge_into_full_precision
 from sft_app.training.precision import round_weights
 from sft_app.training.prepare_model import PreparedModel
-from sft_app.training.step_guard import check_weights
 
 
 def save_final_model(

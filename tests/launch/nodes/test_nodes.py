@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from sft_app.config.schema.launch import LaunchConfig
-from sft_app.launch.job.errors import JobFailed
-from sft_app.launch.job.nodes import SHARED, Invitation, invite, join
+from sft_app.launch.job.job_errors import JobFailed
+from sft_app.launch.nodes.nodes import SHARED, Invitation, invite, join
 
 
 def launch(port: int, rank: int, **other: Any) -> LaunchConfig:

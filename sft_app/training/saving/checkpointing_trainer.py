@@ -22,11 +22,11 @@ from transformers.trainer import SCHEDULER_NAME, TRAINING_ARGS_NAME
 from sft_app.records.disk_space import check_space, explain_full_disk
 from sft_app.records.manifest import write_manifest
 from sft_app.records.run_files import IDENTITY
-from sft_app.training.checkpoints import STAGING, publish, rotate
+from sft_app.training.guards.step_guard import check_weights
 from sft_app.training.parallel.fsdp import load_shards, save_shards
 from sft_app.training.peft.lora import plain_model
 from sft_app.training.prepare_model import PreparedModel
-from sft_app.training.step_guard import check_weights
+from sft_app.training.saving.checkpoints import STAGING, publish, rotate
 
 log = logging.getLogger(__name__)
 

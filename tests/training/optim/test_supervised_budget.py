@@ -2,7 +2,7 @@
 
 import pytest
 
-from sft_app.training.supervised_budget import steps_for
+from sft_app.training.optim.supervised_budget import steps_for
 
 
 @pytest.mark.parametrize(

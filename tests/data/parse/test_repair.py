@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sft_app.config.schema.data import ROLE_NAMES
 from sft_app.data.chat.conversation import Conversation, Message
-from sft_app.data.chat.repair import repair
+from sft_app.data.parse.repair import repair
 
 SHORT = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}
 

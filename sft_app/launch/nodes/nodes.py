@@ -19,10 +19,10 @@ from typing import Any
 
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.launch import LaunchConfig
-from sft_app.launch.job.errors import JobFailed, JobInterrupted
-from sft_app.launch.job.processes import num_local_processes, worker_environment
+from sft_app.launch.job.job_errors import JobFailed, JobInterrupted
 from sft_app.launch.job.run_job import worker_command
 from sft_app.launch.job.supervise import run_supervised
+from sft_app.launch.job.worker_processes import num_local_processes, worker_environment
 from sft_app.records.run_files import CONFIG
 
 SHARED = ".shared"

@@ -9,8 +9,8 @@ import pytest
 from sft_app.records import disk_space
 from sft_app.records.disk_space import DiskFull
 from sft_app.records.manifest import damage_of, write_manifest
-from sft_app.training import checkpointing_trainer
 from sft_app.training.metrics import token_counts
+from sft_app.training.saving import checkpointing_trainer
 from sft_app.training.sft_trainer import SFTTrainer
 from tests.training.training_steps import packed_rows, prepared, trainer_of
 

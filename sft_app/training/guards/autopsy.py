@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from sft_app.records.run_files import AUTOPSY, write_atomically
-from sft_app.training.step_guard import Look, nonfinite_tensors
+from sft_app.training.guards.step_guard import Look, nonfinite_tensors
 
 MOST_NAMES = 100
 MOST_ROWS = 16

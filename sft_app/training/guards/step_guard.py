@@ -18,7 +18,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from sft_app.common import ranks
 from sft_app.config.schema.trainer import OnNonfinite
-from sft_app.training.stop_signals import StopSignals
+from sft_app.training.guards.stop_signals import StopSignals
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sft_app.launch.job.warm_python import WarmPython
+from sft_app.launch.warm.warm_python import WarmPython
 from tests.programs import ROOT
 
-PROGRAM = "tests.launch.job.forked_program"
+PROGRAM = "tests.launch.warm.forked_program"
 
 
 @pytest.fixture

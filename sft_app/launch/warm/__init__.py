@@ -1,0 +1,1 @@
+"""A warm interpreter from which the workers of a sweep's jobs are forked."""

@@ -1,0 +1,1 @@
+"""What watches over the steps: numbers, signals, ranks that hang."""

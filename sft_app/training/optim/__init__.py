@@ -1,0 +1,1 @@
+"""Optimizers and schedules of our own, and how long a budget of tokens lasts."""

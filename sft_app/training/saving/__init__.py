@@ -1,0 +1,1 @@
+"""Checkpoints, and the final model: written aside, checked, and read again."""
