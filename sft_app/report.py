@@ -10,6 +10,7 @@ from rich.console import Console
 from sft_app import api
 from sft_app.api import make_callable
 from sft_app.common.console import guard_console
+from sft_app.config.schema.sweep import BestBy
 from sft_app.reporting.run.find_runs import Found, find
 from sft_app.reporting.run.read_run import is_run, read_run
 from sft_app.reporting.sweep.cells import collect_sweep
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         console.print()
         console.print(plain(f"{message}{found.directory}"), soft_wrap=True)
     try:
-        written = _report(found, options.price_per_gpu_hour, console)
+        written = _report(found, options.price_per_gpu_hour, options.best_by, console)
     except OSError as error:
         return _complain(f"The report cannot be written: {error}.", code=1)
     for path in written:
@@ -67,17 +68,19 @@ def _compare(directories: list[Path], console: Console) -> int:
     return 0
 
 
-def _report(found: Found, price: float | None, console: Console) -> list[Path]:
+def _report(
+    found: Found, price: float | None, best_by: BestBy | None, console: Console
+) -> list[Path]:
     """Print the short form first: figures take a moment, and the numbers are there at once."""
     if found.is_sweep:
         cells = collect_sweep(found.directory, price)
-        print_sweep(found.directory, cells, console)
+        print_sweep(found.directory, cells, console, best_by)
         from sft_app.reporting.sweep.sweep_csv import write_sweep_csv
         from sft_app.reporting.sweep.sweep_report import write_sweep_report
 
         return [
             write_sweep_csv(found.directory, cells),
-            write_sweep_report(found.directory, price, cells),
+            write_sweep_report(found.directory, price, cells, best_by),
         ]
     print_run(read_run(found.directory), console)
     from sft_app.reporting.run.run_report import write_run_report
@@ -104,6 +107,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X",
         type=_price,
         help="adds what each cell of a sweep cost, in the currency of X",
+    )
+    parser.add_argument(
+        "--best-by",
+        type=BestBy,
+        choices=list(BestBy),
+        help="what names the best cell of a sweep; default: as it was started with (sweep.best_by)",
     )
     parser.add_argument("--open", action="store_true", help="show the report in a browser")
     return parser

@@ -72,6 +72,7 @@ def test_a_saved_configuration_reads_back_equal(compose: Compose, tmp_path: Path
         (["data.train=missing/*.jsonl"], "data.train"),
         (["data.train=[1]"], "data.train"),
         (["data.eval_examples=0", "evaluation.tasks=[]"], "data.eval"),
+        (["sweep.best_by=cliff", "evaluation=none"], "set evaluation=default"),
         (["evaluation.tasks=[pass_key]"], "pass_key is not known. Did you mean passkey?"),
         (["evaluation.samples=0"], "evaluation.samples=0"),
         (["evaluation.scoring=generate", "trainer.parallelism=fsdp"], "evaluation.scoring=forced"),

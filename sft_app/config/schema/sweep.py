@@ -20,6 +20,17 @@ class Budget(StrEnum):
     """`trainer.num_train_epochs` passes over the data."""
 
 
+class BestBy(StrEnum):
+    """What names the best setting of a sweep."""
+
+    perplexity = "perplexity"
+    """The lowest perplexity, at the trained length and overall at the longest common one."""
+    effective_length = "effective_length"
+    """The longest effective length: how far the tasks are done at 85% of the base score."""
+    cliff = "cliff"
+    """The smallest fall of the tasks' mean score beyond the trained length."""
+
+
 @dataclass(kw_only=True)
 class SweepConfig:
     """Say what the jobs of `sft-train --multirun` share."""
@@ -40,6 +51,9 @@ class SweepConfig:
     lengths: list[int] = field(default_factory=list)
     """Where perplexity is measured unless evaluation.lengths says; empty: at every context length
     of the sweep."""
+    best_by: BestBy = BestBy.perplexity
+    """What names the best cell: perplexity, effective_length or cliff. The report states the rule;
+    sft-report --best-by looks at the same files by another one."""
     heldout_length: int | None = None
     """Tokens to which held-out conversations are fitted in every cell, whatever its own context, so
     that all are measured on the same ones; null: the shortest context of the sweep."""

@@ -13,6 +13,7 @@ from sft_app.config.schema.evaluation import (
     Scoring,
     measures_anything,
 )
+from sft_app.config.schema.sweep import BestBy
 from sft_app.config.schema.trainer import Parallelism
 
 
@@ -24,6 +25,7 @@ def check_evaluation(config: AppConfig) -> None:
         for reference in _references(evaluation.documents):
             check_file("evaluation.documents", reference)
     _check_generation(config)
+    _check_best_by(config)
     none_held_out = config.data.eval is None and config.data.eval_examples == 0
     something_else = evaluation.documents is not None or evaluation.tasks
     if measures_anything(evaluation) and none_held_out and not something_else:
@@ -42,6 +44,17 @@ def _check_tasks(evaluation: EvaluationConfig) -> None:
         raise ConfigError(
             f"evaluation.tasks: {task} is not known.{hint} Allowed: {', '.join(TASK_NAMES)}, and "
             f"{LM_EVAL_PREFIX}NAME for a task of lm-evaluation-harness."
+        )
+
+
+def _check_best_by(config: AppConfig) -> None:
+    best_by, evaluation = config.sweep.best_by, config.evaluation
+    scored = any(task in TASK_NAMES for task in evaluation.tasks)
+    if best_by is not BestBy.perplexity and not (evaluation.after and scored):
+        raise ConfigError(
+            f"sweep.best_by={best_by} compares scores of tasks after training, and none are "
+            "measured: set evaluation=default or evaluation.tasks=[passkey,niah_single], or leave "
+            "sweep.best_by out."
         )
 
 

@@ -126,7 +126,7 @@ def _check_lengths(result: RunResult) -> None:
 def _read_config(run_dir: Path, problems: list[str]) -> dict[str, Any]:
     for name in (CONFIG, HYDRA_CONFIG):
         try:
-            config = _load_yaml(run_dir / name)
+            config = load_yaml(run_dir / name)
         except FileNotFoundError:
             problems.append(f"{name} is missing.")
             continue
@@ -141,7 +141,7 @@ def _read_config(run_dir: Path, problems: list[str]) -> dict[str, Any]:
 
 def _read_overrides(run_dir: Path) -> list[str]:
     try:
-        overrides = _load_yaml(run_dir / HYDRA_OVERRIDES)
+        overrides = load_yaml(run_dir / HYDRA_OVERRIDES)
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return []
     return [shown_override(str(line)) for line in overrides] if isinstance(overrides, list) else []
@@ -162,7 +162,8 @@ def _read_plan(run_dir: Path, problems: list[str]) -> dict[str, Any]:
     return plan
 
 
-def _load_yaml(path: Path) -> Any:
+def load_yaml(path: Path) -> Any:
+    """Read a YAML file, quickly; raises what reading and parsing raise."""
     return yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)
 
 

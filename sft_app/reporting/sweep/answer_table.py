@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from sft_app.config.schema.sweep import BestBy
 from sft_app.reporting.page import format_values
 from sft_app.reporting.run import summary
 from sft_app.reporting.sweep.cells import CellRecord
@@ -53,10 +54,11 @@ class ContextAnswer:
         others = [s for s in self.ranked.settings if all(s is not other for other in tied)]
         if not others:
             return format_values.NOT_MEASURED
-        return f"{others[0].variant}, {100 * self.ranked.distance(others[0]):+.1f} %"
+        gap = self.ranked.criterion.gap_text(self.ranked.distance(others[0]))
+        return f"{others[0].variant}, {gap}"
 
 
-def answers(settings: list[Setting]) -> list[ContextAnswer]:
+def answers(settings: list[Setting], best_by: BestBy = BestBy.perplexity) -> list[ContextAnswer]:
     """Rank the settings of each trained context length among themselves, shortest length first."""
     by_length: dict[int, list[Setting]] = {}
     for setting in settings:
@@ -65,7 +67,7 @@ def answers(settings: list[Setting]) -> list[ContextAnswer]:
     return [
         ContextAnswer(
             context_length=length,
-            ranked=rank_settings(group, length),
+            ranked=rank_settings(group, length, best_by=best_by),
             num_cells=sum(len(setting.cells) for setting in group),
             num_completed=sum(len(setting.completed) for setting in group),
         )
@@ -73,7 +75,7 @@ def answers(settings: list[Setting]) -> list[ContextAnswer]:
     ]
 
 
-def build_answer_table(settings: list[Setting]) -> Table:
+def build_answer_table(settings: list[Setting], best_by: BestBy = BestBy.perplexity) -> Table:
     """Build one row a trained context length, with what its best setting measured."""
     cells = [cell for setting in settings for cell in setting.cells]
     lengths = spread_out(evaluation_lengths(cells), MOST_LENGTHS)
@@ -95,7 +97,7 @@ def build_answer_table(settings: list[Setting]) -> Table:
             link="",
             values=_values(answer, lengths, scores, has_cost=has_cost),
         )
-        for answer in answers(settings)
+        for answer in answers(settings, best_by)
     ]
     return Table(columns=columns, rows=rows)
 

@@ -16,7 +16,7 @@ def cautions(cells: list[CellRecord]) -> list[str]:
     completed = [cell for cell in cells if cell.is_completed]
     return [
         sentence
-        for check in (_models, _evaluation_tokens, _training_tokens, _devices)
+        for check in (_models, _evaluation_tokens, _tasks, _training_tokens, _devices)
         if (sentence := check(completed))
     ]
 
@@ -47,6 +47,21 @@ def _evaluation_tokens(cells: list[CellRecord]) -> str:
     return (
         f"At {', '.join(uneven)} tokens the perplexities were measured on different amounts of "
         "text: the cells were not evaluated on the same documents."
+    )
+
+
+def _tasks(cells: list[CellRecord]) -> str:
+    """An effective length hangs on the shortest length, and on what was asked there."""
+    asked = {
+        tuple((task, *scores) for task, scores in sorted(evaluation.tasks.items()))
+        for cell in cells
+        if (evaluation := cell.evaluation("after")) and evaluation.tasks
+    }
+    if len(asked) < 2:
+        return ""
+    return (
+        "The cells were scored on different tasks, or at different lengths: their effective "
+        "lengths are not comparable throughout."
     )
 
 

@@ -9,10 +9,10 @@ import yaml
 
 from sft_app.common.secrets import shown_override
 from sft_app.records.run_files import MODEL
+from sft_app.reporting.run.read_run import load_yaml
 from sft_app.reporting.sweep.cells import CellRecord
-from sft_app.reporting.sweep.rank_settings import RankedSettings
+from sft_app.reporting.sweep.rank_settings import HYDRA_SWEEP, RankedSettings
 
-HYDRA_SWEEP = "multirun.yaml"
 ADDED_BY_THE_SWEEP = ("sweep.lengths", "sweep.tokens_per_step", "sweep.heldout_length")
 """Settings that a sweep writes into its own record, and works out again when it goes on."""
 
@@ -53,7 +53,7 @@ def next_commands(
 def _asked_for(sweep_dir: Path) -> list[str] | None:
     """Return the overrides that started the sweep, and where it lives; None when not recorded."""
     try:
-        recorded = yaml.safe_load((sweep_dir / HYDRA_SWEEP).read_text(encoding="utf-8"))
+        recorded = load_yaml(sweep_dir / HYDRA_SWEEP)
         overrides = [
             shown_override(str(override)) for override in recorded["hydra"]["overrides"]["task"]
         ]

@@ -1,14 +1,22 @@
 """The best setting of a sweep, by a rule that the report states in words."""
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
+import yaml
+
+from sft_app.config.schema.sweep import BestBy
 from sft_app.reporting.page import format_values
+from sft_app.reporting.run.read_run import load_yaml
+from sft_app.reporting.run.summary import at
 from sft_app.reporting.sweep.cells import CellRecord
+from sft_app.reporting.sweep.criteria import Criterion, criterion_of, heldout_loss
 from sft_app.reporting.sweep.seed_groups import Measure, Setting, Spread
 
-ONE_SEED_DIFFERENCE = 0.01
-"""Of the perplexity: less than what another seed usually changes, so no winner on one seed."""
+HYDRA_SWEEP = "multirun.yaml"
+BEST_BY = "sweep.best_by"
 
 
 @dataclass(kw_only=True)
@@ -17,11 +25,8 @@ class RankedSettings:
 
     settings: list[Setting]
     """Best first; only settings that have what the rule compares."""
+    criterion: Criterion
     rule: str
-    measured: str
-    """What is compared: `perplexity at 32,768 tokens`."""
-    length: int | None
-    measure: Measure
 
     @property
     def best(self) -> Setting:
@@ -31,9 +36,7 @@ class RankedSettings:
     @property
     def value(self) -> Spread:
         """Return what was measured of the best setting, over its seeds."""
-        value = self.best.spread(self.measure)
-        assert value is not None
-        return value
+        return self._of(self.best)
 
     @property
     def tied(self) -> list[Setting]:
@@ -41,92 +44,76 @@ class RankedSettings:
         return [self.best, *(s for s in self.settings[1:] if not self._is_worse(s))]
 
     def distance(self, setting: Setting) -> float:
-        """Return how much worse than the best a setting is, as a share of its perplexity."""
-        value = setting.spread(self.measure)
-        assert value is not None
-        if self.length is None:  # a loss: the logarithm of a perplexity
-            return math.expm1(min(value.mean - self.value.mean, 700.0))
-        return value.mean / self.value.mean - 1 if self.value.mean else 0.0
+        """Return how much worse than the best a setting is, in the unit of the criterion's gap."""
+        return self.criterion.gap(self.value.mean, self._of(setting).mean)
+
+    def _of(self, setting: Setting) -> Spread:
+        value = setting.spread(self.criterion.measure)
+        assert value is not None, "ranked"
+        return value
 
     def _is_worse(self, setting: Setting) -> bool:
-        first, second = self.value, setting.spread(self.measure)
-        assert second is not None
+        first, second = self.value, self._of(setting)
         if first.deviation is not None and second.deviation is not None:
-            return second.mean - first.mean >= first.deviation + second.deviation
-        return self.distance(setting) >= ONE_SEED_DIFFERENCE
+            difference = self.criterion.worse_by(first.mean, second.mean)
+            return difference > 0 and difference >= first.deviation + second.deviation
+        return self.distance(setting) >= self.criterion.least_gap
 
 
-def rank_settings(settings: list[Setting], length: int | None = None) -> RankedSettings | None:
-    """Rank the settings; None when no completed cell has a loss or a perplexity.
+def asked_best_by(sweep_dir: Path, cells: list[CellRecord]) -> BestBy:
+    """Return `sweep.best_by` as the sweep was last started with; the default where nothing says."""
+    asked = []
+    # Where it is missing or broken, the cells say it, too.
+    with suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
+        asked.append(at(load_yaml(sweep_dir / HYDRA_SWEEP), BEST_BY))
+    asked += [cell.settings.get(BEST_BY) for cell in cells]
+    known = [value for value in asked if isinstance(value, str) and value in set(BestBy)]
+    return BestBy(known[0]) if known else BestBy.perplexity
 
-    At `length` (tokens) where all completed cells were evaluated there; else at the longest length
-    that they have in common; else by the held-out loss.
+
+def rank_settings(
+    settings: list[Setting], length: int | None = None, *, best_by: BestBy = BestBy.perplexity
+) -> RankedSettings | None:
+    """Rank the settings; None when no completed cell has what `best_by` compares.
+
+    A perplexity at `length` (tokens) where all completed cells were evaluated there; else at the
+    longest length that they have in common; else the held-out loss.
     """
     completed = [cell for setting in settings for cell in setting.completed]
-    common = common_lengths(completed)
-    is_longest = length not in common
-    if is_longest:
-        length = max(common, default=None)
-    if length is not None:
-        measured = f"perplexity at {length:,} tokens"
-        measure: Measure = lambda cell: _perplexity(cell, length)  # noqa: E731
-        rule = (
-            f"The lowest perplexity after training at {length:,} tokens"
-            + (
-                ", the longest evaluation length that all completed cells have in common"
-                if is_longest
-                else ""
-            )
-            + "; equal ones go by the lower held-out loss, then by the lower cost."
-        )
-    else:
-        measured = "held-out loss"
-        measure = heldout_loss
-        rule = (
-            "The lowest held-out loss after training, because the completed cells have no "
-            "evaluation length in common; equal ones go by the lower cost."
-        )
+    criterion = criterion_of(best_by, completed, length)
     if any(len(setting.cells) > 1 for setting in settings):
-        rule += (
-            " Several seeds of a setting count by their mean; a difference smaller than their "
+        about_seeds = (
+            "Several seeds of a setting count by their mean; a difference smaller than their "
             "standard deviations together is a tie."
         )
     else:
-        rule += f" On one seed, a difference below {ONE_SEED_DIFFERENCE:.0%} is a tie."
-    ranking = [setting for setting in settings if _comparable(setting, measure)]
-    ranking.sort(key=lambda setting: _rank(setting, measure))
+        about_seeds = criterion.one_seed_rule
+    ranking = [setting for setting in settings if _comparable(setting, criterion.measure)]
+    ranking.sort(key=lambda setting: _rank(setting, criterion))
     if not ranking:
         return None
-    return RankedSettings(
-        settings=ranking, rule=rule, measured=measured, length=length, measure=measure
-    )
+    rule = f"{criterion.rule} {about_seeds}"
+    return RankedSettings(settings=ranking, criterion=criterion, rule=rule)
 
 
-def common_lengths(cells: list[CellRecord]) -> set[int]:
-    """Return the lengths (tokens) that all of `cells` were evaluated at after training."""
-    common: set[int] | None = None
-    for cell in cells:
-        evaluation = cell.evaluation("after")
-        lengths = {int(length) for length in evaluation.by_length} if evaluation else set()
-        common = lengths if common is None else common & lengths
-    return common or set()
-
-
-def heldout_loss(cell: CellRecord) -> float | None:
-    """Return a cell's held-out loss after training, in nats per supervised token."""
-    measurement = cell.heldout("after")
-    return measurement.loss if measurement else None
+def why_none(best_by: BestBy) -> str:
+    """Say what is missing where no setting can be ranked."""
+    missing = {
+        BestBy.perplexity: "an evaluation after training",
+        BestBy.effective_length: "scores of tasks after training (evaluation.tasks), which "
+        "sweep.best_by=effective_length compares",
+        BestBy.cliff: "scores of tasks at the trained length and beyond it "
+        "(evaluation.tasks, evaluation.lengths), which sweep.best_by=cliff compares",
+    }
+    return f"There is no best cell yet: no completed cell has {missing[best_by]}."
 
 
 def gain(ranked: RankedSettings) -> str:
     """Return the best setting's value, and where it came from before training."""
-    as_text = format_values.perplexity if ranked.length else format_values.loss
+    as_text = ranked.criterion.as_text
     after = with_spread(ranked.value, as_text)
-    before = [_before(cell, ranked.length) for cell in ranked.best.completed]
-    known = [value for value in before if value is not None]
-    if not known:
-        return after
-    return f"{after} (before training: {as_text(sum(known) / len(known))})"
+    before = ranked.best.spread(ranked.criterion.before)
+    return f"{after} (before training: {as_text(before.mean)})" if before is not None else after
 
 
 def with_spread(value: Spread | None, as_text: format_values.Formatter) -> str:
@@ -137,27 +124,15 @@ def with_spread(value: Spread | None, as_text: format_values.Formatter) -> str:
     return as_text(value.mean) + deviation
 
 
-def _perplexity(cell: CellRecord, length: int) -> float | None:
-    measurement = cell.at_length(length, "after")
-    return measurement.perplexity if measurement else None
-
-
-def _before(cell: CellRecord, length: int | None) -> float | None:
-    if length is None:
-        measurement = cell.heldout("before")
-        return measurement.loss if measurement else None
-    measurement = cell.at_length(length, "before")
-    return measurement.perplexity if measurement else None
-
-
 def _comparable(setting: Setting, measure: Measure) -> bool:
     value = setting.spread(measure)
     return value is not None and math.isfinite(value.mean)
 
 
-def _rank(setting: Setting, measure: Measure) -> tuple[float, float, float, str]:
+def _rank(setting: Setting, criterion: Criterion) -> tuple[float, float, float, str]:
+    value = _mean(setting, criterion.measure)
     return (
-        _mean(setting, measure),
+        -value if criterion.higher_is_better else value,
         _mean(setting, heldout_loss),
         _mean(setting, lambda cell: cell.gpu_hours),
         setting.variant,
@@ -165,6 +140,6 @@ def _rank(setting: Setting, measure: Measure) -> tuple[float, float, float, str]
 
 
 def _mean(setting: Setting, measure: Measure) -> float:
-    """Worse than everything where it was not measured."""
+    """Worse than everything where it was not measured; what is ranked was."""
     value = setting.spread(measure)
     return value.mean if value is not None and math.isfinite(value.mean) else math.inf

@@ -4,7 +4,8 @@ import math
 
 from sft_app.reporting.page import format_values
 from sft_app.reporting.sweep.cells import CellRecord
-from sft_app.reporting.sweep.rank_settings import RankedSettings, heldout_loss, with_spread
+from sft_app.reporting.sweep.criteria import heldout_loss
+from sft_app.reporting.sweep.rank_settings import RankedSettings, with_spread
 from sft_app.reporting.sweep.seed_groups import Measure, Setting
 from sft_app.reporting.sweep.sweep_csv import evaluation_lengths
 from sft_app.reporting.sweep.sweep_table import Column, Row, Table, Value, spread_out

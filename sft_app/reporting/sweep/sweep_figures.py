@@ -8,7 +8,8 @@ from sft_app.reporting.page import format_values
 from sft_app.reporting.page.svg_chart import HIGHEST, Chart, Figure, LegendEntry, Line, draw
 from sft_app.reporting.run.curves import series, shorten, smooth
 from sft_app.reporting.sweep.cells import CellRecord
-from sft_app.reporting.sweep.rank_settings import RankedSettings, heldout_loss
+from sft_app.reporting.sweep.criteria import heldout_loss
+from sft_app.reporting.sweep.rank_settings import RankedSettings
 from sft_app.reporting.sweep.seed_groups import Measure, Setting, Spread, spread
 from sft_app.reporting.sweep.sweep_table import hours_label
 from sft_app.reporting.sweep.variant_colours import Colours
@@ -71,7 +72,7 @@ def quality_panel(settings: list[Setting], colours: Colours, ranked: RankedSetti
     points: dict[str, list[tuple[float, float, str]]] = {}
     priced = any(cell.cost is not None for setting in settings for cell in setting.completed)
     for setting in settings:
-        value = setting.spread(ranked.measure)
+        value = setting.spread(ranked.criterion.measure)
         paid = setting.spread(lambda cell: cell.cost if priced else cell.gpu_hours)
         if value is not None and paid is not None and setting.context_length:
             label = f"{setting.variant} at {format_values.length(setting.context_length)}"
@@ -85,16 +86,17 @@ def quality_panel(settings: list[Setting], colours: Colours, ranked: RankedSetti
         for x, y, label in points[variant]
     ]  # fmt: skip
     cells = [cell for setting in settings for cell in setting.cells]
+    better = "higher" if ranked.criterion.higher_is_better else "lower"
     chart = Chart(
-        name="quality", title="Cost and quality", unit=ranked.measured,
+        name="quality", title="Cost and quality", unit=ranked.criterion.measured,
         x_label="cost" if priced else hours_label(cells), lines=lines, is_fraction_on_x=True,
-        log_y=_spans_decades([line.y[0] for line in lines]), is_small=True,
+        log_y=_spans_decades([line.y[0] for line in lines]) and better == "lower", is_small=True,
     )  # fmt: skip
     return Panels(
         title="What quality costs",
         figures=_drawn([chart]),
         legend=colours.legend(),
-        note="A point a setting, over its seeds; lower and further left is better. Rest the "
+        note=f"A point a setting, over its seeds; {better} and further left is better. Rest the "
         "pointer on a point to read which.",
     )
 

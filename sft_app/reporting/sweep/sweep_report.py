@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from sft_app.config.schema.sweep import BestBy
 from sft_app.records.run_files import REPORT, write_atomically
 from sft_app.reporting.page import format_values
 from sft_app.reporting.page.html_templates import render
@@ -14,7 +15,13 @@ from sft_app.reporting.sweep.cells import CellRecord, collect_sweep
 from sft_app.reporting.sweep.comparability import cautions
 from sft_app.reporting.sweep.failed_cells import collect_failures
 from sft_app.reporting.sweep.next_commands import next_commands
-from sft_app.reporting.sweep.rank_settings import RankedSettings, gain, rank_settings
+from sft_app.reporting.sweep.rank_settings import (
+    RankedSettings,
+    asked_best_by,
+    gain,
+    rank_settings,
+    why_none,
+)
 from sft_app.reporting.sweep.seed_groups import Setting, group_seeds
 from sft_app.reporting.sweep.seed_table import build_seed_table
 from sft_app.reporting.sweep.settings_diff import differences
@@ -45,23 +52,30 @@ def write_sweep_report(
     sweep_dir: Path,
     price_per_gpu_hour: float | None = None,
     cells: list[CellRecord] | None = None,
+    best_by: BestBy | None = None,
 ) -> Path:
     """Write report.html of a sweep; returns its path.
 
-    `cells` are those of `sweep_dir`, when they have been collected already.
+    `cells` are those of `sweep_dir`, when they have been collected already; `best_by`: null: as
+    the sweep was started with.
     """
     if cells is None:
         cells = collect_sweep(sweep_dir, price_per_gpu_hour)
     path = sweep_dir / REPORT
-    write_atomically(path, sweep_page(sweep_dir, cells, price_per_gpu_hour))
+    page = sweep_page(
+        sweep_dir, cells, price_per_gpu_hour, best_by or asked_best_by(sweep_dir, cells)
+    )
+    write_atomically(path, page)
     return path
 
 
-def sweep_page(sweep_dir: Path, cells: list[CellRecord], price: float | None) -> str:
+def sweep_page(
+    sweep_dir: Path, cells: list[CellRecord], price: float | None, best_by: BestBy
+) -> str:
     """Return the page of a sweep as HTML."""
     differing = differences(cells)
     settings = group_seeds(cells, differing)
-    ranked = rank_settings(settings)
+    ranked = rank_settings(settings, best_by=best_by)
     colours = choose_colours(settings, ranked.settings if ranked else [])
     panels = [
         perplexity_panels(settings, colours),
@@ -81,9 +95,10 @@ def sweep_page(sweep_dir: Path, cells: list[CellRecord], price: float | None) ->
         key_numbers=_key_numbers(cells, price),
         what=what_was_compared(cells),
         is_running=any(cell.status in ("running", "pending") for cell in cells),
-        answers=build_answer_table(settings),
+        answers=build_answer_table(settings, best_by),
         commands=next_commands(sweep_dir, cells, ranked),
         answer=answer(ranked) if ranked else None,
+        no_answer=why_none(best_by),
         cautions=cautions(cells),
         table=build_table(cells, differing, ranked.best.completed if ranked else []),
         seed_table=build_seed_table(settings, ranked) if has_seeds else None,
@@ -126,7 +141,7 @@ def answer(ranked: RankedSettings) -> Answer:
         )
     return Answer(
         headline=f"{'Tie' if tied else 'Best'}: {setting_name(ranked.best)}",
-        measured=f"{ranked.measured}: {gain(ranked)}",
+        measured=f"{ranked.criterion.measured}: {gain(ranked)}",
         rule=ranked.rule,
         caution=caution,
         cells=ranked.best.completed,

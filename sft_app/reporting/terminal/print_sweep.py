@@ -5,13 +5,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from sft_app.config.schema.sweep import BestBy
 from sft_app.reporting.run import summary
 from sft_app.reporting.sweep.answer_table import build_answer_table
 from sft_app.reporting.sweep.cells import CellRecord
 from sft_app.reporting.sweep.comparability import cautions
 from sft_app.reporting.sweep.failed_cells import collect_failures
 from sft_app.reporting.sweep.next_commands import next_commands
-from sft_app.reporting.sweep.rank_settings import RankedSettings, rank_settings
+from sft_app.reporting.sweep.rank_settings import (
+    RankedSettings,
+    asked_best_by,
+    rank_settings,
+    why_none,
+)
 from sft_app.reporting.sweep.seed_groups import group_seeds
 from sft_app.reporting.sweep.settings_diff import differences
 from sft_app.reporting.sweep.sweep_report import answer, status_sentence, what_was_compared
@@ -26,11 +32,17 @@ MOST_LENGTHS = 3
 MOST_RUNNING = 16
 
 
-def print_sweep(sweep_dir: Path, cells: list[CellRecord], console: Console) -> None:
-    """Print the table of cells, how they ended, and which setting is best."""
+def print_sweep(
+    sweep_dir: Path, cells: list[CellRecord], console: Console, best_by: BestBy | None = None
+) -> None:
+    """Print the table of cells, how they ended, and which setting is best.
+
+    `best_by`: null: as the sweep was started with.
+    """
+    best_by = best_by or asked_best_by(sweep_dir, cells)
     differing = differences(cells)
     settings = group_seeds(cells, differing)
-    ranked = rank_settings(settings)
+    ranked = rank_settings(settings, best_by=best_by)
     shown = cells if len(cells) <= MOST_ROWS else _most_telling(cells, ranked)
     best = ranked.best.completed if ranked else []
     console.print(plain(what_was_compared(cells)), style="bold")
@@ -48,14 +60,18 @@ def print_sweep(sweep_dir: Path, cells: list[CellRecord], console: Console) -> N
         console.print(line, style=STATUS_COLOURS[failure.status])
     for sentence in cautions(cells):
         console.print(Text.assemble(("CAUTION ", "yellow"), plain(sentence)))
-    answers = build_answer_table(settings)
+    answers = build_answer_table(settings, best_by)
     if ranked:
         console.print()
         print_table(answers, console, first="trained at")
         found = answer(ranked)
         console.print(plain(f"{found.headline}. {found.measured}"), style="bold")
+        if best_by is not BestBy.perplexity:
+            console.print(plain(f"The rule: {found.rule}"))
         if found.caution:
             console.print(plain(found.caution))
+    elif best_by is not BestBy.perplexity:
+        console.print(plain(why_none(best_by)))
     commands = next_commands(sweep_dir, cells, ranked)
     if commands:
         console.print("Next:")
