@@ -66,6 +66,7 @@ def prepare_data(
     seed: int,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     eval_length: int | None = None,
+    with_shares: bool = False,
 ) -> PreparedData:
     """Read, tokenise (or find in the cache), fit and pack; the same result in every process.
 
@@ -74,6 +75,7 @@ def prepare_data(
         seed: chooses the held-out conversations and those that `data.max_examples` keeps.
         chat_template_kwargs: what the chat template is told beside the conversation.
         eval_length: tokens to which held-out conversations are fitted; None: `context_length`.
+        with_shares: each supervised token tells what part of its conversation it is.
 
     Raises ConfigError for settings that cannot work, DataError for records that cannot be read
     (data.on_bad_record=error) or when nothing is left to train on.
@@ -94,7 +96,7 @@ def prepare_data(
         eval_examples=held_out,
         max_examples=data.max_examples,
     )
-    train, train_fit = _fitted(train_store, choice.train, data, context_length)
+    train, train_fit = _fitted(train_store, choice.train, data, context_length, with_shares)
     if not train.lengths:
         raise DataError(_nothing_left(data, context_length, train_read, train_fit))
     eval_in_train = 0
@@ -172,7 +174,11 @@ def _nothing_left(
 
 
 def _fitted(
-    store: TokenStore, rows: np.ndarray, data: DataConfig, context_length: int
+    store: TokenStore,
+    rows: np.ndarray,
+    data: DataConfig,
+    context_length: int,
+    with_shares: bool = False,
 ) -> tuple[ExampleDataset, FitStatistics]:
     fitted = fit_rows(
         store,
@@ -181,7 +187,9 @@ def _fitted(
         question=data.overlong_question,
     )
     statistics = fitted.statistics(rows, context_length)
-    return ExampleDataset(fitted, fitted.documents_of(rows), statistics.weighted), statistics
+    documents = fitted.documents_of(rows)
+    examples = ExampleDataset(fitted, documents, statistics.weighted, with_shares=with_shares)
+    return examples, statistics
 
 
 def _tokenised(

@@ -10,6 +10,7 @@ from rich.console import Console
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from sft_app.config.schema.app import AppConfig
+from sft_app.config.schema.trainer import LossWeighting
 from sft_app.data.prepare_data import PreparedData, prepare_data
 from sft_app.data.preview import preview
 from sft_app.data.statistics_text import describe_statistics
@@ -126,6 +127,7 @@ def plan_data(
         chat_template_kwargs=config.tokenizer.chat_template_kwargs,
         # The jobs of a sweep are measured on the same tokens, whatever their own context.
         eval_length=config.sweep.heldout_length,
+        with_shares=config.trainer.loss_weighting is LossWeighting.conversation,
     )
 
 

@@ -17,7 +17,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.trainer import OnNonfinite
-from sft_app.data.batches.datasets import ExampleDataset
+from sft_app.data.batches.datasets import CONVERSATION_SHARE, ExampleDataset
 from sft_app.data.batches.length_grouped_sampler import LengthGroupedSampler
 from sft_app.training.guards.autopsy import write_autopsy
 from sft_app.training.guards.step_guard import (
@@ -99,6 +99,8 @@ class SFTTrainer(CheckpointingTrainer):
         self.is_distributed_loading_by_transformers = prepared.sharded
         self._step = StepInProgress()
         self._taken_since_log = self._skipped_since_log = 0
+        self._conversations: list[Tensor] = []
+        """How many each micro-batch of the step has; none where tokens count the same."""
 
     # -- which batches -------------------------------------------------------------------------
 
@@ -145,27 +147,37 @@ class SFTTrainer(CheckpointingTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor | int | None]:
-        """The micro-batches of one optimizer step, and their number of supervised tokens."""
+        """The micro-batches of one optimizer step, and their supervised tokens or conversations."""
         if self.state.global_step >= self.state.max_steps:  # resumed at its end
             self.control.should_training_stop = True
             self._resumed_at = self.state.global_step
             return [], None
         self.count.start(self.state)
+        self._conversations = []
         mine = map(self._take, epoch_iterator)
         batches, num_items = super().get_batch_samples(mine, num_batches, device)
+        if self._conversations:  # by which the step's sum is divided, in the place of its tokens
+            number = torch.stack(self._conversations).sum().to(device)
+            num_items = self.accelerator.reduce(number)
         self._step = StepInProgress(batches, loss_before=self._tr_loss.clone())
         return batches, num_items
 
     def _take(self, batch: Batch) -> dict[str, Any]:
         """Count a micro-batch as it was read; what this rank has to do of it."""
+        share = batch.pop(CONVERSATION_SHARE, None)
+        if share is not None:
+            batch["loss_weights"] = share * batch.get("loss_weights", torch.ones(()))
+            counts = self.data_parallel.is_first_of_its_batch
+            self._conversations.append(share.sum() if counts else torch.zeros(()))
         if "loss_weights" in batch and self.args.label_smoothing_factor:
             raise ConfigError(
                 "trainer.extra.label_smoothing_factor: the data weights its tokens, and smoothed "
                 "losses are not weighted; leave one of them out."
             )
         if "loss_weights" in batch and not self.prepared.loss.chunked:
+            who = "the data" if share is None else "trainer.loss_weighting=conversation"
             raise ConfigError(
-                "the data weights its tokens, and the model's own loss cannot: leave the "
+                f"{who} weights its tokens, and the model's own loss cannot: leave the "
                 f"weights out. {self.prepared.loss}"
             )
         if self.data_parallel.is_first_of_its_batch:

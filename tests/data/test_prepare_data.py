@@ -125,6 +125,24 @@ def test_loss_weights_come_with_the_batch_only_where_messages_have_them(chats, t
     assert "loss_weights" not in prepare(settings(chats, tmp_path), tokenizer).train[0]
 
 
+def test_the_pieces_of_a_conversation_count_once_together(tmp_path, tokenizer):
+    path = tmp_path / "long.json"
+    path.write_text(json.dumps([sharegpt(n, turns=1 + n % 9) for n in range(20)]))
+    config = settings(path, tmp_path, eval_examples=0, overlong=Overlong.split)
+    prepared = prepare_data(config, tokenizer, context_length=LENGTH, seed=1, with_shares=True)
+    assert prepared.statistics.train.split > 3, "nothing to test"
+    examples = prepared.train.examples
+    together: dict[int, float] = {}
+    for index, document in enumerate(examples.documents):
+        row, item = int(examples.fitted.row[document]), examples[index]
+        assert (item["conversation_share"] > 0).equal(item["labels"] != -100)
+        together[row] = together.get(row, 0) + float(item["conversation_share"].sum())
+    assert len(together) == 20
+    assert list(together.values()) == pytest.approx([1.0] * 20)
+    batch = prepared.collate([prepared.train[n] for n in range(len(prepared.train))])
+    assert float(batch["conversation_share"].sum()) == pytest.approx(20)
+
+
 def test_only_the_last_turn_is_supervised_when_asked(chats, tmp_path, tokenizer):
     config = settings(
         chats,

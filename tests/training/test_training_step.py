@@ -14,7 +14,15 @@ from sft_app.training.attention import packed_attention
 from sft_app.training.optim.muon import muon_for
 from sft_app.training.peft.lora import add_adapter, merge_adapter
 from sft_app.training.sft_trainer import SFTTrainer
-from tests.training.training_steps import collate, losses_of, packed_rows, prepared, trainer_of
+from tests.training.training_steps import (
+    collate,
+    losses_of,
+    mean_over_conversations,
+    packed_rows,
+    prepared,
+    trainer_of,
+    with_conversation_shares,
+)
 
 
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(8, 1), (4, 2), (2, 4), (1, 8)])
@@ -42,6 +50,32 @@ def test_a_step_is_the_same_however_its_rows_are_cut(
 
     logged = trainer.state.log_history[0]
     assert logged["loss"] == pytest.approx(expected.item(), abs=1e-5)
+    for ours, theirs in zip(model.parameters(), own.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs - 1e-2 * theirs.grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(8, 1), (1, 8)])
+def test_conversations_count_the_same_however_long_and_wherever_they_stand(
+    random_model, tmp_path, batch_size, accumulation
+):
+    rows = with_conversation_shares(packed_rows(8))
+    own = random_model("llama", attention="sdpa")
+    expected = mean_over_conversations(own, rows)
+    expected.backward()
+
+    model = random_model("llama")
+    trainer = trainer_of(
+        prepared(model),
+        tmp_path,
+        rows,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
+        optim="sgd",
+        max_grad_norm=0.0,
+    )
+    trainer.train()
+
+    assert losses_of(trainer) == pytest.approx([expected.item()], abs=1e-5)
     for ours, theirs in zip(model.parameters(), own.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs - 1e-2 * theirs.grad, atol=1e-5, rtol=1e-4)
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from sft_app.config.schema.adapter import AdapterConfig
 from sft_app.config.schema.trainer import OnNonfinite
+from sft_app.data.batches.datasets import CONVERSATION_SHARE
 from sft_app.training.attention import packed_attention
 from sft_app.training.attention.choose_attention import AttentionChoice
 from sft_app.training.loss.patched_forward import install_chunked_loss
@@ -32,6 +33,36 @@ def packed_rows(count: int) -> list[Batch]:
         positions = torch.cat([torch.arange(n) for n in (9, 11, 4)])
         rows.append({"input_ids": tokens, "labels": labels, "position_ids": positions})
     return rows
+
+
+def with_conversation_shares(rows: list[Batch]) -> list[Batch]:
+    """The same rows, each document a conversation; the second documents get labels too."""
+    shared = []
+    for row in rows:
+        labels, share = row["labels"].clone(), torch.zeros(24)
+        labels[12:15] = row["input_ids"][12:15]
+        labels[[0, 9, 20]] = -100  # no document predicts the next one's first token
+        for document in (slice(0, 9), slice(9, 20), slice(20, 24)):
+            supervised = labels[document] != -100
+            share[document][supervised] = 1 / supervised.sum().clamp(min=1)
+        shared.append({**row, "labels": labels, CONVERSATION_SHARE: share})
+    return shared
+
+
+def mean_over_conversations(model: PreTrainedModel, rows: list[Batch]) -> torch.Tensor:
+    """What trainer.loss_weighting=conversation promises, one document after the other."""
+    means = []
+    for row in rows:
+        for start, stop in ((0, 9), (9, 20), (20, 24)):
+            logits = model(input_ids=row["input_ids"][None, start:stop]).logits[0].log_softmax(-1)
+            terms = [
+                -logits[place - start - 1, row["labels"][place]]
+                for place in range(start, stop)
+                if row["labels"][place] != -100
+            ]
+            if terms:
+                means.append(torch.stack(terms).mean())
+    return torch.stack(means).mean()
 
 
 def collate(items: list[Batch]) -> Batch:

@@ -47,6 +47,15 @@ class LossHead(StrEnum):
     """The model's own loss, which holds all logits."""
 
 
+class LossWeighting(StrEnum):
+    """What counts the same in an optimizer step."""
+
+    token = "token"
+    """Each supervised token: long answers teach more than short ones."""
+    conversation = "conversation"
+    """Each conversation: the mean over its supervised tokens, then the mean over conversations."""
+
+
 @dataclass(kw_only=True)
 class TrainerConfig:
     """Say how it is trained, in the words of transformers.TrainingArguments."""
@@ -116,6 +125,12 @@ class TrainerConfig:
     otherwise the number of all processes."""
     loss_head: LossHead = LossHead.auto
     """How the loss is computed from the hidden states: auto, chunked, liger, model."""
+    loss_weighting: LossWeighting = LossWeighting.token
+    """What counts the same in an optimizer step: token, each supervised token; conversation, each
+    conversation, however it is packed, accumulated or shared by processes: the mean over its
+    supervised tokens (weights of messages are factors of their terms), then the mean over the
+    step's conversations. Of one that is split, each piece counts as its share of the conversation's
+    supervised tokens, so that all pieces together count once, in whichever steps they stand."""
     torch_compile: bool = False
     """Compile each decoder layer for itself while it trains; attention stays as it is."""
     report_to: list[str] = field(default_factory=lambda: ["tensorboard"])

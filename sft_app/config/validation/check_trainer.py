@@ -6,7 +6,7 @@ from sft_app.common.errors import ConfigError
 from sft_app.common.processes import is_installed
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.launch import Device
-from sft_app.config.schema.trainer import LossHead, Parallelism, TrainerConfig
+from sft_app.config.schema.trainer import LossHead, LossWeighting, Parallelism, TrainerConfig
 from sft_app.config.transformers_names import training_argument_names
 from sft_app.config.validation.check_adapter import check_adapter
 from sft_app.config.validation.check_parallel import check_parallel
@@ -80,6 +80,7 @@ def check_trainer_support(config: AppConfig) -> None:
             raise ConfigError(f"trainer.extra.{name} is not offered: {NOT_OFFERED[name]}")
     check_adapter(config)
     _check_checkpointing(config)
+    _check_loss_weighting(config.trainer)
     check_parallel(config)
     if config.launch.device is Device.cpu:
         check_without_gpu(config.trainer, "with launch.device=cpu")
@@ -158,6 +159,21 @@ def _check_packages(config: AppConfig) -> None:
                 f"trainer.report_to=[{logger}] needs a package that is not installed: pip install "
                 f"{logger}, or leave it out (metrics.jsonl is always written)."
             )
+
+
+def _check_loss_weighting(trainer: TrainerConfig) -> None:
+    if trainer.loss_weighting is LossWeighting.token:
+        return
+    if trainer.loss_head in (LossHead.model, LossHead.liger):
+        raise ConfigError(
+            f"trainer.loss_weighting=conversation weights tokens, which trainer.loss_head="
+            f"{trainer.loss_head} cannot: set trainer.loss_head=chunked, or leave it out."
+        )
+    if trainer.extra.get("label_smoothing_factor"):
+        raise ConfigError(
+            "trainer.extra.label_smoothing_factor: smoothed losses are not weighted, and "
+            "trainer.loss_weighting=conversation weights tokens; leave one of them out."
+        )
 
 
 def _check_checkpointing(config: AppConfig) -> None:

@@ -21,7 +21,7 @@ class CollateDocuments:
     length: int
 
     def __call__(self, items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Return LongTensors [B, length] input_ids, labels, position_ids (and loss_weights)."""
+        """Return LongTensors [B, length] input_ids, labels, position_ids (and FACTORS)."""
         return _padded(items, self.length, self.pad_token_id)
 
 
@@ -48,6 +48,6 @@ def _padded(items: list[dict[str, Tensor]], length: int, pad_token_id: int) -> d
     padded = []
     for item in items:
         missing = length - len(item["input_ids"])
-        padding = padding_documents(missing, pad_token_id, "loss_weights" in item)
+        padding = padding_documents(missing, pad_token_id)
         padded.append({key: torch.cat([item[key], padding[key]]) for key in item})
     return {key: torch.stack([item[key] for item in padded]) for key in items[0]}

@@ -8,18 +8,32 @@ from torch.utils.data import Dataset
 from sft_app.data.batches.fit_rows import FittedRows
 from sft_app.data.labels import IGNORE_INDEX
 
+CONVERSATION_SHARE = "conversation_share"
+"""Beside the labels: what part of its whole conversation a supervised token is; 0 of others."""
+FACTORS = ("loss_weights", CONVERSATION_SHARE)
+"""What an item may have beside the integers: a float for each token, 0 for padding."""
+
 
 class ExampleDataset(Dataset[dict[str, Tensor]]):
     """Give one document per item: LongTensors [T] input_ids, labels (not shifted), position_ids.
 
-    When `weighted`, float loss_weights [T] as well.
+    When `weighted`, float loss_weights [T] as well; `with_shares`, conversation_share [T], which
+    sums to 1 over all documents of a conversation that was split.
     """
 
-    def __init__(self, fitted: FittedRows, documents: np.ndarray, weighted: bool) -> None:
+    def __init__(
+        self,
+        fitted: FittedRows,
+        documents: np.ndarray,
+        weighted: bool,
+        *,
+        with_shares: bool = False,
+    ) -> None:
         """Choose documents by their numbers, int64 [N], with loss_weights where `weighted`."""
         self.fitted = fitted
         self.documents = documents
         self.weighted = weighted
+        self.with_shares = with_shares
         self.lengths: list[int] = fitted.length[documents].tolist()
         """Tokens of each item, for batches of similar length."""
 
@@ -63,6 +77,10 @@ class ExampleDataset(Dataset[dict[str, Tensor]]):
         }
         if self.weighted:
             item["loss_weights"] = torch.from_numpy(weights)
+        if self.with_shares:
+            share = np.float32(1 / max(1, int(self.fitted.supervised[row])))
+            shares = np.where(labels != IGNORE_INDEX, share, np.float32(0))
+            item[CONVERSATION_SHARE] = torch.from_numpy(shares)
         return item
 
 
@@ -94,13 +112,11 @@ LONGEST_PADDING_DOCUMENT = 256
 of their length, in one for each token a call for each on a CPU."""
 
 
-def padding_documents(length: int, pad_token_id: int, weighted: bool) -> dict[str, Tensor]:
+def padding_documents(length: int, pad_token_id: int) -> dict[str, Tensor]:
     """Return tokens [length] without labels, which nothing attends to: their positions restart."""
-    document = {
+    return {
         "input_ids": torch.full((length,), pad_token_id),
         "labels": torch.full((length,), IGNORE_INDEX),
         "position_ids": torch.arange(length) % LONGEST_PADDING_DOCUMENT,
+        **{name: torch.zeros(length) for name in FACTORS},
     }
-    if weighted:
-        document["loss_weights"] = torch.zeros(length)
-    return document

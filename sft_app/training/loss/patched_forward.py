@@ -210,8 +210,9 @@ def supervised_loss(
 
     Labels and `loss_weights` [B, T], factors of the tokens' terms (chunked only), stand at the
     position that predicts. `num_items_in_batch`: supervised tokens over all micro-batches and
-    ranks of the optimizer step, by which the sum is divided; None: those of this call. A batch
-    without a supervised token costs nothing and teaches nothing: loss 0.
+    ranks of the optimizer step, or its conversations, where the weights make those count the same:
+    by which the sum is divided; None: tokens of this call. A batch without a supervised token costs
+    nothing and teaches nothing: loss 0.
     """
     flat_labels = shift_labels.flatten()
     kept = (flat_labels != IGNORE_INDEX).nonzero().flatten()  # the one wait for the device
@@ -232,8 +233,9 @@ def supervised_loss(
     if num_items_in_batch is None:
         num_items_in_batch = len(kept)
     if isinstance(num_items_in_batch, torch.Tensor):
-        return total / num_items_in_batch.to(total.device).clamp(min=1)
-    return total / max(num_items_in_batch, 1)
+        number = num_items_in_batch.to(total.device)
+        return total / torch.where(number > 0, number, 1)
+    return total / (num_items_in_batch or 1)
 
 
 @torch.no_grad()

@@ -35,6 +35,15 @@ def test_what_is_not_right_is_refused(compose: Compose, override: str, way_out: 
 
 
 @pytest.mark.parametrize(
+    "other", ["trainer.loss_head=model", "+trainer.extra.label_smoothing_factor=0.1"]
+)
+def test_weighted_losses_need_a_loss_that_weighs(compose: Compose, other: str) -> None:
+    config = compose("trainer.loss_weighting=conversation", other)
+    with pytest.raises(ConfigError, match=r"trainer\.loss_weighting=conversation"):
+        check_trainer_support(config)
+
+
+@pytest.mark.parametrize(
     ("override", "package"),
     [
         ("trainer.optim=adamw_bnb_8bit", "bitsandbytes"),

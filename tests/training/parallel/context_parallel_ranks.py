@@ -40,6 +40,7 @@ from tests.training.training_steps import (
     packed_rows,
     prepared,
     trainer_of,
+    with_conversation_shares,
 )
 
 CPU = torch.device("cpu")
@@ -90,8 +91,10 @@ CASES: dict[str, tuple[str, dict[str, Any], Callable[[], Batch]]] = {
     "position table": ("gpt2", {}, plain_rows),
     "mixture": ("mixtral", {}, packed_batch),
 }
+CONVERSATIONS = "conversations"
 ADAPTERS = {
     "all weights": AdapterConfig(),
+    CONVERSATIONS: AdapterConfig(),
     "lora": AdapterConfig(method=AdapterMethod.lora, rank=4),
 }
 HEADS_OF_A_THIRD = {"hidden_size": 48, "num_attention_heads": 12, "num_key_value_heads": 6}
@@ -199,13 +202,14 @@ def check_evaluation(cp_group: ContextParallelGroup) -> None:
 
 
 def train_eight_rows(
-    model: PreparedModel, directory: Path, accumulation: int, **args: Any
+    model: PreparedModel, directory: Path, name: str, accumulation: int, **args: Any
 ) -> SFTTrainer:
     """Three steps of eight rows, in micro-batches of two."""
+    rows = packed_rows(8)
     trainer = trainer_of(
         model,
         directory,
-        packed_rows(8),
+        with_conversation_shares(rows) if name == CONVERSATIONS else rows,
         max_steps=3,
         per_device_train_batch_size=2,
         gradient_accumulation_steps=accumulation,
@@ -220,7 +224,8 @@ def train_eight_rows(
 def save_reference(directory: Path) -> None:
     """In one process, and on whole rows."""
     for name, adapter in ADAPTERS.items():
-        trainer = train_eight_rows(prepared(build_random_model("llama"), adapter), directory, 4)
+        model = prepared(build_random_model("llama"), adapter)
+        trainer = train_eight_rows(model, directory, name, 4)
         weights = {name: p.detach() for name, p in trainer.model.named_parameters()}
         counts = (trainer.count.tokens.total, trainer.count.tokens.supervised, trainer.count.flops)
         torch.save((losses_of(trainer), counts, weights), directory / f"{name}.pt")
@@ -241,7 +246,7 @@ def check_trainer(
         shard(ours.model, model, CPU)
         ours = replace(ours, sharded=True)
     groups = dist.get_world_size() // cp_group.size
-    trainer = train_eight_rows(ours, directory / "parts", 4 // groups, **args)
+    trainer = train_eight_rows(ours, directory / "parts", name, 4 // groups, **args)
     assert losses_of(trainer) == pytest.approx(losses, rel=1e-5)
     assert (
         trainer.count.tokens.total,
@@ -279,6 +284,7 @@ if __name__ == "__main__":
         check_evaluation(cp_group)
     else:
         check_trainer(cp_group, directory, "all weights")
+        check_trainer(cp_group, directory, CONVERSATIONS)
         check_trainer(cp_group, directory, "lora", gradient_checkpointing=True)
         check_trainer(cp_group, directory, "all weights", sharded=True, gradient_checkpointing=True)
     dist.destroy_process_group()

@@ -46,6 +46,7 @@ GRADIENTS = {
 OTHERS = {"weighted tokens", "mixed precision", "the check on the loaded model", "evaluation"}
 TRAINED = {
     "SFTTrainer, all weights, sharded=False, {}",
+    "SFTTrainer, conversations, sharded=False, {}",
     "SFTTrainer, lora, sharded=False, {'gradient_checkpointing': True}",
     "SFTTrainer, all weights, sharded=True, {'gradient_checkpointing': True}",
 }

@@ -12,7 +12,14 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.training.random_models import build_random_model
-from tests.training.training_steps import collate, packed_rows, prepared, trainer_of
+from tests.training.training_steps import (
+    collate,
+    mean_over_conversations,
+    packed_rows,
+    prepared,
+    trainer_of,
+    with_conversation_shares,
+)
 
 ROWS = packed_rows(8)
 NUM_ITEMS = sum(int((row["labels"] != -100).sum()) for row in ROWS)
@@ -51,6 +58,30 @@ def check_ddp(directory: Path) -> None:
     print(f"rank {dist.get_rank()}: DDP equals one process", flush=True)
 
 
+def check_conversations(directory: Path) -> None:
+    """Two ranks and two micro-batches: conversations count the same over all of them."""
+    rows = with_conversation_shares(packed_rows(8))
+    own = build_random_model("llama", attention="sdpa")
+    expected = mean_over_conversations(own, rows)
+    expected.backward()
+    trainer = trainer_of(
+        prepared(build_random_model("llama")),
+        directory,
+        rows,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        optim="sgd",
+        max_grad_norm=0.0,
+    )
+    trainer.train()
+    assert abs(trainer.state.log_history[0]["loss"] - expected.item()) < 1e-5
+    for name, parameter in own.named_parameters():
+        step = parameter - 1e-2 * parameter.grad
+        torch.testing.assert_close(trainer.model.get_parameter(name), step, atol=1e-5, rtol=1e-4)
+    trainer.release_training_state()
+    print(f"rank {dist.get_rank()}: conversations equal one process", flush=True)
+
+
 def check_fsdp(*, shard_head: bool) -> None:
     """With the head in a group of its own its weight is a shard, and the model's own loss runs."""
     expected, gradients = single_process_reference()
@@ -77,6 +108,7 @@ def check_fsdp(*, shard_head: bool) -> None:
 
 if __name__ == "__main__":
     check_ddp(Path(sys.argv[1]))
+    check_conversations(Path(sys.argv[1]))
     check_fsdp(shard_head=False)
     check_fsdp(shard_head=True)
     dist.destroy_process_group()
