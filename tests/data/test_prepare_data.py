@@ -9,7 +9,7 @@ import torch
 from sft_app.common.errors import DataError
 from sft_app.config.schema.data import OnBadRecord, Overlong, Packing, TrainOn
 from sft_app.data.batches.collators import CollateDocuments
-from sft_app.data.batches.datasets import LONGEST_PADDING_DOCUMENT
+from sft_app.data.batches.datasets import LONGEST_PADDING_DOCUMENT, PackedDataset
 from sft_app.data.prepare_data import prepare_data
 from sft_app.data.statistics_text import describe_statistics
 from sft_app.training.attention.document_bounds import lengths_of_batch
@@ -131,6 +131,7 @@ def test_the_pieces_of_a_conversation_count_once_together(tmp_path, tokenizer):
     config = settings(path, tmp_path, eval_examples=0, overlong=Overlong.split)
     prepared = prepare_data(config, tokenizer, context_length=LENGTH, seed=1, with_shares=True)
     assert prepared.statistics.train.split > 3, "nothing to test"
+    assert isinstance(prepared.train, PackedDataset)
     examples = prepared.train.examples
     together: dict[int, float] = {}
     for index, document in enumerate(examples.documents):
