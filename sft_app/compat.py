@@ -74,6 +74,11 @@ PRIVATE_NAMES = (
         "save_pretrained keeps the dtypes of the source by itself",
     ),
     PrivateName(
+        "transformers.PreTrainedModel._get_dtype_plan",
+        "float32 router weights among bfloat16 would be rounded when they are loaded",
+        "from_pretrained can be told the dtype of single tensors",
+    ),
+    PrivateName(
         "transformers.PreTrainedModel._keys_to_ignore_on_load_unexpected",
         "weights that a family leaves out (MTP layers, towers) would vanish without a word",
         "from_pretrained reports what a family leaves out by design",
@@ -275,6 +280,33 @@ def decoder_layer_classes(model: "PreTrainedModel") -> set[str]:
 def kept_in_float32(model: "PreTrainedModel") -> tuple[str, ...]:
     """Return parts of parameter names that the family keeps in float32 whatever its dtype."""
     return tuple(model._keep_in_fp32_modules_strict or ())
+
+
+@contextmanager
+def keep_in_float32(names: Iterable[str]) -> Iterator[None]:
+    """Let `from_pretrained` load the parameters `names` in float32, whatever the model's dtype.
+
+    By the table that families use for their router biases, which takes patterns.
+    """
+    from transformers import PreTrainedModel
+
+    kept = [f"^{re.escape(name)}$" for name in names]
+    if not kept:
+        yield
+        return
+    import torch
+
+    original = PreTrainedModel._get_dtype_plan
+
+    def with_kept(model: Any, dtype: Any) -> dict[str, Any]:
+        # The first pattern that fits a name decides.
+        return {**dict.fromkeys(kept, torch.float32), **original(model, dtype)}
+
+    PreTrainedModel._get_dtype_plan = with_kept
+    try:
+        yield
+    finally:
+        PreTrainedModel._get_dtype_plan = original
 
 
 def ignored_when_loading(model_class: type["PreTrainedModel"], name: str) -> bool:

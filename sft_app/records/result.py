@@ -115,6 +115,8 @@ class RunResult:
     seed: int
     rope_method: str | None = None
     rope_factor: float | None = None
+    rope_warnings: list[str] = field(default_factory=list)
+    """What the plan warns of: who reads the saved positions otherwise, windows, contradictions."""
     finished_at: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     """Phase -> wall seconds: start (processes and imports), plan, data, load, prepare,
@@ -144,9 +146,9 @@ class RunResult:
     verification: Verification | None = None
     """What a fresh process made of the saved model; null: it was not asked."""
     resumed_from: str | None = None
+    """The checkpoint that training went on from."""
     same_as: str | None = None
     """With status shared: the folder, beside this one, of the job that runs for both."""
-    """The checkpoint that training went on from."""
     rejected_checkpoints: list[str] = field(default_factory=list)
     """Newer ones that could not be used, and why."""
     skipped_steps: int = 0

@@ -1,5 +1,6 @@
 """A saved model as one GGUF file, made by the user's llama.cpp, and looked at afterwards."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 
 from sft_app.common.errors import ConfigError
 from sft_app.common.processes import is_installed
+from sft_app.serving.serving_lines import served_length
 
 SCRIPT = "convert_hf_to_gguf.py"
 PACKAGED = "convert_hf_to_gguf"
@@ -104,6 +106,21 @@ def read_rope_keys(file: Path) -> RopeKeys:
         factor=value(f"{architecture}.rope.scaling.factor"),
         original_context=value(f"{architecture}.rope.scaling.original_context_length"),
         has_frequency_factors=any(tensor.name.startswith("rope_") for tensor in reader.tensors),
+    )
+
+
+def length_hint(keys: RopeKeys, model_dir: Path) -> str | None:
+    """Say how to serve all that the model can, where the file states less; None: it states it.
+
+    GGUF has no word for the length after linear scaling: its context_length is the one before.
+    """
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    length = served_length(model_dir, config.get("text_config") or config)
+    if length is None or keys.context_length is None or keys.context_length >= length:
+        return None
+    return (
+        f"The file states the ORIGINAL {keys.context_length:,} tokens, and the model takes "
+        f"{length:,}: start llama.cpp with -c {length}."
     )
 
 

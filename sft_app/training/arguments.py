@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 from sft_app import compat
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.launch import Device, LaunchConfig
+from sft_app.config.schema.model import Dtype
 from sft_app.config.schema.trainer import TrainerConfig
 from sft_app.config.validation.check_trainer import check_without_gpu
 from sft_app.records.run_files import CHECKPOINTS
@@ -100,10 +101,13 @@ def wants_bf16(config: AppConfig, *, use_cpu: bool) -> bool:
     """Resolve trainer.bf16: null is mixed precision where the GPU has native bfloat16.
 
     Harmless for parameters that are bfloat16 already. On CPUs without bfloat16 instructions the
-    same matrix product is about a hundred times slower than in float32, so null means off there.
+    same matrix product is about a hundred times slower than in float32, so null means off there,
+    unless the parameters are bfloat16.
     """
     if config.trainer.bf16 is not None:
         return config.trainer.bf16
-    if use_cpu or config.trainer.fp16:
+    if config.trainer.fp16:
         return False
+    if use_cpu:
+        return config.model.dtype is Dtype.bfloat16
     return torch.cuda.get_device_capability() >= (8, 0)

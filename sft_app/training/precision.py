@@ -10,6 +10,7 @@ an adapter, do not move.
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.model import Dtype
+from sft_app.config.schema.trainer import Parallelism
 from sft_app.loader.checkpoint.weights_plan import WeightsPlan
 from sft_app.loader.model.dtype import choose_dtype
 from sft_app.training.arguments import wants_bf16
@@ -32,26 +34,41 @@ class Precision:
     """Of matrix products and attention."""
     saved: torch.dtype
     reason: str
+    float32_names: tuple[str, ...] = ()
+    """Parameters that stay in float32 among 16 bits, as in the checkpoint: routers, mostly."""
+    rounded: int = 0
+    """The same, where they are rounded."""
 
     def __str__(self) -> str:
         """Say it in a line of the log."""
-        return (
+        line = (
             f"precision       parameters {name_of(self.parameters)} ({self.reason}), computed in "
             f"{name_of(self.compute)}, saved in {name_of(self.saved)}"
         )
+        if self.float32_names:
+            line += f"; {len(self.float32_names):,} tensors stay float32, as in the checkpoint"
+        if self.rounded:
+            line += (
+                f"\n{'WARNING':<16}{self.rounded:,} tensors that the checkpoint has in float32 are "
+                f"rounded to {name_of(self.parameters)}: mixed precision (trainer.bf16=true), and "
+                "no FSDP over them, would keep them"
+            )
+        return line
 
-    def as_dict(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, Any]:
         """Return what stands in plan.json."""
         return {
             "parameters": name_of(self.parameters),
             "compute": name_of(self.compute),
             "saved": name_of(self.saved),
             "reason": self.reason,
+            "float32": list(self.float32_names),
+            "rounded": self.rounded,
         }
 
     def computing(self, device: torch.device) -> AbstractContextManager[object]:
         """Compute as the Trainer does a step: mixed precision where the two dtypes differ."""
-        mixed = self.compute != self.parameters
+        mixed = self.compute != self.parameters or bool(self.float32_names)
         return torch.autocast(device.type, dtype=self.compute if mixed else None, enabled=mixed)
 
 
@@ -69,7 +86,26 @@ def plan_precision(
     stated = pretrained.dtype if isinstance(pretrained.dtype, torch.dtype) else None
     own = weights.dtype or stated or choice.value  # config.json may not say, or not know
     saved = own if config.model.dtype is Dtype.auto else choice.value
-    return Precision(choice.value, compute, saved, choice.reason)
+    wide = _wide_parameters(weights, choice.value)
+    # A float32 matrix meets 16-bit inputs: what multiplies them is mixed precision. And FSDP
+    # gathers what it trains together in one dtype.
+    mixed = wants_bf16(config, use_cpu=device.type == "cpu") or config.trainer.fp16
+    fits = mixed and (frozen or config.trainer.parallelism is not Parallelism.fsdp)
+    return Precision(
+        choice.value,
+        compute,
+        saved,
+        choice.reason,
+        float32_names=wide if fits else (),
+        rounded=0 if fits else len(wide),
+    )
+
+
+def _wide_parameters(weights: WeightsPlan, loaded: torch.dtype) -> tuple[str, ...]:
+    """Name what the checkpoint has in float32 among fewer bits, if the rest is loaded in those."""
+    if loaded is torch.float32:
+        return ()
+    return tuple(n for n, own in weights.tensor_dtypes.items() if own is torch.float32)
 
 
 def compute_dtype(model: PreTrainedModel, device: torch.device | None = None) -> torch.dtype:

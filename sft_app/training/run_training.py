@@ -73,6 +73,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
             check_compiler(device)
     record.result.rope_method = plans.rope.method
     record.result.rope_factor = plans.rope.factor
+    record.result.rope_warnings = list(plans.rope.warnings)
     with record.phase("data"):
         data = plan_data(config, plans.tokenizer, plans.packing)
         details.info("%s", data.statistics)
@@ -179,6 +180,7 @@ def load(config: AppConfig, plans: ModelPlans, device: torch.device) -> PreTrain
         frozen=config.adapter.method is not AdapterMethod.none,
         on_host_of_rank_0=reads_on_host(config),
         tensor_parallel_size=config.trainer.tensor_parallel_size,
+        float32_names=plans.precision.float32_names,
     )
     fit_model_to_tokenizer(model, plans.tokenizer, plans.tokenizer_plan)
     return model

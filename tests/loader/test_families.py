@@ -14,8 +14,8 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.schema.model import ModelConfig
 from sft_app.config.schema.rope import RopeConfig, RopeMethod
 from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
-from sft_app.loader.model.legacy_config import add_legacy_rope_keys
 from sft_app.loader.model.load_model import load_model
+from sft_app.loader.rope.legacy_keys import add_legacy_rope_keys
 from sft_app.loader.rope.positions import PositionKind, detect_positions
 from sft_app.loader.rope.rope_plan import RopePlan, plan_rope
 from sft_app.loader.rope.verify_rope import check_built

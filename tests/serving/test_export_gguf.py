@@ -9,7 +9,7 @@ import sentencepiece
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sft_app.export import main
-from sft_app.serving.export_gguf import read_rope_keys
+from sft_app.serving.export_gguf import RopeKeys, length_hint, read_rope_keys
 
 ROPES: dict[str, dict[str, Any]] = {
     "linear": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0},
@@ -52,6 +52,24 @@ def model(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(directory)
     return directory
+
+
+@pytest.mark.parametrize(
+    ("stated", "told"),
+    [(64, "states the ORIGINAL 64 tokens, and the model takes 256: start llama.cpp with -c 256"),
+     (256, None)],
+)  # fmt: skip
+def test_a_file_that_states_less_than_the_model_takes_is_told(
+    tmp_path: Path, stated: int, told: str | None
+) -> None:
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 64}')
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 256}')
+    keys = RopeKeys(
+        architecture="llama", context_length=stated, freq_base=None, scaling="linear", factor=4.0,
+        original_context=None, has_frequency_factors=False,
+    )  # fmt: skip
+    hint = length_hint(keys, tmp_path)
+    assert hint is None if told is None else told in str(hint)
 
 
 @pytest.mark.slow

@@ -91,8 +91,8 @@ class TrainerConfig:
     optim: str = "adamw_torch_fused"
     """The optimizer: the names that transformers knows, or muon."""
     bf16: bool | None = None
-    """Mixed precision in bfloat16; null: on where the hardware is fast at it and the parameters
-    are float32."""
+    """Mixed precision in bfloat16; null: on where the GPU is fast at it, and on a CPU with
+    model.dtype=bfloat16."""
     fp16: bool = False
     """Mixed precision in float16 with loss scaling, for GPUs without bfloat16."""
     tf32: bool | None = None

@@ -3,6 +3,7 @@
 import copy
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,12 +40,14 @@ def load_model(
     frozen: bool = False,
     on_host_of_rank_0: bool = False,
     tensor_parallel_size: int = 1,
+    float32_names: Sequence[str] = (),
 ) -> PreTrainedModel:
     """Build the model with the plan's positions, load its weights, and check what was built.
 
     `hf_config` is copied, not changed. The key-value cache is off: in training it costs memory and
     breaks packing. `attention`: the implementation to load with; None: transformers' own default.
-    `frozen`: only an adapter will be trained.
+    `frozen`: only an adapter will be trained. `float32_names`: parameters that are loaded in
+    float32 although the others have fewer bits.
 
     In a process group rank 0 reads the weights and broadcasts them; with `tensor_parallel_size`
     each rank reads its own shard of each matrix; with `on_host_of_rank_0` rank 0 keeps them in the
@@ -68,15 +71,13 @@ def load_model(
 
     alone = not _shares_loading()
     if tensor_parallel_size > 1:
-        built = _read(
-            model_config,
-            hf_config,
-            plan,
-            arguments | tensor_parallel_arguments(tensor_parallel_size),
-        )
+        in_shards = arguments | tensor_parallel_arguments(tensor_parallel_size)
+        with compat.keep_in_float32(float32_names):
+            built = _read(model_config, hf_config, plan, in_shards)
         disown_tensor_parallel(built)
     elif alone or ranks.is_main():
-        built = _read(model_config, hf_config, plan, arguments)
+        with compat.keep_in_float32(float32_names):
+            built = _read(model_config, hf_config, plan, arguments)
         if not on_host_of_rank_0:
             built = built.to(device)
             if not alone:

@@ -15,8 +15,8 @@ from sft_app.loader.model.companion_files import (
     count_no_dropped_layers,
     make_tokenizer_portable,
 )
-from sft_app.loader.model.legacy_config import add_legacy_rope_keys
 from sft_app.loader.model.restore_keys import restore_keys
+from sft_app.loader.rope.legacy_keys import NO_WORDS, add_legacy_rope_keys
 from sft_app.loader.rope.rope_plan import RopePlan
 from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
 from sft_app.records.run_files import write_atomically
@@ -70,9 +70,7 @@ def save_for_serving(
         count_no_dropped_layers(directory, weights_plan)
     restore_keys(directory, weights_plan.checkpoint if weights_plan else None)
     if not add_legacy_rope_keys(directory):
-        logger.warning(
-            "saved: transformers before 5 has no words for this model's positions, and reads others"
-        )
+        logger.warning("saved: %s", NO_WORDS)
 
 
 def saved_dtypes(

@@ -1,7 +1,7 @@
 """RopePlan: what will be done about positions, decided from the configuration alone."""
 
 import copy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -11,6 +11,7 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.schema.rope import RopeConfig
 from sft_app.loader.rope.decide_rotary import decide_rotary
 from sft_app.loader.rope.decide_table import decide_table, decide_unlimited
+from sft_app.loader.rope.legacy_keys import NO_WORDS, has_legacy_words
 from sft_app.loader.rope.length_notes import (
     contradictions,
     published_advice,
@@ -166,6 +167,8 @@ def plan_rope(
     )
     apply_rope_plan(config, plan)
     check_honoured(config, positions, plan.method, changed=plan.changed)
+    if plan.rope_parameters is not None and not has_legacy_words(config):
+        plan = replace(plan, warnings=(*plan.warnings, NO_WORDS))
     return plan
 
 

@@ -38,6 +38,7 @@ def merge_into_full_precision(
         device=device,
         frozen=True,
         on_host_of_rank_0=True,
+        float32_names=plans.precision.float32_names,
     )
     fit_model_to_tokenizer(base, plans.tokenizer, plans.tokenizer_plan)
     if not ranks.is_main():

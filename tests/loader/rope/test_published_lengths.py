@@ -11,6 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.rope import RopeConfig, RopeMethod
+from sft_app.loader.rope.legacy_keys import NO_WORDS, add_legacy_rope_keys
+from sft_app.loader.rope.model_context import read_context, rope_parameter_sets
 from sft_app.loader.rope.rope_plan import RopePlan, plan_rope
 from tests.loader.published import CONFIGS
 
@@ -159,3 +161,18 @@ def test_gemma_4_beyond_its_length_is_not_what_vllm_serves() -> None:
     plan = plan_rope(config, 512, RopeConfig())
     assert plan.factor == 2.0 and warned(plan, "vLLM's class for this family takes no factor")
     assert not warned(plan_rope(config, 256, RopeConfig()), "vLLM")
+
+
+def test_what_transformers_before_5_cannot_be_told_is_a_warning_of_the_plan(
+    config_of: MakeConfig, tmp_path: Path
+) -> None:
+    """And the same is found when the file is written, which is left readable."""
+    config = AutoConfig.for_model("gemma4_text", num_hidden_layers=6, max_position_embeddings=256)
+    assert warned(plan_rope(config, 512, RopeConfig()), NO_WORDS)
+    saved = tmp_path / "saved"
+    config.save_pretrained(saved)
+    assert not add_legacy_rope_keys(saved)
+    assert rope_parameter_sets(AutoConfig.from_pretrained(saved)) == rope_parameter_sets(config)
+    for family in ("llama-3.1", "olmo-3", "gemma-3-4b", "qwen3-moe"):
+        length = 2 * (read_context(config_of(family).get_text_config()).effective or 0)
+        assert not warned(plan_rope(config_of(family), length, RopeConfig()), NO_WORDS), family

@@ -5,16 +5,31 @@ with its scaling lost, without a word. The old keys say the same, and v5 reads b
 """
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from sft_app.loader.rope.model_context import rope_parameter_sets
 from sft_app.records.run_files import write_atomically
 
 _PHI3 = ("phi3", "phimoe", "phi4_multimodal")
 _NEOX = ("gpt_neox", "gpt_neox_japanese")
+
+
+NO_WORDS = (
+    "transformers before 5 has no words for these positions and will read others: serve what is "
+    "saved with transformers 5 or newer."
+)
+
+
+def has_legacy_words(config: PretrainedConfig) -> bool:
+    """Tell before anything is trained what `add_legacy_rope_keys` will say of the saved file."""
+    with tempfile.TemporaryDirectory(prefix="sft-v4-") as name:
+        path = Path(name) / "config.json"
+        path.write_text(config.to_json_string(use_diff=False), encoding="utf-8")
+        return add_legacy_rope_keys(path.parent)
 
 
 def add_legacy_rope_keys(directory: Path) -> bool:
@@ -35,10 +50,18 @@ def add_legacy_rope_keys(directory: Path) -> bool:
     before = _read_sets(directory)
     text.update(legacy)
     write_atomically(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
-    if _read_sets(directory) != before:
+    if not _reads(directory, before):
         write_atomically(path, original)
         return False
     return True
+
+
+def _reads(directory: Path, expected: dict[str, dict[str, Any]]) -> bool:
+    """Tell whether the file with the old keys is read, and as `expected`."""
+    try:
+        return _read_sets(directory) == expected
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return False  # Gemma 4: the one old set replaces both new ones, and lacks a base
 
 
 def legacy_rope_keys(text: dict[str, Any]) -> dict[str, Any]:
