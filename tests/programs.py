@@ -1,10 +1,16 @@
 """Start a helper of the tests as a program of its own, alone or on several ranks."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 ROOT = Path(__file__).parents[1]
 """The checkout: helpers are modules such as tests.training.parallel.two_ranks, found from here."""
@@ -36,6 +42,41 @@ def ignoring_sigint() -> None:
     """Start a child as a shell starts a background job (for `preexec_fn`)."""
     usual_signals()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+STARTED_BY = "SFT_TEST_STARTED_BY"
+"""Environment variable by which a test knows what it has started, orphans as well."""
+
+
+@contextlib.contextmanager
+def started(
+    command: Sequence[str],
+    *,
+    begin: Callable[[], None] = usual_signals,
+    env: Mapping[str, str] | None = None,
+    **kwargs: Any,
+) -> Iterator[subprocess.Popen[Any]]:
+    """Start `command` with its usual signals; whatever it has left at the end is killed."""
+    mark = uuid.uuid4().hex
+    environment = {**os.environ, **(env or {}), STARTED_BY: mark}
+    process = subprocess.Popen(command, preexec_fn=begin, env=environment, **kwargs)
+    try:
+        yield process
+    finally:
+        for left in everything_marked(mark):
+            with contextlib.suppress(psutil.Error):
+                left.kill()
+        process.wait(timeout=30)
+
+
+def everything_marked(mark: str) -> list[psutil.Process]:
+    """Return the processes that were started, directly or not, with this mark."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(STARTED_BY) == mark:
+                found.append(process)
+    return found
 
 
 def run_on_ranks(world_size: int, module: str, *arguments: str) -> str:

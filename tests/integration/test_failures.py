@@ -1,25 +1,29 @@
 """How runs end that do not end well: the true cause, the exit code, and nobody left running."""
 
-import os
+import contextlib
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from sft_app.records.result import Status, read_result
-from tests.programs import ignoring_sigint, usual_signals
+from tests.programs import ignoring_sigint, started, usual_signals
 
 Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
-def start(tiny_model: Path, chat_file: Path, tmp_path: Path) -> Start:
-    """start("a=b", ..., env=...) starts the real command, with endless training."""
+def start(tiny_model: Path, chat_file: Path, tmp_path: Path) -> Iterator[Start]:
+    """start("a=b", ..., env=...) starts the real command, with endless training.
+
+    Whatever a test leaves running, as one that fails does, is ended after it.
+    """
+    running = contextlib.ExitStack()
 
     def run(
         *overrides: str,
@@ -38,17 +42,19 @@ def start(tiny_model: Path, chat_file: Path, tmp_path: Path) -> Start:
             *([] if "run.name=mine" in overrides else ["hydra.run.dir=run"]),
             *overrides,
         ]
-        return subprocess.Popen(
+        process = started(
             command,
             cwd=tmp_path,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            preexec_fn=begin,
-            env={**os.environ, "SFT_CACHE_DIR": str(tmp_path / "cache"), **(env or {})},
+            begin=begin,
+            env={"SFT_CACHE_DIR": str(tmp_path / "cache"), **(env or {})},
         )
+        return running.enter_context(process)
 
-    return run
+    with running:
+        yield run
 
 
 def wait_until_training(process: subprocess.Popen[str]) -> list[psutil.Process]:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from sft_app.records.result import RunResult, Status, read_result
-from tests.programs import usual_signals
+from tests.programs import started
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 PRETEND = {"PYTHONPATH": str(Path(__file__).parents[1] / "pretend")}
@@ -139,19 +139,14 @@ def test_interrupted_it_ends_in_seconds_and_goes_on_from_the_checkpoint(
     ]  # fmt: skip
     folder = tmp_path / "outputs/sweeps/mine"
     program = str(Path(sys.executable).with_name(command[0]))
-    process = subprocess.Popen(
-        [program, *command[1:]],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        preexec_fn=usual_signals,
-    )
-    wait_for(lambda: list(folder.glob("context_length-64/checkpoints/checkpoint-3")), process)
-    below = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert not psutil.wait_procs(below, timeout=10)[1]
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with started([program, *command[1:]], cwd=tmp_path, **output) as process:
+        wait_for(lambda: list(folder.glob("context_length-64/checkpoints/checkpoint-3")), process)
+        below = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert not psutil.wait_procs(below, timeout=10)[1]
     assert results(folder)["context_length-64"].status is Status.interrupted
     assert results(folder)["context_length-128"].status is Status.pending
 

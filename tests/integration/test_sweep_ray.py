@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import socket
@@ -18,6 +17,7 @@ import psutil
 import pytest
 
 from sft_app.records.result import Status, read_result
+from tests.programs import started
 
 pytest.importorskip("ray", reason="needs the extra [ray]")
 pytestmark = pytest.mark.slow
@@ -84,10 +84,8 @@ def test_a_running_cluster_is_joined_and_outlives_the_sweep(
     command += ["--include-dashboard=false", f"--temp-dir={short}"]
     # A cluster of the test's own, on loopback: without the token that Ray asks for by default.
     open_door = {**PRETEND, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-    environment = {**os.environ, **open_door}
     nowhere = subprocess.DEVNULL
-    cluster = subprocess.Popen(command, env=environment, stdout=nowhere, stderr=nowhere)
-    try:
+    with started(command, env=open_door, stdout=nowhere, stderr=nowhere) as cluster:
         wait_for_port(6399, cluster)
         joined = [word for word in sweep if "num_gpus" not in word]
         answer = run_command(
@@ -97,10 +95,9 @@ def test_a_running_cluster_is_joined_and_outlives_the_sweep(
         assert answer.returncode == 0, answer.stderr
         assert {n["devices"] for n in notes(tmp_path / "outputs/sweeps/pool")} == {"0,1", "2,3"}
         assert cluster.poll() is None
-    finally:
         cluster.terminate()
         cluster.wait(timeout=30)
-        shutil.rmtree(short, ignore_errors=True)
+    shutil.rmtree(short, ignore_errors=True)
 
 
 def wait_for_port(port: int, server: subprocess.Popen[bytes]) -> None:
@@ -116,22 +113,22 @@ def wait_for_port(port: int, server: subprocess.Popen[bytes]) -> None:
 def test_interrupted_nothing_is_left_running(tmp_path: Path, sweep: list[str]) -> None:
     folder = tmp_path / "outputs/sweeps/pool"
     program = str(Path(sys.executable).with_name(sweep[0]))
-    process = subprocess.Popen(
+    with started(
         [program, *sweep[1:], "context_length=64,128,256"], cwd=tmp_path,
-        env={**os.environ, **PRETEND, "PRETEND_SECONDS": "600"},
+        env={**PRETEND, "PRETEND_SECONDS": "600"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    deadline = time.monotonic() + 300
-    while len(list(folder.glob("*/note-1.json"))) < 2:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    workers = [json.loads(p.read_text())["pid"] for p in folder.glob("*/note-*.json")]
-    below = psutil.Process(process.pid).children(recursive=True)
-    below += [psutil.Process(pid) for pid in workers if psutil.pid_exists(pid)]
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert not psutil.wait_procs(below, timeout=30)[1]
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 300
+        while len(list(folder.glob("*/note-1.json"))) < 2:
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        workers = [json.loads(p.read_text())["pid"] for p in folder.glob("*/note-*.json")]
+        below = psutil.Process(process.pid).children(recursive=True)
+        below += [psutil.Process(pid) for pid in workers if psutil.pid_exists(pid)]
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert not psutil.wait_procs(below, timeout=30)[1]
     statuses = sorted(read_result(path.parent).status for path in folder.glob("*/result.json"))
     assert statuses == [Status.interrupted, Status.interrupted, Status.pending]

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 import time
@@ -12,6 +11,9 @@ import psutil
 import pytest
 
 from sft_app.launch.job.supervise import run_supervised
+from tests.programs import started
+
+STORM = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
 def python(code: str) -> list[str]:
@@ -44,19 +46,47 @@ def test_a_signal_ends_a_child_that_ignores_it(tmp_path: Path, signum: signal.Si
         open({str(note)!r}, "w").write(str(os.getpid()))
         time.sleep(600)
     """
-    parent = subprocess.Popen(
-        python(f"""
-            import os, sys
-            from sft_app.launch.job.supervise import run_supervised
-            ended = run_supervised([sys.executable, "-c", {textwrap.dedent(stubborn)!r}],
-                                   os.environ, grace_seconds=0.5)
-            sys.exit(int(ended.interrupted_by or 0))
-        """)
-    )
-    child = wait_for_pid(note)
-    parent.send_signal(signum)
-    assert parent.wait(timeout=20) == signum
-    assert ends_soon(child)
+    command = python(f"""
+        import os, sys
+        from sft_app.launch.job.supervise import run_supervised
+        ended = run_supervised([sys.executable, "-c", {textwrap.dedent(stubborn)!r}],
+                               os.environ, grace_seconds=0.5)
+        sys.exit(int(ended.interrupted_by or 0))
+    """)
+    with started(command) as parent:
+        child = wait_for_pid(note)
+        parent.send_signal(signum)
+        assert parent.wait(timeout=20) == signum
+        assert ends_soon(child)
+
+
+def test_a_storm_of_signals_is_one_signal(tmp_path: Path) -> None:
+    """Forty within the patience of a second: the child is asked once, and takes its time."""
+    note = tmp_path / "pid"
+    saving = f"""
+        import os, signal, sys, time
+        def save(*args):
+            time.sleep(0.3)
+            open({str(tmp_path / "asked")!r}, "a").write("saved ")
+            sys.exit(143)
+        signal.signal(signal.SIGTERM, save)
+        open({str(note)!r}, "w").write(str(os.getpid()))
+        time.sleep(600)
+    """
+    command = python(f"""
+        import os, sys
+        from sft_app.launch.job.supervise import run_supervised
+        ended = run_supervised([sys.executable, "-c", {textwrap.dedent(saving)!r}],
+                               os.environ, grace_seconds=20)
+        sys.exit(0 if ended.exit_code == 143 else 1)
+    """)
+    with started(command) as parent:
+        child = wait_for_pid(note)
+        for number in range(40):
+            parent.send_signal(STORM[number % len(STORM)])
+        assert parent.wait(timeout=20) == 0
+        assert (tmp_path / "asked").read_text() == "saved "
+        assert ends_soon(child)
 
 
 def test_a_killed_parent_takes_the_child_with_it(tmp_path: Path) -> None:
@@ -66,18 +96,17 @@ def test_a_killed_parent_takes_the_child_with_it(tmp_path: Path) -> None:
         open({str(note)!r}, "w").write(str(os.getpid()))
         time.sleep(600)
     """
-    parent = subprocess.Popen(
-        python(f"""
-            import os, sys
-            from sft_app.launch.job.supervise import run_supervised
-            run_supervised([sys.executable, "-c", {textwrap.dedent(child_code)!r}],
-                           os.environ, grace_seconds=5)
-        """)
-    )
-    child = wait_for_pid(note)
-    parent.kill()
-    parent.wait()
-    assert ends_soon(child)
+    command = python(f"""
+        import os, sys
+        from sft_app.launch.job.supervise import run_supervised
+        run_supervised([sys.executable, "-c", {textwrap.dedent(child_code)!r}],
+                       os.environ, grace_seconds=5)
+    """)
+    with started(command) as parent:
+        child = wait_for_pid(note)
+        parent.kill()
+        parent.wait()
+        assert ends_soon(child)
 
 
 def wait_for_pid(note: Path, timeout: float = 30) -> int:
