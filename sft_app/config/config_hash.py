@@ -23,7 +23,7 @@ CANNOT_CHANGE_THE_OUTCOME = {
     "data": ("num_proc", "cache_dir", "preview"),
     "evaluation": ("verify_saved",),
     "trainer": ("resume_from_checkpoint", "resume_anyway", "report_to", "dataloader_num_workers",
-                "save_total_limit", "profile"),
+                "save_total_limit", "profile", "auto_find_batch_size"),
 }  # fmt: skip
 """Group -> keys left out of the hash; None: the whole group."""
 

@@ -31,9 +31,13 @@ class Failure:
     error: RunError
     time: float
     """Seconds since the epoch: orders the ranks."""
+    way_out: str | None = None
+    """What the rank has found out about what to change."""
 
 
-def record_failure(run_dir: Path, error: BaseException, *, rank: int, status: Status) -> Failure:
+def record_failure(
+    run_dir: Path, error: BaseException, *, rank: int, status: Status, way_out: str | None = None
+) -> Failure:
     """Write this rank's failure where the parent looks for it."""
     failure = Failure(
         status=status,
@@ -44,6 +48,7 @@ def record_failure(run_dir: Path, error: BaseException, *, rank: int, status: St
             traceback=hide_secrets("".join(traceback.format_exception(error))),
         ),
         time=time.time(),
+        way_out=way_out,
     )
     _write(run_dir, failure)
     return failure
@@ -97,6 +102,7 @@ def _read(path: Path) -> Failure | None:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         error = RunError(**raw["error"])
-        return Failure(status=Status(raw["status"]), error=error, time=raw["time"])
+        status, way_out = Status(raw["status"]), raw.get("way_out")
+        return Failure(status=status, error=error, time=raw["time"], way_out=way_out)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -40,7 +40,8 @@ def main(config_path: Path) -> None:
         raise
     except BaseException as error:  # torch's CheckpointException is no Exception
         status = status_of(error)
-        record_failure(run_dir, error, rank=rank, status=status)
+        remedies = way_out(config_path) if status is Status.out_of_memory else None
+        record_failure(run_dir, error, rank=rank, status=status, way_out=remedies)
         if status is not Status.interrupted and not isinstance(error, ConfigError):
             import logging
 
@@ -50,6 +51,7 @@ def main(config_path: Path) -> None:
 
 def status_of(error: BaseException) -> Status:
     """Tell a signal, memory that ran out, and everything else apart."""
+    from sft_app.training.guards.explain_out_of_memory import is_out_of_memory
     from sft_app.training.guards.stop_signals import Interrupted
 
     if isinstance(error, Interrupted):
@@ -57,14 +59,17 @@ def status_of(error: BaseException) -> Status:
     return Status.out_of_memory if is_out_of_memory(error) else Status.failed
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Know CUDA's and the CPU allocator's own words for it; torch has a type for CUDA only."""
-    import torch
+def way_out(config_path: Path) -> str | None:
+    """Say what takes less memory than this run; None where it cannot be estimated any more."""
+    from sft_app.training.guards.explain_out_of_memory import explain_out_of_memory
 
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    words = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    try:
+        return explain_out_of_memory(load_config(config_path))
+    except Exception:
+        import logging
+
+        logging.getLogger("sft_app.failure").exception("no remedies could be estimated")
+        return None
 
 
 def end_now(exit_code: int) -> NoReturn:

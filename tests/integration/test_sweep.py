@@ -115,6 +115,7 @@ def test_out_of_memory_spares_the_longer_and_lets_the_others_run(
     answer = run_command(*command, cwd=tmp_path, env=memory)
     assert answer.returncode == 1
     assert "out_of_memory: MemoryError" in answer.stderr
+    assert "In order of effect, each alone" in answer.stderr, "estimated by the rank itself"
     found = {r.context_length: r for r in results(tmp_path / "outputs/sweeps/mine").values()}
     assert {length: result.status for length, result in found.items()} == {
         64: Status.completed,

@@ -69,6 +69,10 @@ class TrainerConfig:
     otherwise."""
     gradient_accumulation_steps: int = 1
     """Batches of each process in one optimizer step."""
+    auto_find_batch_size: bool = False
+    """When memory runs out, go on from the newest checkpoint with half the
+    `per_device_train_batch_size` and twice the `gradient_accumulation_steps`: an optimizer step
+    keeps its rows."""
     learning_rate: float = 2e-5
     """The highest, after warm-up."""
     lr_scheduler_type: str = "cosine"

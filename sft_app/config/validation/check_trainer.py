@@ -32,10 +32,6 @@ NOT_OFFERED = {
         "it would compile the whole model; trainer.torch_compile=true compiles each layer, in "
         "inductor's default mode."
     ),
-    "auto_find_batch_size": (
-        "a smaller batch would change the step unnoticed; set trainer.per_device_train_batch_size "
-        "and trainer.gradient_accumulation_steps."
-    ),
 }
 """TrainingArguments that the app's own loading, evaluation or saving would not be right with."""
 

@@ -224,6 +224,12 @@ def _check_launch(config: AppConfig) -> None:
         raise ConfigError(
             f"launch.node_rank={launch.node_rank} must be from 0 to {launch.nnodes - 1}."
         )
+    if launch.nnodes > 1 and config.trainer.auto_find_batch_size:
+        raise ConfigError(
+            f"trainer.auto_find_batch_size=true starts a job again, which launch.nnodes="
+            f"{launch.nnodes} nodes would have to do together: set "
+            "trainer.per_device_train_batch_size and trainer.gradient_accumulation_steps."
+        )
 
 
 def _check_nodes_by_hand(config: AppConfig) -> None:

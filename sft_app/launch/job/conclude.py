@@ -43,7 +43,7 @@ def conclude(run_dir: Path, ended: Ended, *, timeout: int, oom_kills: int) -> Ru
     result.seconds.setdefault("total", round(time.time() - started, 3))
     result.status, result.error = _how_it_ended(run_dir, ended, failure, timeout, oom_kills)
     if result.status is Status.out_of_memory:
-        result.error = _with_way_out(result)
+        result.error = _with_way_out(result, failure)
     try:
         result.write(run_dir)
     except OSError as error:
@@ -98,14 +98,19 @@ def _killed(failure: Failure | None, oom_kills: int) -> tuple[Status, RunError]:
     return Status.failed, RunError(type="WorkerKilled", message=message, rank=rank)
 
 
-def _with_way_out(result: RunResult) -> RunError:
-    """Say at which length memory ran out, and what takes less of it, in order of effect."""
+def _with_way_out(result: RunResult, failure: Failure | None) -> RunError:
+    """Say at which length memory ran out, and what takes less of it, in order of effect.
+
+    Ranks that could still do so have estimated it; of others, what helps in general is named.
+    """
     assert result.error is not None
+    found = failure.way_out if failure is not None else None
+    way_out = f", {found}" if found else f": use {LESS_MEMORY}"
     after = f"after {result.steps} steps" if result.steps else "before the first step was complete"
     return dataclasses.replace(
         result.error,
         message=f"{result.error.message.rstrip('. ')}. Memory ran out at context_length="
-        f"{result.context_length}, {after}: use {LESS_MEMORY}.",
+        f"{result.context_length}, {after}{way_out}.",
     )
 
 

@@ -17,6 +17,7 @@ from sft_app.launch.job.conclude import asked_to_end, conclude, remove_empty_sta
 from sft_app.launch.job.job_errors import JobFailed, JobInterrupted
 from sft_app.launch.job.messages import opening
 from sft_app.launch.job.oom_kills import count_oom_kills
+from sft_app.launch.job.smaller_batch import with_smaller_batch
 from sft_app.launch.job.supervise import run_supervised
 from sft_app.launch.job.worker_processes import num_local_processes, worker_environment, world_size
 from sft_app.launch.warm.warm_python import WarmPython
@@ -44,8 +45,34 @@ def run_job(
 
     With a `label` it is a job of a sweep, and shows one line, which begins so. `run_id` is what the
     nodes of a job of several have agreed on. A single worker is forked from `warm`, if given.
+    With trainer.auto_find_batch_size, one that runs out of memory goes on with smaller batches.
     Raises JobFailed when the job failed, and JobInterrupted after a signal.
     """
+    while True:
+        try:
+            return _run_once(config, run_dir, label, run_id=run_id, warm=warm)
+        except JobFailed:
+            smaller = with_smaller_batch(config, run_dir)
+            if smaller is None:
+                raise
+            config = smaller
+        trainer = config.trainer
+        print(
+            f"trainer.auto_find_batch_size: the job goes on with trainer.per_device_train_batch_"
+            f"size={trainer.per_device_train_batch_size} trainer.gradient_accumulation_steps="
+            f"{trainer.gradient_accumulation_steps}, as many rows a step.",
+            flush=True,
+        )
+
+
+def _run_once(
+    config: AppConfig,
+    run_dir: Path,
+    label: str | None,
+    *,
+    run_id: str | None,
+    warm: WarmPython | None,
+) -> RunResult:
     try:
         save_config(config, run_dir / CONFIG)
         clear_failures(run_dir)

@@ -22,7 +22,6 @@ ASKS_FOR_PACKAGES = (
         ("+trainer.extra.fsdp_config={version: 2}", "trainer.parallelism=fsdp"),
         ("+trainer.extra.deepspeed=zero3.json", "trainer.parallelism=fsdp"),
         ("+trainer.extra.parallelism_config={cp_size: 2}", "cannot see packed documents"),
-        ("+trainer.extra.auto_find_batch_size=true", "trainer.per_device_train_batch_size"),
         ("+trainer.extra.torch_compile_mode=default", "trainer.torch_compile"),
         ("+trainer.extra.torch_compile_backend=eager", "trainer.torch_compile"),
     ],
