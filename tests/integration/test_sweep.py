@@ -140,8 +140,9 @@ def test_interrupted_it_ends_in_seconds_and_goes_on_from_the_checkpoint(
     ]  # fmt: skip
     folder = tmp_path / "outputs/sweeps/mine"
     program = str(Path(sys.executable).with_name(command[0]))
-    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with started([program, *command[1:]], cwd=tmp_path, **output) as process:
+    with started(
+        [program, *command[1:]], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
         wait_for(lambda: list(folder.glob("context_length-64/checkpoints/checkpoint-3")), process)
         below = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
