@@ -18,9 +18,10 @@ from sft_app.config.command_line import prepare_arguments
 from sft_app.config.hydra_callback import run_task
 from sft_app.config.one_sentence import exit_with_message
 from sft_app.config.schema.app import register_schema, to_typed
+from sft_app.launch.job.fresh_pages import FreshPage
 from sft_app.launch.job.job_errors import JobFailed, JobInterrupted
 from sft_app.launch.job.job_lock import only_one
-from sft_app.launch.job.messages import closing, sweep_job_closing
+from sft_app.launch.job.messages import closing, from_here, sweep_job_closing
 from sft_app.launch.job.outer_launcher import refuse_outer_launcher
 from sft_app.launch.job.prepare_run import PrepareRun, with_slurm
 from sft_app.launch.job.run_job import run_job
@@ -29,6 +30,7 @@ from sft_app.launch.sweep.job_label import job_label, time_left
 from sft_app.launch.sweep.leave_sweep import leave
 from sft_app.launch.sweep.prepare_sweep import PrepareSweep, Sweep
 from sft_app.launch.sweep.run_sweep_job import run_sweep_job
+from sft_app.records.paste_lines import go_on_with
 from sft_app.reporting.run.run_report import write_run_report
 from sft_app.reporting.sweep.cells import collect_sweep
 from sft_app.reporting.sweep.sweep_csv import write_sweep_csv
@@ -50,6 +52,7 @@ def main() -> None:
     prepare_arguments(sys.argv)
     register_schema()
     PrepareRun.wanted = True
+    PrepareSweep.refresh = SWEEP_PAGE.refresh
     sys.exit(_train_and_conclude())
 
 
@@ -83,14 +86,26 @@ def train(config: DictConfig) -> None:
         typed = with_slurm(to_typed(config))
         with only_one(run_dir):
             run_id = invite(typed.launch, run_dir) if typed.launch.nnodes > 1 else None
-            result = run_job(typed, run_dir, run_id=run_id)
+            page = FreshPage(lambda: write_run_report(run_dir))
+            refresh = None if typed.launch.node_rank else page.refresh  # node 0 alone writes
+            result = run_job(typed, run_dir, run_id=run_id, refresh=refresh)
+    except JobInterrupted:
+        say_how_to_go_on(run_dir)
+        raise
     except JobFailed as failure:
+        say_how_to_go_on(run_dir)
         if not failure.is_told:
             print(f"sft-train: {failure}", file=sys.stderr)
         sys.exit(failure.exit_code)
     finally:
         report_run(run_dir)
     print(closing(result, run_dir))
+
+
+def say_how_to_go_on(run_dir: Path) -> None:
+    """Print the command that continues a run with a checkpoint."""
+    if (line := go_on_with(from_here(run_dir))) is not None:
+        print(f"Next, to go on from its newest checkpoint:\n  {line}", file=sys.stderr)
 
 
 def train_sweep_job(config: DictConfig, run_dir: Path) -> None:
@@ -101,7 +116,15 @@ def train_sweep_job(config: DictConfig, run_dir: Path) -> None:
     label = job_label(jobs, run_dir) if jobs else None
     try:
         warm = sweep.warm if sweep else None
-        result = run_sweep_job(to_typed(config), run_dir, overrides, label, warm=warm)
+        page = FreshPage(lambda: write_run_report(run_dir))
+
+        def refresh() -> None:
+            page.refresh()
+            SWEEP_PAGE.refresh()
+
+        result = run_sweep_job(
+            to_typed(config), run_dir, overrides, label, warm=warm, refresh=refresh
+        )
     except JobInterrupted:
         report_run(run_dir)
         raise
@@ -109,6 +132,19 @@ def train_sweep_job(config: DictConfig, run_dir: Path) -> None:
         report_run(run_dir)
         name = label.partition(" ")[0] if label else run_dir.name
         print(sweep_job_closing(result, name, time_left(jobs)), flush=True)
+
+
+def write_sweep_page() -> None:
+    """Write report.html and sweep.csv of the sweep that this process runs, if it runs one."""
+    if PrepareSweep.sweep is not None:
+        directory = PrepareSweep.sweep.directory
+        cells = collect_sweep(directory)
+        write_sweep_csv(directory, cells)
+        write_sweep_report(directory, None, cells)
+
+
+SWEEP_PAGE = FreshPage(write_sweep_page)
+"""The page of the sweep that this process runs: one for all its jobs."""
 
 
 def report_run(run_dir: Path) -> None:

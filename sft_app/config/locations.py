@@ -1,6 +1,7 @@
 """Where a checkpoint or a data file is said to be, checked without reading it."""
 
 import importlib.util
+import json
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -9,6 +10,9 @@ from pathlib import Path
 from sft_app.common.errors import ConfigError
 
 PACKAGE_PREFIX = "pkg://"
+
+ADAPTER_CONFIG = "adapter_config.json"
+"""PEFT's file, in folders that hold an adapter and not the model that it belongs to."""
 
 DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".csv", ".tsv", ".txt")
 """Endings of files that records can be read from."""
@@ -108,9 +112,32 @@ def check_model_source(key: str, reference: str) -> None:
     A well-formed hub id passes: whether the hub has it is found out when it is asked.
     """
     may_be_on_hub = is_model_id(reference)
+    _check_no_adapter(key, reference)
     if "/" not in reference and _nearest(Path(reference)):
         may_be_on_hub = False  # one word, and a folder of nearly that name: a typo
     _check_source(key, reference, may_be_on_hub, suffixes=(".gguf",))
+
+
+def _check_no_adapter(key: str, reference: str) -> None:
+    """Raise ConfigError where a folder holds a LoRA adapter, and not the model below it."""
+    folder = Path(reference).expanduser()
+    if not (folder / ADAPTER_CONFIG).is_file() or (folder / "config.json").is_file():
+        return
+    try:
+        stated = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        base = str(stated["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        base = "BASE_MODEL"
+    way_out = "merge it into that model first (merge_and_unload of PEFT), and name the result"
+    if (folder / "trainer_state.json").is_file():
+        way_out = (
+            f"train it further with {key}={base} adapter=lora "
+            f"trainer.resume_from_checkpoint={reference}, or name the model/ of its run, which has "
+            "the adapter merged in"
+        )
+    raise ConfigError(
+        f"{key}={reference}: this is a LoRA adapter of {base}, and no whole model; {way_out}."
+    )
 
 
 def check_data_source(key: str, reference: str, suffixes: tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from sft_app.common.counted import counted
 from sft_app.common.errors import DataError
 from sft_app.common.file_digest import file_digest
 from sft_app.config.schema.data import DataConfig, Packing
@@ -167,7 +168,7 @@ def _nothing_left(
     examples = f"; the first: {read.examples_of_skipped[0]}" if read.examples_of_skipped else ""
     return (
         f"data.train={data.train} leaves nothing to train on at context_length={context_length}: "
-        f"{read.records:,} records, {read.conversations:,} conversations read"
+        f"{counted(read.records, 'record')}, {counted(read.conversations, 'conversation')} read"
         f" ({counts or 'no record was refused'}){examples}. Check data.format, data.columns, "
         "data.overlong and the counts."
     )

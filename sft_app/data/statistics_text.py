@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from sft_app.common.counted import counted
 from sft_app.data.statistics import (
     DataStatistics,
     FitStatistics,
@@ -42,7 +43,7 @@ def describe_statistics(statistics: DataStatistics) -> str:
 def read_counts(read: ReadStatistics) -> list[str]:
     """Return how many records there were, what became of them, and how to look at them."""
     formats = ", ".join(read.formats) or "no"
-    lines = [f"{read.records:,} records, {read.conversations:,} used ({formats} format)"]
+    lines = [f"{counted(read.records, 'record')}, {read.conversations:,} used ({formats} format)"]
     if read.skipped:
         lines.append(
             f"{sum(read.skipped.values()):,} skipped: {_counts(read.skipped)} "
@@ -62,26 +63,28 @@ def read_counts(read: ReadStatistics) -> list[str]:
 
 def fit_counts(fit: FitStatistics, context_length: int) -> list[str]:
     """Return tokens and what was kept of them, so that every sum can be checked by hand."""
-    lines = [f"{fit.examples:,} conversations, {_token_sum(fit)}"]
+    lines = [f"{counted(fit.examples, 'conversation')}, {_token_sum(fit)}"]
     shortened = fit.truncated - fit.split_and_truncated
     too_long = fit.overlong - fit.split - shortened
     if fit.overlong:
         split = f"{fit.split:,} split"
         if fit.split_and_truncated:
             split += f" ({fit.split_and_truncated:,} of them shortened too)"
-        counted = [
+        parts = [
             (fit.split, split),
             (shortened, f"{shortened:,} shortened"),
             (too_long, f"{too_long:,} left out"),
         ]
-        how = ", ".join(text for count, text in counted if count)
+        how = ", ".join(text for count, text in parts if count)
         lines.append(f"{fit.overlong:,} longer than {context_length:,} tokens: {how}")
     if fit.shortened_questions:
-        lines.append(f"{fit.shortened_questions:,} questions lost their middle to their answers")
+        one, more = "question lost its middle to its answer", "questions lost their middle to"
+        lines.append(counted(fit.shortened_questions, one, f"{more} their answers"))
     if fit.continued_answers:
-        lines.append(f"{fit.continued_answers:,} documents go on with an answer longer than a row")
+        goes_on = counted(fit.continued_answers, "document goes", "documents go")
+        lines.append(f"{goes_on} on with an answer longer than a row")
     if fit.lost_labels:
-        lines.append(f"{fit.lost_labels:,} labels lost with them")
+        lines.append(f"{counted(fit.lost_labels, 'label')} lost with them")
     if fit.dropped > too_long:
         lines.append(f"{fit.dropped - too_long:,} left out: nothing in them is supervised")
     return lines
@@ -132,11 +135,12 @@ def _lengths(lengths: LengthStatistics, num_examples: int) -> list[str]:
 def _packing(packing: PackingStatistics, context_length: int) -> list[str]:
     if packing.packed:
         return [
-            f"{'packing':<16}{packing.rows:,} rows of {context_length:,} tokens, "
+            f"{'packing':<16}{counted(packing.rows, 'row')} of {context_length:,} tokens, "
             f"{packing.efficiency:.2%} of them real"
         ]
     return [
-        f"{'packing':<16}off: {packing.rows:,} examples, {packing.efficiency:.2%} real tokens if "
+        f"{'packing':<16}off: {counted(packing.rows, 'example')}, "
+        f"{packing.efficiency:.2%} real tokens if "
         f"each were padded to {context_length:,}"
     ]
 

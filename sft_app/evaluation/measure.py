@@ -1,12 +1,14 @@
 """One evaluation of one model: everything in the plan, in one shape."""
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
+from sft_app.common.counted import counted
 from sft_app.config.schema.evaluation import Scoring
 from sft_app.evaluation.language.by_length import document_losses, mean_loss, measure_by_length
 from sft_app.evaluation.language.by_position import loss_by_position
@@ -24,6 +26,9 @@ from sft_app.evaluation.work_split import WorkSplit
 from sft_app.records.result import Evaluation, LossMeasurement, TaskScore
 
 log = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 30.0
+"""The scores stand together in a line at the end; what takes long says how far it is."""
 
 
 def evaluate(
@@ -53,7 +58,8 @@ def evaluate(
 def measure_tasks(
     tasks: TaskSamples, reader: TokenReader, scoring: Scoring
 ) -> dict[str, dict[str, TaskScore]]:
-    """Return the score of each task at each length, and say each as it comes."""
+    """Return the score of each task at each length; while that takes long, say how far it is."""
+    said = time.monotonic()
     found: dict[str, dict[str, TaskScore]] = {}
     pairs = tasks.pairs()
     for number, (task, length) in enumerate(pairs, start=1):
@@ -64,6 +70,9 @@ def measure_tasks(
             scores = generated_scores(reader, samples, tasks.material.tokenizer)
         score = _summed_up(samples, scores)
         found.setdefault(task, {})[str(length)] = score
+        if time.monotonic() - said < SECONDS_BETWEEN_LINES:
+            continue
+        said = time.monotonic()
         log.info(
             "evaluation      %d/%d  %s at %s tokens: %.0f%%",
             number, len(pairs), task, f"{length:,}", 100 * score.score,
@@ -80,7 +89,9 @@ def describe(evaluation: Evaluation) -> list[tuple[str, str]]:
     if evaluation.by_length:
         measured = [f"{int(n):,}: {m.perplexity:.3f}" for n, m in evaluation.by_length.items()]
         count = next(iter(evaluation.by_length.values())).examples
-        lines.append(("by length", f"perplexity at {', '.join(measured)} ({count} documents)"))
+        lines.append(
+            ("by length", f"perplexity at {', '.join(measured)} ({counted(count, 'document')})")
+        )
     if evaluation.longppl:
         known = [
             f"{int(n):,}: {'no key tokens' if value is None else f'{value:.3f}'}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from sft_app.common.counted import counted
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.evaluation import (
     DEFAULT_TASKS,
@@ -86,10 +87,10 @@ def plan_evaluation(
         chosen = tuple(own_tasks) != DEFAULT_TASKS
         tasks.leave_out_unfit(strict=lengths.asked_for and chosen)
         log.info(
-            "evaluation      %s at %s tokens, %d samples each, in %s, hidden in %s",
+            "evaluation      %s at %s tokens, %s each, in %s, hidden in %s",
             ", ".join(own_tasks),
             ", ".join(f"{length:,}" for length in lengths.values),
-            settings.samples,
+            counted(settings.samples, "sample"),
             material.frame.name,
             material.haystack.name,
         )

@@ -15,6 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from sft_app.common.counted import counted
 from sft_app.common.file_digest import file_digest
 from sft_app.config.config_hash import can_change_the_outcome
 from sft_app.config.schema.app import AppConfig
@@ -112,8 +113,8 @@ def compare(before: Identity, now: Identity, *, completed: bool = False) -> Comp
         differences += _changed(before.measured, now.measured)
     if before.rows_per_step != now.rows_per_step:
         differences.append(
-            f"an optimizer step had {before.rows_per_step} rows (per device x accumulated x "
-            f"processes) and has {now.rows_per_step}"
+            f"an optimizer step had {counted(before.rows_per_step, 'row')} (per device x "
+            f"accumulated x processes) and has {now.rows_per_step}"
         )
     for key in sorted({*before.digests, *now.digests}):
         if before.digests.get(key) != now.digests.get(key):

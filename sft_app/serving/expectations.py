@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from sft_app.records.run_files import write_atomically
 
@@ -71,12 +71,31 @@ def write_expectations(
     text = model.config.get_text_config(decoder=True)
     expected: dict[str, Any] = {
         "computed_in": computed_in,
-        "rope_parameters": getattr(text, "rope_parameters", None),
+        "rope_parameters": rope_facts(text),
         "max_position_embeddings": getattr(text, "max_position_embeddings", None),
         "model_max_length": serving_length,
         **tokenizer_facts(tokenizer),
     }
     write_atomically(folder / EXPECTED, json.dumps(expected, indent=2) + "\n")
+
+
+def rope_facts(text: PretrainedConfig) -> dict[str, Any] | None:
+    """Return what the rotary embedding of a text model is given; None where it has none."""
+    parameters = getattr(text, "rope_parameters", None)
+    return None if parameters is None else without_legacy_type(parameters)
+
+
+def without_legacy_type(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Drop `type` wherever `rope_type` stands beside it, also inside the sets of layer types.
+
+    What is saved has both, for older readers, and transformers takes over both: a second name of
+    the method, and no other rotation.
+    """
+    return {
+        key: without_legacy_type(value) if isinstance(value, dict) else value
+        for key, value in parameters.items()
+        if key != "type" or "rope_type" not in parameters
+    }
 
 
 def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -134,6 +134,7 @@ class SFTTrainer(CheckpointingTrainer):
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """Build the learning-rate schedule, whose first step counts (lr_schedule.py)."""
         is_new = self.lr_scheduler is None
+        self._planned_steps = num_training_steps
         super().create_scheduler(num_training_steps, optimizer)
         if is_new:
             warmup = self.args.get_warmup_steps(num_training_steps)

@@ -1,5 +1,6 @@
 """What can be the name of a model, or of a dataset, of the hub; and what can only be a path."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,17 @@ def test_a_folder_of_nearly_that_name_is_suggested(
             check_model_source("model.name_or_path", reference)
     check_model_source("model.name_or_path", "my-model")
     check_model_source("model.name_or_path", "gpt2")
+
+
+def test_an_adapter_is_no_model(tmp_path: Path) -> None:
+    """With a way out that can be pasted, where it is a checkpoint of a run."""
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    key = "model.name_or_path"
+    with pytest.raises(ConfigError, match=r"a LoRA adapter of org/base.* merge it"):
+        check_model_source(key, str(tmp_path))
+    (tmp_path / "trainer_state.json").touch()
+    line = f"{key}=org/base adapter=lora trainer.resume_from_checkpoint={tmp_path}"
+    with pytest.raises(ConfigError, match=re.escape(line)):
+        check_model_source(key, str(tmp_path))
+    (tmp_path / "config.json").touch()
+    check_model_source(key, str(tmp_path))

@@ -15,9 +15,21 @@ def test_supervised_text_is_green_and_the_rest_is_dim(chats, tmp_path, tokenizer
     text = captured.get()
     assert "example 1" in text and "example 2" in text and "example 3" not in text
     green = console.get_style(SUPERVISED).render(
-        "The answer is", color_system=console._color_system
+        "⟦The answer is", color_system=console._color_system
     )
     assert green.removesuffix("\x1b[0m") in text
+
+
+def test_without_colours_what_is_supervised_stands_in_brackets(chats, tmp_path, tokenizer):
+    prepared = prepare(settings(chats, tmp_path, overlong=Overlong.drop), tokenizer)
+    console = Console(color_system=None, width=1000)
+    with console.capture() as captured:
+        console.print(preview(prepared, tokenizer, 1))
+    text = captured.get()
+    assert "\x1b" not in text
+    legend, example = text.split("only read", 1)
+    assert "⟦supervised⟧" in legend
+    assert example.count("⟦") == example.count("⟧") > 0
 
 
 def test_more_examples_than_there_are(chats, tmp_path, tokenizer):

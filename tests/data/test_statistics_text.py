@@ -50,3 +50,17 @@ def test_skipped_and_repaired_records_stand_apart_with_the_way_to_look_at_them()
         "3 skipped: empty 2, other 1 (data.on_bad_record=error stops at the first)",
         "repaired: merged 4 (sft-plan data.preview=3 shows examples)",
     ]
+
+
+def test_one_is_one() -> None:
+    fit = FitStatistics(
+        examples=1, tokens=50, used_tokens=50, supervised_tokens=10, shortened_questions=1,
+        continued_answers=1, lost_labels=1,
+    )  # fmt: skip
+    assert fit_counts(fit, 128) == [
+        "1 conversation, 50 tokens; 10 supervised (20.0%)",
+        "1 question lost its middle to its answer",
+        "1 document goes on with an answer longer than a row",
+        "1 label lost with them",
+    ]
+    assert read_counts(ReadStatistics(records=1, conversations=1))[0].startswith("1 record, 1 used")

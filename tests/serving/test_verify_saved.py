@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from sft_app.loader.model.legacy_config import add_legacy_rope_keys
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Phi3Config
 
-from sft_app.serving.expectations import probe_logits, write_expectations
+from sft_app.serving.expectations import probe_logits, rope_facts, write_expectations
 from sft_app.serving.verify_saved import verify_saved
 
 CPU = torch.device("cpu")
@@ -38,6 +39,30 @@ def test_what_was_saved_is_found_as_it_was(tiny_model: Path, expected: Path) -> 
 
 def test_any_directory_can_be_looked_at(tiny_model: Path) -> None:
     assert verify_saved(tiny_model, None).passed
+
+
+@pytest.mark.parametrize(
+    ("family", "rope"),
+    [
+        (LlamaConfig, {"rope_type": "linear", "factor": 2.0}),
+        (LlamaConfig, {"rope_type": "dynamic", "factor": 2.0}),
+        (Phi3Config, {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8,
+                      "original_max_position_embeddings": 4096}),
+    ],
+    ids=["linear", "dynamic", "longrope"],
+)  # fmt: skip
+def test_the_second_name_that_older_readers_need_is_no_difference(
+    tmp_path: Path, family: type[LlamaConfig], rope: dict[str, object]
+) -> None:
+    trained = family(
+        hidden_size=64, num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=8192,
+        pad_token_id=0, rope_parameters={"rope_theta": 1e4, **rope},
+    )  # fmt: skip
+    trained.save_pretrained(tmp_path)
+    assert add_legacy_rope_keys(tmp_path)
+    saved = AutoConfig.from_pretrained(tmp_path)
+    assert saved.rope_parameters["type"] == rope["rope_type"], "what this test is about"
+    assert rope_facts(saved) == rope_facts(trained)
 
 
 def edit(name: str, **values: object) -> Damage:

@@ -77,6 +77,7 @@ class TaskSamples:
 
         Raises ConfigError, if `strict`, for a task that fits none of the lengths.
         """
+        left_out: dict[str, list[str]] = {}
         for task in self.tasks:
             too_short = [length for length in self.lengths if not self._fits(task, length)]
             if strict and len(too_short) == len(self.lengths):
@@ -87,12 +88,14 @@ class TaskSamples:
                 )
             self.unfit |= {(task, length) for length in too_short}
             if too_short:
-                log.log(
-                    logging.WARNING if strict else logging.INFO,
-                    "evaluation      %s does not fit %s tokens: left out there",
-                    task,
-                    ", ".join(f"{length:,}" for length in too_short),
-                )
+                where = " and ".join(f"{length:,}" for length in too_short)
+                left_out.setdefault(where, []).append(task)
+        if left_out:
+            log.log(
+                logging.WARNING if strict else logging.INFO,
+                "evaluation      left out, where they do not fit: %s tokens",
+                "; ".join(f"{', '.join(tasks)} at {where}" for where, tasks in left_out.items()),
+            )
 
     def pairs(self) -> list[tuple[str, int]]:
         """List what is measured: every task at every length that it fits."""

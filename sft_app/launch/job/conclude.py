@@ -9,6 +9,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+from sft_app.common.counted import counted
 from sft_app.launch.job.supervise import PASSED_ON, Ended
 from sft_app.records.failure import Failure, clear_failures, first_failure
 from sft_app.records.liveness import remove_stamp
@@ -106,7 +107,8 @@ def _with_way_out(result: RunResult, failure: Failure | None) -> RunError:
     assert result.error is not None
     found = failure.way_out if failure is not None else None
     way_out = f", {found}" if found else f": use {LESS_MEMORY}"
-    after = f"after {result.steps} steps" if result.steps else "before the first step was complete"
+    steps = f"after {counted(result.steps, 'step')}"
+    after = steps if result.steps else "before the first step was complete"
     return dataclasses.replace(
         result.error,
         message=f"{result.error.message.rstrip('. ')}. Memory ran out at context_length="

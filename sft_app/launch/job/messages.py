@@ -4,7 +4,9 @@ import shlex
 from datetime import timedelta
 from pathlib import Path
 
+from sft_app.common.counted import counted
 from sft_app.config.schema.app import AppConfig
+from sft_app.records.paste_lines import read_config, train_further
 from sft_app.records.result import RunResult, Status
 from sft_app.records.run_files import METRICS, MODEL, REPORT, TENSORBOARD
 
@@ -13,10 +15,10 @@ LABEL_WIDTH = 16
 
 def opening(config: AppConfig, run_dir: Path, num_processes: int) -> str:
     """Say what is about to be done, and where it goes."""
-    processes = "1 process" if num_processes == 1 else f"{num_processes} processes"
+    processes = counted(num_processes, "process", "processes")
     lines = {
         "model": config.model.name_or_path,
-        "run": f"{_from_here(run_dir)}, {processes} on this node",
+        "run": f"{from_here(run_dir)}, {processes} on this node",
         "": "The libraries take some seconds to load; then come the plans, and the time needed.",
     }
     return "\n".join(f"{label:<{LABEL_WIDTH}}{text}" for label, text in lines.items())
@@ -42,12 +44,12 @@ def sweep_job_closing(result: RunResult, name: str, left: str = "") -> str:
 
 def closing(result: RunResult, run_dir: Path) -> str:
     """Say how a run went, where things are, and what can be done with them."""
-    run_dir = _from_here(run_dir)
+    run_dir = from_here(run_dir)
     lines = [("completed", f"in {_duration(result)}")]
     if result.train_loss_first is not None and result.train_loss_last is not None:
-        lines.append(
-            ("training loss", f"{result.train_loss_first:.4f} -> {result.train_loss_last:.4f}")
-        )
+        fell = f"{result.train_loss_first:.4f} -> {result.train_loss_last:.4f}"
+        only = f"{result.train_loss_last:.4f} in its only step"
+        lines.append(("training loss", fell if result.steps > 1 else only))
     before, after = result.evaluation_before, result.evaluation_after
     if before and after and before.heldout and after.heldout:
         lines.append(
@@ -62,7 +64,7 @@ def closing(result: RunResult, run_dir: Path) -> str:
             (
                 "tokens",
                 f"{result.tokens.total - result.tokens.padding:,} (padding left out) in "
-                f"{result.steps:,} steps at {result.tokens_per_second:,.0f} tokens/s",
+                f"{counted(result.steps, 'step')} at {result.tokens_per_second:,.0f} tokens/s",
             )
         )
     lines += [
@@ -70,15 +72,20 @@ def closing(result: RunResult, run_dir: Path) -> str:
         ("report", str(run_dir / REPORT)),
         ("metrics", str(run_dir / METRICS)),
     ]
-    report, model = shlex.quote(str(run_dir)), shlex.quote(f"model.name_or_path={run_dir / MODEL}")
+    run = shlex.quote(str(run_dir))
+    commands = [
+        f"sft-report --open {run}",
+        f"sft-chat {run}",
+        f"tensorboard --logdir {shlex.quote(str(run_dir / TENSORBOARD))}",
+    ]
+    if (further := train_further(run_dir / MODEL, read_config(run_dir))) is not None:
+        commands.append(further)
     return "\n".join(
         [
             "",
             *(f"{label:<{LABEL_WIDTH}}{text}" for label, text in lines),
             "Next:",
-            f"  sft-report --open {report}",
-            f"  tensorboard --logdir {shlex.quote(str(run_dir / TENSORBOARD))}",
-            f"  sft-train {model} data.train=FILE    # goes on from this model",
+            *(f"  {command}" for command in commands),
         ]
     )
 
@@ -87,6 +94,6 @@ def _duration(result: RunResult) -> timedelta:
     return timedelta(seconds=round(result.seconds["total"]))
 
 
-def _from_here(path: Path) -> Path:
+def from_here(path: Path) -> Path:
     """Make a path shorter to read and to copy, where the path lies below the current folder."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -10,7 +10,9 @@ from omegaconf import DictConfig
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.hydra_callback import typed_without_hydra
+from sft_app.config.locations import ADAPTER_CONFIG
 from sft_app.config.one_sentence import fails_closed
+from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
 from sft_app.launch.job.job_errors import JobFailed, JobInterrupted
 from sft_app.launch.job.job_lock import is_being_run
@@ -19,6 +21,7 @@ from sft_app.launch.job.worker_processes import world_size
 from sft_app.launch.nodes.nodes import help_node_0
 from sft_app.launch.nodes.slurm_rendezvous import slurm_rendezvous
 from sft_app.records.identity import compare, identity_of, read_identity
+from sft_app.records.run_files import CHECKPOINTS
 
 MOST_DIFFERENCES = 6
 """As many are listed; the rest is counted."""
@@ -87,6 +90,7 @@ def prepare_run(config: AppConfig, run_dir: Path) -> bool:
         if found.state is not JobState.new:
             print(f"The run that stood in {run_dir} is kept in {set_aside(run_dir)}.", flush=True)
         return True
+    _check_adapter(config, run_dir if setting == "auto" else Path(str(setting)).expanduser())
     if setting != "auto":
         _check_checkpoint(config, Path(str(setting)).expanduser(), run_dir, found)
         return True
@@ -124,6 +128,19 @@ def _check_checkpoint(config: AppConfig, place: Path, run_dir: Path, found: Foun
     if differences:
         raise ConfigError(
             _refusal(f"trainer.resume_from_checkpoint={place} is of a run", differences)
+        )
+
+
+def _check_adapter(config: AppConfig, place: Path) -> None:
+    """Raise ConfigError where a LoRA checkpoint is to go on as full tuning."""
+    if config.adapter.method is not AdapterMethod.none:
+        return
+    patterns = ("", "checkpoint-*/", f"{CHECKPOINTS}/checkpoint-*/")
+    if any(any(place.glob(f"{pattern}{ADAPTER_CONFIG}")) for pattern in patterns):
+        raise ConfigError(
+            f"{place} holds a LoRA checkpoint, an adapter and no whole model, and adapter=none "
+            "trains all weights: add adapter=lora (or qlora, as it was) to go on with it, or start "
+            "another run (run.name, or trainer.resume_from_checkpoint=never)."
         )
 
 

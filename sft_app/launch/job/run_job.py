@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -40,17 +41,19 @@ def run_job(
     *,
     run_id: str | None = None,
     warm: WarmPython | None = None,
+    refresh: Callable[[], None] | None = None,
 ) -> RunResult:
     """Run one job in `run_dir` and return its result, which stands in result.json as well.
 
     With a `label` it is a job of a sweep, and shows one line, which begins so. `run_id` is what the
     nodes of a job of several have agreed on. A single worker is forked from `warm`, if given.
     With trainer.auto_find_batch_size, one that runs out of memory goes on with smaller batches.
+    `refresh` is called about once a second while the job runs: it brings pages up to date.
     Raises JobFailed when the job failed, and JobInterrupted after a signal.
     """
     while True:
         try:
-            return _run_once(config, run_dir, label, run_id=run_id, warm=warm)
+            return _run_once(config, run_dir, label, run_id=run_id, warm=warm, refresh=refresh)
         except JobFailed:
             smaller = with_smaller_batch(config, run_dir)
             if smaller is None:
@@ -72,6 +75,7 @@ def _run_once(
     *,
     run_id: str | None,
     warm: WarmPython | None,
+    refresh: Callable[[], None] | None,
 ) -> RunResult:
     try:
         save_config(config, run_dir / CONFIG)
@@ -89,7 +93,7 @@ def _run_once(
         worker_command(config.launch, run_dir / CONFIG, run_id=run_id or str(uuid.uuid4())),
         worker_environment(config.launch) | ({JOB_LABEL: label} if label is not None else {}),
         grace_seconds=config.launch.shutdown_grace_seconds,
-        look=Overseer(run_dir).look,
+        look=Overseer(run_dir, refresh).look,
         warm=warm if has_one_worker(config.launch) else None,
     )
     identity.join()
@@ -114,11 +118,12 @@ def _run_once(
 
 
 class Overseer:
-    """Looks after a job that runs: stamps its folder, and notices ranks that hang."""
+    """Looks after a job that runs: stamps its folder, refreshes its page, notices hung ranks."""
 
-    def __init__(self, run_dir: Path) -> None:
-        """Look after the job in `run_dir`."""
+    def __init__(self, run_dir: Path, refresh: Callable[[], None] | None = None) -> None:
+        """Look after the job in `run_dir`; `refresh` brings pages about it up to date."""
         self.run_dir = run_dir
+        self._refresh = refresh
         self._last_stamp = float("-inf")
         self._hung_since: float | None = None
 
@@ -128,6 +133,8 @@ class Overseer:
         if now - self._last_stamp > SECONDS_BETWEEN_STAMPS:
             stamp(self.run_dir)
             self._last_stamp = now
+        if self._refresh is not None:
+            self._refresh()
         if self._hung_since is None and self._has_stacks():
             self._hung_since = now
         return self._hung_since is None or now - self._hung_since < SECONDS_FOR_OTHER_STACKS

@@ -4,7 +4,7 @@ import dataclasses
 import re
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -59,6 +59,8 @@ class PrepareSweep(Callback):
 
     sweep: ClassVar[Sweep | None] = None
     """The sweep that this process started: entry points conclude it."""
+    refresh: ClassVar[Callable[[], None] | None] = None
+    """What brings the sweep's page up to date, where others run the jobs: set by entry points."""
 
     @fails_closed
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -108,7 +110,7 @@ def prepare_sweep(master: DictConfig) -> Sweep:
         directory=jobs[0].run_dir.parent,
         jobs=tuple(jobs),
         launcher=launcher,
-        watch=None if launcher is Launcher.serial else Watch(jobs),
+        watch=None if launcher is Launcher.serial else Watch(jobs, PrepareSweep.refresh),
         warm=warm,
         shared=jobs_that_share(jobs, plans),
     )

@@ -1,7 +1,7 @@
 """One job of a sweep, where it runs: in this process, on a Ray worker, or on a Slurm node."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sft_app.config.schema.app import AppConfig
@@ -31,12 +31,14 @@ def run_sweep_job(
     label: str | None = None,
     *,
     warm: WarmPython | None = None,
+    refresh: Callable[[], None] | None = None,
 ) -> RunResult | None:
     """Run what is left to do of this job, and return its result, which may be that of a failure.
 
     `overrides` are the job's own, as Hydra lists them; `label` is what it is called on the screen
     (None: as its folder); `warm`, where this process runs all jobs, is what their workers are
-    forked from. None: this node only helped node 0. Raises JobInterrupted.
+    forked from; `refresh` is called about once a second while the job runs. None: this node
+    only helped node 0. Raises JobInterrupted.
     """
     config = apply_budget(config)
     config = dataclasses.replace(config, launch=slurm_rendezvous(config.launch))
@@ -51,7 +53,9 @@ def run_sweep_job(
             return finished
         run_id = run_id_on_slurm() if config.launch.nnodes > 1 else None
         try:
-            return run_job(config, run_dir, label or run_dir.name, run_id=run_id, warm=warm)
+            return run_job(
+                config, run_dir, label or run_dir.name, run_id=run_id, warm=warm, refresh=refresh
+            )
         except JobFailed:
             return read_result(run_dir)  # told already; the sweep goes on
 

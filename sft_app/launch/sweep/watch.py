@@ -1,7 +1,7 @@
 """Tells what the jobs of a sweep do while others run them: each one's start, end and true error."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sft_app.launch.job.messages import sweep_job_closing
 from sft_app.launch.sweep.compose_jobs import SweepJob
@@ -13,8 +13,9 @@ POLL_SECONDS = 1.0
 class Watch:
     """Reads the jobs' result.json from a thread of its own, and prints what has changed."""
 
-    def __init__(self, jobs: Sequence[SweepJob]) -> None:
-        """Watch these jobs from `start` on."""
+    def __init__(self, jobs: Sequence[SweepJob], refresh: Callable[[], None] | None = None) -> None:
+        """Watch these jobs from `start` on; `refresh` is called about once a second."""
+        self._refresh = refresh
         self.jobs = {job.name: job for job in jobs}
         self.told: dict[str, Status | None] = {}
         self._ended = threading.Event()
@@ -45,6 +46,8 @@ class Watch:
     def _run(self) -> None:
         while not self._ended.wait(POLL_SECONDS):
             self.look()
+            if self._refresh is not None:
+                self._refresh()
 
 
 def _status(job: SweepJob) -> Status | None:

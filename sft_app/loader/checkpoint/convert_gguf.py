@@ -1,10 +1,13 @@
 """GGUF files: converted once into a safetensors directory, because reading one takes minutes."""
 
 import hashlib
+import io
 import logging
 import os
 import shutil
+import sys
 import tempfile
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from pathlib import Path
 
 from filelock import FileLock
@@ -34,12 +37,18 @@ def convert_gguf(file: Path, cache_dir: str | None) -> Path:
             logger.info("converting %s to %s (once)", file, converted)
             partial = Path(tempfile.mkdtemp(prefix=f".{converted.name}-", dir=converted.parent))
             try:
-                _convert(file, partial)
+                with _quiet_pipe():
+                    _convert(file, partial)
                 partial.chmod(0o755)
                 partial.replace(converted)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     return converted
+
+
+def _quiet_pipe() -> AbstractContextManager[object]:
+    """Keep the conversion's bar out of pipes and files; on a terminal it is welcome."""
+    return nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO())
 
 
 def _convert(file: Path, directory: Path) -> None:

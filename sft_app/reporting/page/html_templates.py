@@ -36,7 +36,9 @@ def render(template: str, script: str | None = None, **values: Any) -> str:
     environment.filters["consecutive_groups"] = consecutive_groups
     source = (Path(__file__).parent / script).read_text(encoding="utf-8") if script else ""
     return environment.get_template(template).render(
-        script=Markup(source), script_hash=_policy(source), **values
+        script=Markup(source),
+        script_hash=_policy(source),
+        **values,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from sft_app.common.counted import counted
 from sft_app.records.result import LossMeasurement, RunResult
 from sft_app.reporting.page import format_values
 from sft_app.reporting.run.read_run import RunFolder, last_written
@@ -38,8 +39,6 @@ def sentence(run: RunFolder) -> str:
     result = run.result
     if run.status == "missing":
         return "This run has written no result and no step."
-    if run.status == "pending":
-        return "This job of a sweep has not begun."
     if run.status == "pending":
         return "This job of a sweep has not begun."
     if run.status == "died":
@@ -113,10 +112,11 @@ def key_numbers(run: RunFolder) -> list[KeyNumber]:
     if result.train_loss_last is not None:
         first = format_values.loss(result.train_loss_first)
         last = format_values.loss(result.train_loss_last)
-        numbers.append(KeyNumber(label="training loss", value=last, detail=f"from {first}"))
+        detail = f"from {first}" if result.steps > 1 else "in its only step"
+        numbers.append(KeyNumber(label="training loss", value=last, detail=detail))
     if result.tokens_per_second is not None:
         rate = format_values.rate(result.tokens_per_second)
-        processes = "1 process" if result.world_size == 1 else f"{result.world_size} processes"
+        processes = counted(result.world_size, "process", "processes")
         numbers.append(KeyNumber(label="tokens per second", value=rate, detail=processes))
     numbers += _utilisation(result)
     for kind in ("device", "host"):
@@ -188,6 +188,11 @@ def _outcome(result: RunResult) -> str:
         )
     if after:
         return f"Held-out loss after training: {format_values.loss(after.loss)}."
+    if result.steps == 1 and result.train_loss_last is not None:
+        return (
+            f"Training loss {format_values.loss(result.train_loss_last)} in its only step; "
+            "nothing was held out."
+        )
     if result.train_loss_first is not None and result.train_loss_last is not None:
         return (
             f"Training loss went from {format_values.loss(result.train_loss_first)} to "
@@ -208,7 +213,7 @@ def _progress(run: RunFolder) -> str:
 def _after_steps(result: RunResult) -> str:
     if not result.steps:
         return "before the first step"
-    return f"after {result.steps:,} step" + ("s" if result.steps != 1 else "")
+    return f"after {counted(result.steps, 'step')}"
 
 
 def _utilisation(result: RunResult) -> list[KeyNumber]:

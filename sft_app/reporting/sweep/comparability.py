@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from sft_app.reporting.page import format_values
+from sft_app.reporting.run.summary import at
 from sft_app.reporting.sweep.cells import CellRecord
 from sft_app.reporting.sweep.sweep_csv import evaluation_lengths
 
@@ -83,8 +84,17 @@ def _training_tokens(cells: list[CellRecord]) -> str:
     return (
         f"The cells trained on between {least:,} and {max(counts.values()):,} supervised tokens "
         f"({'; '.join(shown[:MOST_SHOWN])}): more training, and not only the setting, may explain "
-        "a difference. sweep.budget=supervised makes them equal."
+        f"a difference. {_way_to_equal_tokens(cells)}"
     )
+
+
+def _way_to_equal_tokens(cells: list[CellRecord]) -> str:
+    if all(at(cell.run.config, "sweep.budget") == "supervised" for cell in cells):
+        return (
+            "Each cell stops at the whole step that is nearest to sweep.supervised_tokens: a "
+            "larger number, or fewer rows a step, brings them closer."
+        )
+    return "sweep.budget=supervised makes them equal."
 
 
 def _devices(cells: list[CellRecord]) -> str:

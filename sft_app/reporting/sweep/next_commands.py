@@ -3,18 +3,12 @@
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from sft_app.common.secrets import shown_override
+from sft_app.records.paste_lines import override_value, recorded_overrides, train_further
 from sft_app.records.run_files import MODEL
 from sft_app.reporting.run.read_run import load_yaml
 from sft_app.reporting.sweep.cells import CellRecord
 from sft_app.reporting.sweep.rank_settings import HYDRA_SWEEP, RankedSettings
-
-ADDED_BY_THE_SWEEP = ("sweep.lengths", "sweep.tokens_per_step", "sweep.heldout_length")
-"""Settings that a sweep writes into its own record, and works out again when it goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +23,7 @@ def next_commands(
     sweep_dir: Path, cells: list[CellRecord], ranked: RankedSettings | None
 ) -> list[Command]:
     """Return what one would do next: finish, train more seeds, use the best model."""
-    asked = _asked_for(sweep_dir)
+    asked = _asked_for(sweep_dir, cells)
     commands = []
     if asked is not None:
         ended = all(cell.is_completed for cell in cells)
@@ -44,28 +38,39 @@ def next_commands(
                 Command(purpose="train two more seeds of every cell", line=_line(with_seeds))
             )
     if ranked is not None and ranked.best.completed:
-        model = _from_here(ranked.best.completed[0].run.directory) / MODEL
-        line = f"sft-train {shlex.quote(f'model.name_or_path={model}')} data.train=FILE"
-        commands.append(Command(purpose="go on from the best model", line=line))
+        best = ranked.best.completed[0].run
+        folder = _from_here(best.directory)
+        talk = shlex.join(["sft-chat", str(folder)])
+        commands.append(Command(purpose="talk to the best model", line=talk))
+        if (further := train_further(folder / MODEL, best.config)) is not None:
+            commands.append(Command(purpose="go on from the best model", line=further))
     return commands
 
 
-def _asked_for(sweep_dir: Path) -> list[str] | None:
+def _asked_for(sweep_dir: Path, cells: list[CellRecord]) -> list[str] | None:
     """Return the overrides that started the sweep, and where it lives; None when not recorded."""
-    try:
-        recorded = load_yaml(sweep_dir / HYDRA_SWEEP)
-        overrides = [
-            shown_override(str(override)) for override in recorded["hydra"]["overrides"]["task"]
-        ]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+    overrides = recorded_overrides(sweep_dir / HYDRA_SWEEP)
+    if overrides is None:
         return None
-    asked = [o for o in overrides if o.partition("=")[0] not in ADDED_BY_THE_SWEEP]
-    if not _is_named(recorded, sweep_dir):
-        asked.append(f"hydra.sweep.dir={_from_here(sweep_dir)}")
+    worked_out = _worked_out(cells)
+    asked = [override for override in overrides if override not in worked_out]
+    if not _is_named(sweep_dir):
+        asked.append(f"hydra.sweep.dir={override_value(str(_from_here(sweep_dir)))}")
     return asked
 
 
-def _is_named(recorded: dict[str, Any], sweep_dir: Path) -> bool:
+def _worked_out(cells: list[CellRecord]) -> list[str]:
+    """Return the overrides that a sweep of these cells adds to its own record by itself."""
+    lengths = sorted({cell.context_length for cell in cells if cell.context_length is not None})
+    if not lengths:
+        return []
+    listed = ",".join(map(str, lengths))
+    return [f"sweep.lengths=[{listed}]", f"sweep.heldout_length={lengths[0]}"]
+
+
+def _is_named(sweep_dir: Path) -> bool:
+    """Tell whether sweep.name leads to the folder; recorded_overrides has read the file."""
+    recorded = load_yaml(sweep_dir / HYDRA_SWEEP)
     sweep = recorded.get("sweep")
     return isinstance(sweep, dict) and sweep.get("name") == sweep_dir.absolute().name
 

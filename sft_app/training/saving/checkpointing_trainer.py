@@ -19,10 +19,12 @@ from transformers import (
 )
 from transformers.trainer import SCHEDULER_NAME, TRAINING_ARGS_NAME
 
+from sft_app.common.counted import counted
 from sft_app.records.disk_space import check_space, explain_full_disk
 from sft_app.records.manifest import write_manifest
 from sft_app.records.run_files import IDENTITY
 from sft_app.training.guards.step_guard import check_weights
+from sft_app.training.optim.resumed_schedule import fit_learning_rate
 from sft_app.training.parallel.fsdp import load_shards, save_shards
 from sft_app.training.peft.lora import plain_model
 from sft_app.training.prepare_model import PreparedModel
@@ -52,6 +54,8 @@ class CheckpointingTrainer(Trainer):
     _saving_in: Path | None = None
     _resumed_at: int = -1
     """The step whose checkpoint training goes on from."""
+    _planned_steps: int = 0
+    """Optimizer steps that the learning-rate schedule was made for."""
 
     @property
     def _lora(self) -> bool:
@@ -146,6 +150,10 @@ class CheckpointingTrainer(Trainer):
             load_shards(self.model, self.optimizer, Path(checkpoint))
             state = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
             self.lr_scheduler.load_state_dict(state)
+        if checkpoint is not None:
+            changed = fit_learning_rate(self.lr_scheduler, Path(checkpoint), self._planned_steps)
+            if changed is not None:
+                log.info("resume          %s", changed)
 
 
 @contextmanager
@@ -157,7 +165,7 @@ def told_when_slow(what: str, where: Path) -> Iterator[None]:
         minutes = 0
         while not ended.wait(60):
             minutes += 1
-            log.warning("%s has been written to %s for %d minutes", what, where, minutes)
+            log.warning("%s has been written to %s for %s", what, where, counted(minutes, "minute"))
 
     thread = threading.Thread(target=tell, name="slow save", daemon=True)
     thread.start()

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from transformers import TrainingArguments
 
+from sft_app.common.counted import counted
 from sft_app.config.schema.app import AppConfig
 from sft_app.data.prepare_data import PreparedData
 from sft_app.records.run_files import JOB_LABEL
@@ -51,18 +52,18 @@ def announce(trainer: SFTTrainer, data: PreparedData, memory_bytes: int) -> None
     for warning in little_training(args, steps, rows * data_parallel_size):
         log.warning("%s", warning)
     log.info(
-        "training        %d steps of %d rows (%d per device x %d accumulated x %s), %s",
-        steps,
-        rows * data_parallel_size,
+        "training        %s of %s (%d per device x %d accumulated x %s), %s",
+        counted(steps, "step"),
+        counted(rows * data_parallel_size, "row"),
         args.per_device_train_batch_size,
         args.gradient_accumulation_steps,
         trainer.data_parallel,
         estimate,
     )
     logging.getLogger(JOB_LINE).info(
-        "%s  %d steps, about %s, %s",
+        "%s  %s, about %s, %s",
         os.environ.get(JOB_LABEL, "this job"),
-        steps,
+        counted(steps, "step"),
         timedelta(seconds=max(1, round(estimate.seconds))),
         size(memory_bytes),
     )
@@ -79,9 +80,9 @@ def little_training(args: TrainingArguments, steps: int, rows_per_step: int) -> 
     total = learning_rate_sum(args, steps)
     if args.learning_rate == 0 or (total is not None and total < ONE_STEP_AT_THE_PEAK):
         warnings.append(
-            f"the learning rates of all {steps:,} steps together are less than one step at "
-            f"trainer.learning_rate={args.learning_rate:g}: the model will hardly change. Shorten "
-            "trainer.warmup_steps, or raise trainer.learning_rate or trainer.max_steps."
+            f"the learning rates of all {counted(steps, 'step')} together are less than one step "
+            f"at trainer.learning_rate={args.learning_rate:g}: the model will hardly change. "
+            "Shorten trainer.warmup_steps, or raise trainer.learning_rate or trainer.max_steps."
         )
     if steps < FEW_STEPS:
         remedy = f"trainer.num_train_epochs={math.ceil(args.num_train_epochs * FEW_STEPS / steps)}"
@@ -91,7 +92,7 @@ def little_training(args: TrainingArguments, steps: int, rows_per_step: int) -> 
             remedy += ", or fewer rows a step: trainer.gradient_accumulation_steps=1"
             if args.per_device_train_batch_size > 1:
                 remedy += " trainer.per_device_train_batch_size=1"
-        count = "1 optimizer step" if steps == 1 else f"{steps} optimizer steps"
+        count = counted(steps, "optimizer step")
         warnings.append(f"only {count}: hardly anything is learned in so few. More: {remedy}.")
     return warnings
 

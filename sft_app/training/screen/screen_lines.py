@@ -3,6 +3,7 @@
 The whole plans stand in train.log, in plan.json and in what sft-plan prints.
 """
 
+from sft_app.common.counted import counted
 from sft_app.config.schema.app import AppConfig
 from sft_app.data.statistics import DataStatistics, FitStatistics, ReadStatistics
 from sft_app.data.statistics_text import fit_counts, read_counts
@@ -58,7 +59,8 @@ def data_lines(config: AppConfig, statistics: DataStatistics) -> list[str]:
     packing = statistics.packing
     if packing.packed:
         lines.append(
-            f"{'packing':<{WIDTH}}{packing.rows:,} rows of {statistics.context_length:,} tokens, "
+            f"{'packing':<{WIDTH}}{counted(packing.rows, 'row')} of "
+            f"{statistics.context_length:,} tokens, "
             f"{packing.efficiency:.1%} of them real"
         )
     return lines

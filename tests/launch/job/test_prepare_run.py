@@ -105,3 +105,17 @@ def test_a_run_that_is_running_is_left_alone(
     run_dir = a_run(tmp_path / "a", config(), Status.running, 5)
     with only_one(run_dir), pytest.raises(ConfigError, match="another process"):
         prepare_run(config(), run_dir)
+
+
+def test_a_lora_checkpoint_is_recognised_where_adapter_is_left_out(
+    config: Callable[..., AppConfig], tmp_path: Path
+) -> None:
+    """Also with resume_anyway: an adapter's weights fit no whole model."""
+    run_dir = a_run(tmp_path / "a", config("adapter=lora"), Status.interrupted, 5)
+    (run_dir / "checkpoints/checkpoint-5/adapter_config.json").write_text("{}")
+    named = f"trainer.resume_from_checkpoint={run_dir}/checkpoints/checkpoint-5"
+    for words in ((), ("trainer.resume_anyway=true",)):
+        for asked, place in ((words, run_dir), ((named, *words), tmp_path / "b")):
+            with pytest.raises(ConfigError, match=r"LoRA checkpoint.* add adapter=lora"):
+                prepare_run(config(*asked), place)
+    assert prepare_run(config("adapter=lora"), run_dir)
