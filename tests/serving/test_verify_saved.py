@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from sft_app.loader.model.legacy_config import add_legacy_rope_keys
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Phi3Config
 
+from sft_app.loader.rope.legacy_keys import add_legacy_rope_keys
 from sft_app.serving.expectations import probe_logits, rope_facts, write_expectations
 from sft_app.serving.verify_saved import verify_saved
 

@@ -2,14 +2,13 @@
 
 import pytest
 
-from sft_app.launch.job import fresh_pages
 from sft_app.launch.job.fresh_pages import FreshPage
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    monkeypatch.setattr(fresh_pages.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("sft_app.launch.job.fresh_pages.time.monotonic", lambda: now[0])
     return now
 
 
