@@ -50,15 +50,20 @@ def read_run(run_dir: Path) -> RunFolder:
     config = _read_config(run_dir, problems)
     plan = _read_plan(run_dir, problems)
     metrics, metrics_problems = read_metrics(run_dir)
+    status = _status(run_dir, result, metrics)
+    problems += metrics_problems
+    if status == "running":  # what is still to come is no news
+        missing = [name for name in (PLAN, METRICS) if not (run_dir / name).exists()]
+        problems = [p for p in problems if not p.startswith(tuple(missing))]
     return RunFolder(
         directory=run_dir,
-        status=_status(run_dir, result, metrics),
+        status=status,
         result=result,
         config=config,
         overrides=_read_overrides(run_dir),
         plan=plan,
         metrics=metrics,
-        problems=problems + metrics_problems,
+        problems=problems,
     )
 
 

@@ -111,3 +111,13 @@ def test_tokens_and_passwords_stay_out_and_pad_tokens_stay_in(tmp_path: Path) ->
     run = read_run(write_run(tmp_path, config=config, overrides=overrides))
     assert run.config["extra"] == {"hub_token": "(hidden)", "pad_token": "<pad>", "api_key": None}
     assert run.overrides == ["+trainer.extra.hub_token=(hidden)", "tokenizer.pad_token=eos"]
+
+
+def test_what_a_run_that_goes_on_has_still_to_write_is_no_problem(completed_run: Path) -> None:
+    for name in (PLAN, METRICS):
+        (completed_run / name).unlink()
+    assert len(read_run(completed_run).problems) == 2
+    result = json.loads((completed_run / RESULT).read_text()) | {"status": "running"}
+    (completed_run / RESULT).write_text(json.dumps(result))
+    run = read_run(completed_run)
+    assert run.status == "running" and run.problems == []
