@@ -42,6 +42,7 @@ from sft_app.training.peft.lora import plain_model
 from sft_app.training.peft.merge_qlora import bring_to_device
 from sft_app.training.prepare_model import PreparedModel, prepare_model, reads_on_host
 from sft_app.training.run_record import RunRecord
+from sft_app.training.saving.check_room import check_room
 from sft_app.training.saving.checkpoints import agree_on_resume_point, set_newer_aside
 from sft_app.training.saving.save_final_model import save_final_model
 from sft_app.training.saving.verify_final_model import verify_final_model, write_expected
@@ -81,6 +82,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     limit_to_budget(args, config, data)
     if record.is_main:
         write_plan(plans, data, run_dir)
+        check_room(config, plans, run_dir)
     measured = plan_what_to_measure(config, plans, data)
     evaluates_before = bool(measured) and config.evaluation.before
     evaluates_after = bool(measured) and config.evaluation.after

@@ -40,4 +40,5 @@ class LaunchConfig:
     they are killed; a second signal kills them at once."""
     timeout: int = 1800
     """Seconds without a finished micro-batch, step or checkpoint after which training counts as
-    hung: the job ends, with the stacks of every rank in `stacks/`. 0: never."""
+    hung: the job ends, with the stacks of every rank in `stacks/`. Loading before it, and the final
+    save and evaluation after it, are not covered. 0: never."""
