@@ -23,7 +23,9 @@ from sft_app.launch.job.worker_processes import worker_environment
 from sft_app.records.evaluation_file import EvaluationRequest, read_evaluation
 from sft_app.records.failure import clear_failures, first_failure
 from sft_app.records.run_files import CONFIG, EVALUATION
+from sft_app.reporting.run.evaluation_report import write_evaluation_report
 from sft_app.reporting.run.evaluation_text import evaluation_lines
+from sft_app.reporting.run.read_run import is_run
 
 RUN_DIR = "hydra.run.dir="
 """Where the evaluation shall go; else to a folder of its own below outputs/evaluations."""
@@ -60,10 +62,14 @@ class Folder:
 
     @classmethod
     def make(cls) -> Path:
-        """Make the folder, and return it."""
+        """Make the folder, and return it; raises ConfigError for one that holds a run."""
         now = datetime.now()
         own = f"outputs/evaluations/{now:%Y-%m-%d}/{now:%H-%M-%S}"
         directory = Path(cls.named[-1] if cls.named else own)
+        if is_run(directory):  # whose config.yaml and report.html would be lost
+            raise ConfigError(
+                f"{RUN_DIR}{directory} holds a run: name another folder for the evaluation."
+            )
         directory.mkdir(parents=True, exist_ok=True)
         return directory
 
@@ -79,7 +85,10 @@ def evaluate(composed: DictConfig) -> None:
             raise ConfigError("no model is named: add model.name_or_path=/some/dir.")
     except ConfigError as error:
         exit_with_message(error)
-    directory = Folder.make()
+    try:
+        directory = Folder.make()
+    except ConfigError as error:
+        exit_with_message(error)
     request = EvaluationRequest(
         own_context="context_length" not in given,
         conversations=any(key == "data" or key.startswith("data.") for key in given),
@@ -109,6 +118,10 @@ def evaluate(composed: DictConfig) -> None:
     for line in evaluation_lines(read_evaluation(directory)):
         print(line)
     print(f"  {directory / EVALUATION}")
+    try:
+        print(f"  {write_evaluation_report(directory)}")
+    except OSError as error:  # what was measured stands
+        print(f"sft-eval: no page was written: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ from sft_app import api
 from sft_app.api import make_callable
 from sft_app.common.console import guard_console
 from sft_app.config.schema.sweep import BestBy
+from sft_app.records.evaluation_file import read_evaluation
+from sft_app.reporting.run.evaluation_report import is_evaluation, write_evaluation_report
+from sft_app.reporting.run.evaluation_text import evaluation_lines
 from sft_app.reporting.run.find_runs import Found, find
 from sft_app.reporting.run.read_run import is_run, read_run
 from sft_app.reporting.sweep.cells import collect_sweep
@@ -37,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     if len(options.directories) > 1:
         return _compare(options.directories, console)
     directory = options.directories[0]
+    if is_evaluation(directory):
+        return _report_evaluation(directory, console)
     found = find(directory)
     if found is None:
         return _complain(f"There is no run in {directory}: no config.yaml, result.json or .hydra/.")
@@ -54,6 +59,16 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(plain(str(path)), soft_wrap=True)
     if options.open:
         webbrowser.open(written[-1].absolute().as_uri())
+    return 0
+
+
+def _report_evaluation(directory: Path, console: Console) -> int:
+    try:
+        for line in evaluation_lines(read_evaluation(directory)):
+            console.print(plain(line), soft_wrap=True)
+        console.print(plain(str(write_evaluation_report(directory))), soft_wrap=True)
+    except (ValueError, OSError) as error:
+        return _complain(f"{error}.", code=1)
     return 0
 
 

@@ -40,6 +40,17 @@ def write_evaluation(directory: Path, evaluation: Evaluation, about: dict[str, A
     write_atomically(directory / EVALUATION, text + "\n")
 
 
+def read_about(directory: Path) -> dict[str, Any]:
+    """Return what eval.json says beside the measurements; raises ValueError as read_evaluation."""
+    path = directory / EVALUATION
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        measurements = {field.name for field in dataclasses.fields(Evaluation)}
+        return {key: value for key, value in raw.items() if key not in measurements}
+    except (OSError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a readable evaluation: {error}") from error
+
+
 def read_evaluation(directory: Path) -> Evaluation:
     """Read eval.json; raises ValueError when it is missing or not readable."""
     path = directory / EVALUATION

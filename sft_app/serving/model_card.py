@@ -50,8 +50,7 @@ def card_text(
 def _header(result: RunResult, config: dict[str, Any]) -> str:
     base = result.model
     fields: dict[str, Any] = {"library_name": "transformers", "license": "other"}
-    is_hub_id = base.count("/") == 1 and not base.startswith((".", "/", "~"))
-    if is_hub_id:
+    if _is_hub_id(base):
         fields["base_model"] = base
     fields["tags"] = ["sft", "long-context", f"context-{result.context_length}"]
     return f"---\n{yaml.safe_dump(fields, sort_keys=False).strip()}\n---"
@@ -61,8 +60,8 @@ def _made_from(result: RunResult, config: dict[str, Any], plan: dict[str, Any]) 
     rope, adapter = plan.get("rope", {}), config.get("adapter", {})
     factor = f", factor {result.rope_factor:g}" if result.rope_factor else ""
     original = rope.get("original_context_length")
-    yield f"- base model: `{result.model}`"
-    yield f"- data: `{config.get('data', {}).get('train')}`"
+    yield f"- base model: `{_public(result.model)}`"
+    yield f"- data: {_data(config.get('data', {}).get('train'))}"
     before = f", from {original:,}" if isinstance(original, int) else ""
     length = f"{result.context_length:,} tokens{before}"
     yield f"- context: {length} (RoPE: {result.rope_method}{factor})"
@@ -75,6 +74,22 @@ def _made_from(result: RunResult, config: dict[str, Any], plan: dict[str, Any]) 
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
     if versions:
         yield f"- made with: {versions}"
+
+
+def _is_hub_id(name: str) -> bool:
+    """`owner/name`, and no folder of this machine that happens to read like it."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
+
+
+def _public(name: str) -> str:
+    """A hub's or a package's name as it is; of a path only the end: a card leaves the building."""
+    return name if _is_hub_id(name) or "://" in name else Path(name).name
+
+
+def _data(train: object) -> str:
+    sources = train if isinstance(train, list) else [train]
+    paths = [source.get("path") if isinstance(source, dict) else source for source in sources]
+    return ", ".join(f"`{_public(str(path))}`" for path in paths)
 
 
 def _results(result: RunResult) -> Iterator[str]:
@@ -114,7 +129,7 @@ def _numbers(evaluation: Evaluation | None) -> dict[str, str]:
 
 def _lines(model_dir: Path) -> str:
     lines = []
-    for line in serving_lines(model_dir):
+    for line in serving_lines(model_dir, shown_as=f"./{model_dir.name}"):
         note = f", {line.note}" if line.note else ""
         lines += [f"# {line.engine}{note}", line.command]
     return "\n".join(lines)

@@ -16,16 +16,16 @@ class ServingLine:
     note: str = ""
 
 
-def serving_lines(model_dir: Path) -> list[ServingLine]:
+def serving_lines(model_dir: Path, shown_as: str | None = None) -> list[ServingLine]:
     """Return a line for vLLM, SGLang, `transformers serve` and llama.cpp, from config.json alone.
 
     Each names the context length outright: engines multiply or take the smaller of several numbers,
-    each in its own way.
+    each in its own way. `shown_as`: where the lines say that the model lies; null: in `model_dir`.
     """
     config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
     text: dict[str, Any] = config.get("text_config") or config
     length = served_length(model_dir, text)
-    where = shlex.quote(str(model_dir))
+    where = shlex.quote(shown_as or str(model_dir))
     rope = _global_rope(text)
     kind = rope.get("rope_type", "default")
     vllm = f"vllm serve {where}" + (f" --max-model-len {length}" if length else "")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sft_app.report import main
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 KEYS = {"heldout", "by_length", "tasks", "effective_length", "longppl", "loss_by_position"}
 
@@ -36,6 +38,13 @@ def test_two_ranks_measure_a_checkpoint_at_its_own_length_and_beyond(
         "score": 0.0, "samples": 3, "by_depth": {"0": 0.0, "0.25": 0.0, "0.5": 0.0},
     }  # fmt: skip
     assert list(found["loss_by_position"])[-1] == "1024"
+    written = (tmp_path / "eval" / "report.html").read_text()
+    assert "passkey, by depth of the needle" in written
+    (tmp_path / "eval" / "report.html").unlink()
+    # From its files alone; and it is no run of outputs/.
+    assert main([str(tmp_path / "eval")]) == 0
+    assert (tmp_path / "eval" / "report.html").read_text() == written
+    assert main([str(tmp_path)]) == 2
 
 
 @pytest.mark.parametrize(

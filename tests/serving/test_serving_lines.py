@@ -112,5 +112,21 @@ def test_the_card_says_what_it_is_made_from_and_what_came_out(tmp_path: Path) ->
     assert "RoPE: yarn, factor 4" in text
     assert "method: lora, merged" in text
     assert "| passkey at 4,096 tokens |  | 75% |" in text
-    assert "vllm serve" in text
+    assert "vllm serve ./model " in text
     assert write_model_card(tmp_path / "nothing") is None
+
+
+def test_a_card_leaves_the_building_without_the_paths_of_this_machine(tmp_path: Path) -> None:
+    model_with(YARN, tmp_path / "model")
+    RunResult(
+        status=Status.completed, started_at="2026-01-01T00:00:00+00:00", config_hash="a", seed=1,
+        context_length=32768, model="/home/someone/secret/base-7b",
+    ).write(tmp_path)  # fmt: skip
+    sources = f"[{{path: /home/someone/secret/a.json}}, org/data, {tmp_path}/b.jsonl]"
+    (tmp_path / "config.yaml").write_text(f"data: {{train: {sources}}}\n")
+    path = write_model_card(tmp_path)
+    assert path is not None
+    text = path.read_text()
+    assert "base model: `base-7b`" in text
+    assert "data: `a.json`, `org/data`, `b.jsonl`" in text
+    assert "/home/" not in text and str(tmp_path) not in text

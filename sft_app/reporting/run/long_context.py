@@ -40,18 +40,50 @@ class LongContext:
     figures: list[Figure] = field(default_factory=list)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Words:
+    """What the length and the newer curve are called."""
+
+    length: str
+    newer: str
+    marked: str
+
+
+_OF_A_RUN = _Words(
+    length="the trained",
+    newer="after training",
+    marked="The dotted line is the length that this run trained for.",
+)
+_OF_A_MODEL = _Words(
+    length="its own",
+    newer="as measured",
+    marked="The dotted line is the length that the model was evaluated for.",
+)
+
+
 def long_context(result: RunResult) -> LongContext | None:
     """Return what was measured on long contexts, or None when nothing was."""
     before, after = result.evaluation_before, result.evaluation_after
+    return _long_context(before, after, result.context_length, _OF_A_RUN)
+
+
+def long_context_of_one(evaluation: Evaluation, context_length: int) -> LongContext | None:
+    """Return the same for one evaluation, of a model at its own `context_length`."""
+    return _long_context(None, evaluation, context_length, _OF_A_MODEL)
+
+
+def _long_context(
+    before: Evaluation | None, after: Evaluation | None, length: int, words: _Words
+) -> LongContext | None:
     newest = after or before
     if newest is None or not (newest.tasks or newest.loss_by_position or newest.longppl):
         return None
     charts = [
-        _scores_chart(before, after, result.context_length),
-        _positions_chart(before, after, result.context_length),
+        _scores_chart(before, after, length, words),
+        _positions_chart(before, after, length, words),
     ]
     return LongContext(
-        sentences=_sentences(before, after, result.context_length),
+        sentences=_sentences(before, after, length, words),
         heat_maps=_heat_maps(before if after else None, newest),
         figures=[figure for chart in charts if chart and (figure := draw(chart))],
     )
@@ -76,7 +108,9 @@ def points(value: float | None) -> str:
     return format_values.NOT_MEASURED if value is None else f"{100 * value:+.0f} points"
 
 
-def _sentences(before: Evaluation | None, after: Evaluation | None, trained: int) -> list[str]:
+def _sentences(
+    before: Evaluation | None, after: Evaluation | None, trained: int, words: _Words
+) -> list[str]:
     newest = after or before
     assert newest is not None
     found = []
@@ -89,7 +123,7 @@ def _sentences(before: Evaluation | None, after: Evaluation | None, trained: int
     change = cliff(newest, trained)
     if change is not None:
         found.append(
-            f"Beyond the trained {trained:,} tokens the mean score changes: {points(change)}."
+            f"Beyond {words.length} {trained:,} tokens the mean score changes: {points(change)}."
         )
     known = {n: value for n, value in newest.longppl.items() if value is not None}
     if newest.longppl:
@@ -137,22 +171,22 @@ def _cell(share: float | None, before: float | None = None) -> HeatCell:
 
 
 def _scores_chart(
-    before: Evaluation | None, after: Evaluation | None, trained: int
+    before: Evaluation | None, after: Evaluation | None, trained: int, words: _Words
 ) -> Chart | None:
     series = [(e, mean_scores(e.tasks) if e else {}) for e in (before, after)]
     if max(len(means) for _, means in series) < 2:
         return None
-    lines, legend = _before_and_after([means for _, means in series], marker=True)
+    lines, legend = _before_and_after([means for _, means in series], words, marker=True)
     return Chart(
         name="task-scores", title="Mean task score by length", unit="share of answers",
         x_label="context length in tokens", lines=lines, legend=legend, lengths_on_x=True,
         mark_x=trained, y_range=(-0.03, 1.05),
-        note="The dotted line is the length that this run trained for.",
+        note=words.marked,
     )  # fmt: skip
 
 
 def _positions_chart(
-    before: Evaluation | None, after: Evaluation | None, trained: int
+    before: Evaluation | None, after: Evaluation | None, trained: int, words: _Words
 ) -> Chart | None:
     curves = [
         {int(p): loss for p, loss in e.loss_by_position.items()} if e else {}
@@ -160,7 +194,7 @@ def _positions_chart(
     ]
     if not any(curves):
         return None
-    lines, legend = _before_and_after(curves, marker=False)
+    lines, legend = _before_and_after(curves, words, marker=False)
     last = max(p for curve in curves for p in curve)
     return Chart(
         name="loss-by-position", title="Loss by position", unit="nats per token",
@@ -171,12 +205,12 @@ def _positions_chart(
 
 
 def _before_and_after(
-    curves: list[dict[int, float]], *, marker: bool
+    curves: list[dict[int, float]], words: _Words, *, marker: bool
 ) -> tuple[list[Line], list[LegendEntry]]:
     lines, legend = [], []
     for label, curve, colour, dashed in (
         ("before training", curves[0], BEFORE, True),
-        ("after training", curves[1], AFTER, False),
+        (words.newer, curves[1], AFTER, False),
     ):
         if curve:
             x = sorted(curve)

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from sft_app.common.secrets import shown_override, without_secrets
+from sft_app.records.evaluation_file import REQUEST
 from sft_app.records.liveness import has_died
 from sft_app.records.result import RunResult, Status, read_result
 from sft_app.records.run_files import CONFIG, LOG, METRICS, PLAN, RESULT
@@ -69,6 +70,8 @@ def read_run(run_dir: Path) -> RunFolder:
 
 def is_run(directory: Path) -> bool:
     """Tell whether a run lives, or began, in this very directory."""
+    if (directory / REQUEST).is_file():
+        return False  # sft-eval trains nothing
     if any((directory / name).is_file() for name in (RESULT, HYDRA_OVERRIDES)):
         return True
     config = directory / CONFIG
