@@ -14,9 +14,15 @@ from typing import Any
 import torch
 import transformers
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 
 from sft_app.common.processes import die_with_parent
+from sft_app.records.run_files import ADAPTER
 from sft_app.records.verification import Check, Verification
 from sft_app.serving.expectations import (
     EXPECTED,
@@ -27,6 +33,7 @@ from sft_app.serving.expectations import (
     without_legacy_type,
 )
 
+PEFT_CONFIG = "adapter_config.json"
 FLOAT32_BELOW = 3e9
 """Parameters: what is larger is compared in its own dtype, for the host's memory."""
 TOLERANCE = {"float32": 1e-3}
@@ -59,6 +66,11 @@ def verify_saved(directory: Path, expectations: Path | None) -> Verification:
         )
         checks["chat template"] = _same({"chat": facts["chat"]}, expected)
     checks["logits"] = _logits(model, tokenizer, expectations, expected)
+    adapter = expectations.parent / ADAPTER if expectations is not None else None
+    if adapter is not None and (adapter / PEFT_CONFIG).is_file() and expected is not None:
+        stored = str(model.config.dtype)
+        del model
+        checks["adapter"] = _adapter(adapter, expectations or adapter, expected, stored)
     return Verification(passed=all(check.passed for check in checks.values()), checks=checks)
 
 
@@ -135,6 +147,46 @@ def _logits(
         _, logits = probe_logits(model, tokenizer, torch.device("cpu"))
         finite = bool(torch.isfinite(logits).all())
         return Check(passed=finite, detail="finite" if finite else "not finite")
+    exact = model.dtype == torch.float32 and expected["computed_in"] == "float32"
+    return _same_logits(model, expectations, TOLERANCE["float32"] if exact else TOLERANCE_16_BITS)
+
+
+def _adapter(
+    adapter: Path, expectations: Path, expected: dict[str, Any], merged_dtype: str
+) -> Check:
+    """The adapter on its base, by PEFT, gives what the merged model gave in memory."""
+    about = json.loads((adapter / PEFT_CONFIG).read_text(encoding="utf-8"))
+    base = str(about["base_model_name_or_path"])
+    if "://" in base or (Path(base).exists() and not (Path(base) / "config.json").is_file()):
+        return Check(
+            passed=True, detail=f"not compared: {Path(base).name} is no folder of transformers"
+        )
+    if not (expectations / PROBE).is_file():
+        return Check(passed=True, detail="not compared: no logits were kept")
+    try:
+        from peft import PeftModel
+
+        config = AutoConfig.from_pretrained(adapter)
+        text = config.get_text_config(decoder=True)
+        revision = about.get("revision")
+        own = AutoConfig.from_pretrained(base, revision=revision)
+        rows, text.vocab_size = text.vocab_size, own.get_text_config(decoder=True).vocab_size
+        model = AutoModelForCausalLM.from_pretrained(
+            base, revision=revision, config=config, dtype="auto"
+        )
+        if rows != text.vocab_size:
+            model.resize_token_embeddings(rows, mean_resizing=False)
+        if sum(p.numel() for p in model.parameters()) < FLOAT32_BELOW:
+            model = model.float()
+        model = PeftModel.from_pretrained(model, adapter).eval()
+    except Exception as error:  # whatever a reader would run into
+        return Check(passed=False, detail=" ".join(f"{type(error).__name__}: {error}".split()))
+    # The merged sum was rounded to what is saved; the adapter beside its base is not.
+    exact = merged_dtype == "torch.float32" and expected["computed_in"] == "float32"
+    return _same_logits(model, expectations, TOLERANCE["float32"] if exact else TOLERANCE_16_BITS)
+
+
+def _same_logits(model: Any, expectations: Path, allowed: float) -> Check:
     probe = load_file(expectations / PROBE)
     with torch.no_grad():
         logits = model(input_ids=probe["input_ids"], use_cache=False).logits.float()
@@ -142,8 +194,6 @@ def _logits(
         return Check(passed=False, detail=f"{logits.shape[-1]} logits a token")
     largest = float(probe["logits"].abs().max())
     difference = float((logits - probe["logits"]).abs().max()) / max(largest, 1e-6)
-    exact = model.dtype == torch.float32 and expected["computed_in"] == "float32"
-    allowed = TOLERANCE["float32"] if exact else TOLERANCE_16_BITS
     text = f"differ by {difference:.1e} of the largest, {allowed:.0e} allowed"
     return Check(passed=difference <= allowed, detail=text)
 

@@ -17,6 +17,8 @@ def test_every_run_ends_with_the_verdict_of_a_fresh_process(
     assert verdict is not None and verdict.passed, verdict
     assert "rope_parameters" not in verdict.checks["positions"].detail
     assert "a fresh process loads the model as it was trained" in trained.output
+    assert "differ by" in verdict.checks["adapter"].detail, "PEFT, on the base, gives the same"
+    assert (trained.directory / "adapter" / "adapter_model.safetensors").is_file()
     answer = run_command("sft-verify", "run", cwd=tmp_path)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert "against the model as it was trained" in answer.stdout

@@ -5,6 +5,7 @@ is read once more, in its own dtype, into the host's memory of rank 0, and the a
 """
 
 import logging
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -18,16 +19,22 @@ from sft_app.loader.model.embeddings import fit_model_to_tokenizer
 from sft_app.loader.model.load_model import load_model
 from sft_app.training.model_plan import ModelPlans
 from sft_app.training.peft.lora import merge_adapter, put_adapter
+from sft_app.training.peft.save_adapter import stage_adapter
 
 log = logging.getLogger(__name__)
 
 
 def merge_into_full_precision(
-    trained: nn.Module, config: AppConfig, plans: ModelPlans, device: torch.device
+    trained: nn.Module,
+    config: AppConfig,
+    plans: ModelPlans,
+    device: torch.device,
+    adapter_dir: Path,
 ) -> PreTrainedModel:
     """Return the plain model, on rank 0 in the host's memory, elsewhere without memory.
 
-    `trained`, PEFT's wrapper of the quantised model, is spent: it leaves the device.
+    The adapter alone is staged for `adapter_dir`. `trained`, PEFT's wrapper of the quantised model,
+    is spent: it leaves the device.
     """
     adapter = {n: p.detach().cpu() for n, p in trained.named_parameters() if p.requires_grad}
     release(trained)
@@ -46,6 +53,8 @@ def merge_into_full_precision(
     whole = put_adapter(base, config.adapter, plans.tokenizer_plan.added_token_ids)
     unknown = whole.load_state_dict(adapter, strict=False).unexpected_keys
     assert not unknown, f"the adapter has places that the model lacks: {unknown}"
+    added = bool(plans.tokenizer_plan.added_token_ids)
+    stage_adapter(whole, config.model, adapter_dir, with_embeddings=added)
     merged = merge_adapter(whole)
     log.info("adapter         merged into weights in %s, read once more", str(base.dtype))
     return merged
