@@ -70,15 +70,12 @@ def plan(config: "AppConfig") -> Plan:
 
     Raises ConfigError or DataError for what the model, tokenizer or data do not allow.
     """
-    import torch
+    from sft_app.training.model_plan import plan_everything
 
-    from sft_app.training.arguments import uses_cuda
-    from sft_app.training.model_plan import plan_as_dict, plan_data, plan_model
-
-    device = torch.device("cuda" if uses_cuda(config.launch.device) else "cpu")
-    model = plan_model(config, device)
-    data = plan_data(config, model.tokenizer, model.packing)
-    return Plan(text=f"{model}\n{data.statistics}", values=plan_as_dict(model, data))
+    planned = plan_everything(config)
+    hardware = f"\n{planned.hardware}" if planned.hardware else ""
+    text = f"{planned.model}\n{planned.data.statistics}{hardware}"
+    return Plan(text=text, values=planned.as_dict())
 
 
 def train(config: "AppConfig", run_dir: str | Path) -> "RunResult":

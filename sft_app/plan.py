@@ -1,10 +1,12 @@
 """sft-plan: what sft-train would do with the same arguments, without loading weights."""
 
+import json
 import sys
 import tempfile
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sft_app import api
@@ -19,6 +21,7 @@ from sft_app.config.one_sentence import exit_with_message
 from sft_app.config.overrides.read_overrides import quoted
 from sft_app.config.schema.app import register_schema
 from sft_app.config.validation.validate import validate
+from sft_app.reporting.terminal.planned_jobs import JobRow, PlannedJobs
 
 WRITES_NOTHING = [
     "hydra.run.dir=.",
@@ -29,14 +32,23 @@ WRITES_NOTHING = [
 """Beside a sweep's folder, which Hydra makes whatever it is told: it is a temporary one."""
 
 
+JSON = "--json"
+"""Print one JSON object in the place of lines."""
+PLANNED = PlannedJobs()
+
+
 def main() -> None:
     """Run the command; exits with 0, or with 1 or 2 when it cannot be done as asked."""
     guard_console()
+    as_json = JSON in sys.argv[1:]
+    sys.argv[1:] = [word for word in sys.argv[1:] if word != JSON]
     prepare_arguments(sys.argv)
     register_schema()
+    PLANNED.as_json = as_json
     with tempfile.TemporaryDirectory(prefix="sft-plan-") as scratch:
         sys.argv += [*WRITES_NOTHING, f"hydra.sweep.dir={quoted(scratch)}"]
         run_task(plan)
+    PLANNED.print_rows()
 
 
 @hydra.main(version_base="1.3", config_path="pkg://sft_app.conf", config_name="config")
@@ -52,10 +64,18 @@ def plan(config: DictConfig) -> None:
         exit_with_message(error)
     # Composing is over, and went well: only now are seconds spent on importing torch.
     with lean_imports("datasets", "peft"):
-        from sft_app.training.model_plan import print_plan
+        from sft_app.training.model_plan import plan_everything, print_plan
 
     try:
-        print_plan(typed)
+        planned = plan_everything(typed)
+        hydra_config = HydraConfig.get()
+        if hydra_config.mode is RunMode.MULTIRUN:
+            words = hydra_config.overrides.task
+            PLANNED.rows.append(JobRow(" ".join(words), planned.as_dict()))
+        elif PLANNED.as_json:
+            print(json.dumps(planned.as_dict(), indent=2))
+        else:
+            print_plan(typed, planned)
     except ValueError as error:  # ConfigError, DataError: sentences for the user
         exit_with_message(error)
 

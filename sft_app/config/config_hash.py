@@ -17,6 +17,7 @@ CANNOT_CHANGE_THE_OUTCOME = {
     "sweep": ("name", "budget", "tokens", "tokens_per_step", "skip_longer_after_oom", "lengths",
               "heldout_length", "best_by"),
     "run": None,
+    "plan": None,
     "launch": ("rdzv_endpoint", "rdzv_timeout_seconds", "node_rank", "cpu_threads",
                "shutdown_grace_seconds", "timeout"),
     "model": ("cache_dir",),

@@ -23,6 +23,7 @@ from sft_app.loader.tokenizer.load_tokenizer import load_tokenizer
 from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
 from sft_app.training.arguments import uses_cuda
 from sft_app.training.attention.choose_attention import AttentionPlan, choose_attention
+from sft_app.training.estimates.absent_hardware import HardwarePlan, plan_hardware
 from sft_app.training.estimates.memory_estimate import MemoryEstimate, estimate_memory
 from sft_app.training.loss.choose_loss import LossPlan, plan_loss
 from sft_app.training.loss.chunked_cross_entropy import chunk_bytes
@@ -148,15 +149,46 @@ def plan_as_dict(model: ModelPlans, data: PreparedData) -> dict[str, Any]:
     }
 
 
-def print_plan(config: AppConfig) -> None:
-    """Print plans, data statistics and, with data.preview=N, the first N examples by label."""
+@dataclass(frozen=True, kw_only=True)
+class WholePlan:
+    """All that sft-plan tells: the model's part, the data's, and that of hardware elsewhere."""
+
+    model: ModelPlans
+    data: PreparedData
+    hardware: HardwarePlan | None
+    """None: this machine's."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `sft-plan --json` prints."""
+        hardware = self.hardware.as_dict() if self.hardware else None
+        return {**plan_as_dict(self.model, self.data), "hardware": hardware}
+
+
+def plan_everything(config: AppConfig) -> WholePlan:
+    """Decide and read as a run would; nothing is loaded, and no GPU of plan.gpu is needed."""
     # What transformers says while headers are checked and lengths are counted is no finding.
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     device = torch.device("cuda" if uses_cuda(config.launch.device) else "cpu")
     plans = plan_model(config, device)
-    print(plans)
     data = plan_data(config, plans.tokenizer, plans.packing)
-    print(describe_statistics(data.statistics))
+    hardware = None
+    if config.plan.gpu is not None:
+        fitted = data.statistics.train
+        hardware = plan_hardware(
+            config,
+            plans.pretrained,
+            row_lengths=data.train.lengths,
+            supervised_share=fitted.supervised_tokens / fitted.used_tokens,
+        )
+    return WholePlan(model=plans, data=data, hardware=hardware)
+
+
+def print_plan(config: AppConfig, plan: WholePlan) -> None:
+    """Print plans, data statistics and, with data.preview=N, the first N examples by label."""
+    print(plan.model)
+    print(describe_statistics(plan.data.statistics))
+    if plan.hardware is not None:
+        print(plan.hardware)
     if config.data.preview:
-        Console().print(preview(data, plans.tokenizer, config.data.preview))
+        Console().print(preview(plan.data, plan.model.tokenizer, config.data.preview))

@@ -21,6 +21,7 @@ def test_a_plan_is_printed_and_nothing_is_written(
         "context_length=128",
         "rope=yarn",
         "launch.device=cpu",
+        "plan.gpu=h100",
         cwd=tmp_path / "here",
         env={"SFT_CACHE_DIR": str(tmp_path / "cache")},
     )
@@ -29,5 +30,6 @@ def test_a_plan_is_printed_and_nothing_is_written(
     # 128 of 64 positions: a factor of 2. 60 conversations, of which a tenth at most is held out.
     assert "yarn" in answer.stdout and "64" in answer.stdout and "128" in answer.stdout
     assert "60 records" in answer.stdout
+    assert "it fits" in answer.stdout and "GPU-hours" in answer.stdout, "nothing asks for a GPU"
     assert "spell" in answer.stdout, "data.preview=1 shows a conversation"
     assert not list((tmp_path / "here").iterdir())

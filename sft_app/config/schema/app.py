@@ -13,6 +13,7 @@ from sft_app.config.schema.evaluation import EvaluationConfig
 from sft_app.config.schema.from_environment import mark, plain, references
 from sft_app.config.schema.launch import LaunchConfig
 from sft_app.config.schema.model import ModelConfig, TokenizerConfig
+from sft_app.config.schema.plan import PlanConfig
 from sft_app.config.schema.rope import RopeConfig
 from sft_app.config.schema.run import RunConfig
 from sft_app.config.schema.sweep import SweepConfig
@@ -50,6 +51,8 @@ class AppConfig:
     """What the jobs of `sft-train --multirun` share."""
     run: RunConfig = field(default_factory=RunConfig)
     """The name of a run that can be continued."""
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    """GPUs that sft-plan reckons with."""
 
 
 # On import, because the job of a Ray worker unpickles a configuration and composes none.

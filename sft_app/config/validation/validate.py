@@ -6,6 +6,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
+from sft_app.common.datasheets import BY_KEY
 from sft_app.common.errors import ConfigError
 from sft_app.config.locations import (
     COMPRESSED_SUFFIXES,
@@ -81,6 +82,7 @@ def validate(config: AppConfig, *, on_slurm: bool = False) -> None:
         check_trainer_support,
         _check_launch,
         _check_run,
+        _check_plan,
     ]
     for check in checks:
         check(config)
@@ -186,6 +188,20 @@ def _check_run(config: AppConfig) -> None:
         raise ConfigError(
             f"run.name={name} names a folder: use letters, digits and . _ - only, such as "
             "run.name=vicuna_1."
+        )
+
+
+def _check_plan(config: AppConfig) -> None:
+    plan, trainer = config.plan, config.trainer
+    if plan.gpu is None:
+        return
+    _check_choice("plan.gpu", plan.gpu, list(BY_KEY))
+    together = trainer.context_parallel_size * trainer.tensor_parallel_size
+    if plan.gpus % together:
+        raise ConfigError(
+            f"plan.gpus={plan.gpus} are not divided by the {together} processes that "
+            "trainer.context_parallel_size and trainer.tensor_parallel_size put together: set "
+            f"plan.gpus={together}, or a multiple of it."
         )
 
 

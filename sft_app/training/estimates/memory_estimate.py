@@ -15,6 +15,7 @@ from sft_app.training.decoder_layers import decoder_layers
 from sft_app.training.estimates.activations import Activations, count_activations
 from sft_app.training.estimates.optimizer_state import optimizer_state_bytes
 from sft_app.training.loss.patched_forward import chunked_loss_obstacle
+from sft_app.training.metrics.flops import ModelShape, shape_of
 from sft_app.training.peft.lora import put_adapter
 from sft_app.training.peft.quantize import bytes_in_4_bits, layers_to_quantise
 
@@ -90,31 +91,77 @@ def estimate_memory(
     share parameters, gradients and optimizer state (FSDP); `num_replicas`: processes that reduce
     whole gradients (DDP).
     """
-    model = build_skeleton(config, dtype=dtype)
-    in_chunks = chunked_loss_obstacle(model) is None
-    saved = _saved_by_quantisation(model, adapter)
-    whole = put_adapter(model, adapter)
-    parameters = list(whole.parameters())
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    shard = math.ceil(context_length / trainer.context_parallel_size)
-    tokens = trainer.per_device_train_batch_size * shard
-    mixed = compute_dtype != dtype
-    copies = 0
-    if mixed and num_shards == 1:
-        copies = compute_dtype.itemsize * _copied(model, whole, trainer.gradient_checkpointing)
-    chunk = _chunk_of_logits(model, tokens, compute_dtype, chunk_bytes) if in_chunks else 0
-    gradients = sum(p.nbytes for p in trained) // num_shards
-    return MemoryEstimate(
-        num_parameters=sum(p.numel() for p in parameters),
-        num_trainable_parameters=sum(p.numel() for p in trained),
-        weights=(sum(p.nbytes for p in parameters) - saved) // num_shards + copies,
-        gradients=gradients,
-        optimizer=optimizer_state_bytes(whole, trainer.optim) // num_shards,
-        activations=_activations(config, trainer, adapter, tokens, dtype, compute_dtype, chunk),
-        logits=chunk + _loss(model, tokens, dtype, compute_dtype, in_chunks=in_chunks),
-        buckets=gradients if num_replicas > 1 and num_shards == 1 else 0,
-        gathered=_gathered(whole, model) if num_shards > 1 else 0,
-    )
+    return MemoryEstimator(
+        config,
+        trainer,
+        adapter,
+        dtype=dtype,
+        compute_dtype=compute_dtype,
+        chunk_bytes=chunk_bytes,
+        num_shards=num_shards,
+        num_replicas=num_replicas,
+    ).at(context_length)
+
+
+class MemoryEstimator:
+    """Estimates for rows of any length of one architecture, which is looked at once."""
+
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        trainer: TrainerConfig,
+        adapter: AdapterConfig,
+        *,
+        dtype: torch.dtype,
+        compute_dtype: torch.dtype,
+        chunk_bytes: int,
+        num_shards: int = 1,
+        num_replicas: int = 1,
+        kept: Activations | None = None,
+    ) -> None:
+        """Take the arguments of `estimate_memory`, and what backward needs where it is known."""
+        self.trainer, self.dtype, self.compute_dtype = trainer, dtype, compute_dtype
+        self.chunk_bytes, self.num_shards, self.num_replicas = chunk_bytes, num_shards, num_replicas
+        self.model = build_skeleton(config, dtype=dtype)
+        self.in_chunks = chunked_loss_obstacle(self.model) is None
+        self.saved = _saved_by_quantisation(self.model, adapter)
+        self.whole = put_adapter(self.model, adapter)
+        self.kept = kept or _kept_for_backward(config, adapter, dtype, compute_dtype)
+        self.gathered = _gathered(self.whole, self.model) if num_shards > 1 else 0
+        self.optimizer = optimizer_state_bytes(self.whole, trainer.optim) // num_shards
+        self.copies = 0
+        if compute_dtype != dtype and num_shards == 1:
+            copied = _copied(self.model, self.whole, trainer.gradient_checkpointing)
+            self.copies = compute_dtype.itemsize * copied
+
+    def at(self, context_length: int) -> MemoryEstimate:
+        """Estimate rows, or sequence shards of rows, of `context_length` tokens."""
+        model, compute_dtype, shards = self.model, self.compute_dtype, self.num_shards
+        parameters = list(self.whole.parameters())
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        shard = math.ceil(context_length / self.trainer.context_parallel_size)
+        tokens = self.trainer.per_device_train_batch_size * shard
+        chunk = 0
+        if self.in_chunks:
+            chunk = _chunk_of_logits(model, tokens, compute_dtype, self.chunk_bytes)
+        gradients = sum(p.nbytes for p in trained) // shards
+        weights = (sum(p.nbytes for p in parameters) - self.saved) // shards
+        loss = _loss(model, tokens, self.dtype, compute_dtype, in_chunks=self.in_chunks)
+        return MemoryEstimate(
+            num_parameters=sum(p.numel() for p in parameters),
+            num_trainable_parameters=sum(p.numel() for p in trained),
+            weights=weights + self.copies,
+            gradients=gradients,
+            optimizer=self.optimizer,
+            activations=_activations(self.kept, self.trainer, tokens, chunk),
+            logits=chunk + loss,
+            buckets=gradients if self.num_replicas > 1 and shards == 1 else 0,
+            gathered=self.gathered,
+        )
+
+    def shape(self) -> ModelShape:
+        """Return what the operations of the model are counted from."""
+        return shape_of(self.model)
 
 
 def _copied(model: PreTrainedModel, whole: nn.Module, recomputed: bool) -> int:
@@ -188,26 +235,24 @@ def _gathered(trained: nn.Module, model: PreTrainedModel) -> int:
     return 2 * max(layers, default=0) + nbytes(trained) - sum(layers)
 
 
-def _activations(
-    config: PretrainedConfig,
-    trainer: TrainerConfig,
-    adapter: AdapterConfig,
-    tokens: int,
-    dtype: torch.dtype,
-    compute_dtype: torch.dtype,
-    chunk: int,
-) -> int:
+def _kept_for_backward(
+    config: PretrainedConfig, adapter: AdapterConfig, dtype: torch.dtype, compute_dtype: torch.dtype
+) -> Activations:
+    kept = count_activations(config, adapter, dtype, compute_dtype)
+    if kept is None:
+        text = config.get_text_config(decoder=True)
+        layer = float(text.hidden_size * compute_dtype.itemsize * ACTIVATION_BYTES // 2)
+        layer_input = float(text.hidden_size * dtype.itemsize)
+        kept = Activations((layer,) * text.num_hidden_layers, layer_input, layer_input)
+    return kept
+
+
+def _activations(kept: Activations, trainer: TrainerConfig, tokens: int, chunk: int) -> int:
     """Count bytes kept for backward: whole layers, or the input of those that are recomputed.
 
     While a layer goes backward there are gradients of what it kept as well (`IN_BACKWARD`); then
     the `chunk` of logits (bytes) is gone.
     """
-    text = config.get_text_config(decoder=True)
-    kept = count_activations(config, adapter, dtype, compute_dtype)
-    if kept is None:
-        layer = float(text.hidden_size * compute_dtype.itemsize * ACTIVATION_BYTES // 2)
-        layer_input = float(text.hidden_size * dtype.itemsize)
-        kept = Activations((layer,) * text.num_hidden_layers, layer_input, layer_input)
     largest = max(kept.layers)
     if not trainer.gradient_checkpointing:
         per_token, backward = sum(kept.layers), IN_BACKWARD * largest

@@ -6,29 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-DATASHEET_TFLOPS: tuple[tuple[str, float], ...] = (
-    # NVIDIA's and AMD's datasheets: dense bfloat16 matrix products with float32 accumulation.
-    # The first name found in torch.cuda.get_device_name() counts, so the special come first.
-    ("B200", 2250.0),
-    ("GH200", 989.4),
-    ("H200", 989.4),
-    ("H100 PCIe", 756.0),
-    ("H100 NVL", 835.5),
-    ("H100", 989.4),
-    ("H800", 989.4),
-    ("H20", 148.0),
-    ("A100", 312.0),
-    ("A800", 312.0),
-    ("L40S", 362.05),
-    ("L40", 181.05),
-    ("L4", 121.0),
-    ("A40", 149.7),
-    ("A30", 165.0),
-    ("A10", 125.0),
-    ("RTX 4090", 165.2),
-    ("RTX 3090", 71.0),
-    ("MI300X", 1307.4),
-)
+from sft_app.common.datasheets import DATASHEETS
 
 
 @dataclass(frozen=True)
@@ -54,9 +32,9 @@ def utilisation(
 
 def datasheet_rate(device_name: str) -> float | None:
     """Return dense bfloat16 FLOP/s by a CUDA device's name; None for an unknown one."""
-    for name, tflops in DATASHEET_TFLOPS:
-        if re.search(rf"\b{name}\b", device_name):  # an A4000 is no A40
-            return tflops * 1e12
+    for sheet in DATASHEETS:
+        if re.search(rf"\b{sheet.name}\b", device_name):  # an A4000 is no A40
+            return sheet.tflops * 1e12
     return None
 
 
