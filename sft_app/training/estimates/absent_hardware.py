@@ -11,6 +11,7 @@ import torch
 from transformers import PretrainedConfig
 
 from sft_app.common.datasheets import BY_KEY, Datasheet
+from sft_app.common.processes import is_installed
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.model import Dtype
@@ -153,7 +154,7 @@ def _changes(config: AppConfig, pretrained: PretrainedConfig) -> list[tuple[str,
 
     if not trainer.gradient_checkpointing:
         change("trainer.gradient_checkpointing=true", gradient_checkpointing=True)
-    if config.adapter.method is AdapterMethod.none:
+    if config.adapter.method is AdapterMethod.none and is_installed("peft"):
         adapter = dataclasses.replace(config.adapter, method=AdapterMethod.lora)
         changes.append(("adapter=lora", dataclasses.replace(config, adapter=adapter)))
     if gpus > 1 and trainer.parallelism is not Parallelism.fsdp:

@@ -1,6 +1,7 @@
 """LoRA: train small matrices beside the frozen ones, and add them in at the end."""
 
 import logging
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,7 +73,9 @@ def put_adapter(
         trainable_token_indices=_rows_to_train(model, new_token_ids) or None,
     )
     try:
-        wrapped = get_peft_model(model, lora)
+        with warnings.catch_warnings():  # PEFT asks for what transformers has renamed
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
+            wrapped = get_peft_model(model, lora)
     except ValueError as error:
         raise ConfigError(f"adapter.target_modules={targets}: {error}") from error
     assert isinstance(wrapped, nn.Module)
