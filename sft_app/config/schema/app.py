@@ -13,7 +13,7 @@ from sft_app.config.schema.evaluation import EvaluationConfig
 from sft_app.config.schema.from_environment import mark, plain, references
 from sft_app.config.schema.launch import LaunchConfig
 from sft_app.config.schema.model import ModelConfig, TokenizerConfig
-from sft_app.config.schema.plan import PlanConfig
+from sft_app.config.schema.planned_hardware import PlanConfig
 from sft_app.config.schema.rope import RopeConfig
 from sft_app.config.schema.run import RunConfig
 from sft_app.config.schema.sweep import SweepConfig
