@@ -70,7 +70,7 @@ def test_documents_longer_than_a_chunk_that_rows_count_are_found_out(random_mode
     model = random_model("llama4_text", attention_chunk_size=16, attention="sdpa")
     names = ("packed_sequence_compatibility_function", "remap_positions_for_packed_sequence")
     counted_from_documents = [name for name in names if hasattr(masking_utils, name)]
-    for name in counted_from_documents:
+    for name in counted_from_documents[:1]:  # 5.23 has both, the second inside the first
         assert verify_isolation(model).isolated
         monkeypatch.setattr(masking_utils, name, chunks_of_the_row)
     check = verify_isolation(model)
