@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -39,12 +39,7 @@ def evaluate(
         reader = TokenReader(model, device, split)
         evaluation = Evaluation()
         if plan.heldout:
-            evaluation.heldout = measure_loss(
-                reader,
-                plan.heldout,
-                pad_token_id=plan.tokenizer.pad_token_id,
-                batch_size=plan.settings.batch_size,
-            )
+            evaluation.heldout = _measure_heldout(plan, reader)
         if plan.long.documents:
             _measure_documents(evaluation, plan, reader)
         if plan.tasks is not None:
@@ -53,6 +48,30 @@ def evaluate(
         if plan.lm_eval:
             evaluation.lm_eval = measure_lm_eval(inner_model(model), plan.tokenizer, plan.lm_eval)
     return evaluation
+
+
+def measure_heldout(
+    plan: EvaluationPlan,
+    model: nn.Module,
+    device: torch.device,
+    split: WorkSplit,
+    after_batch: Callable[[], object] | None = None,
+) -> LossMeasurement:
+    """Measure held-out loss alone, as `evaluate` does; a collective."""
+    with _in_eval_mode(model):
+        return _measure_heldout(plan, TokenReader(model, device, split), after_batch)
+
+
+def _measure_heldout(
+    plan: EvaluationPlan, reader: TokenReader, after_batch: Callable[[], object] | None = None
+) -> LossMeasurement:
+    return measure_loss(
+        reader,
+        plan.heldout,
+        pad_token_id=plan.tokenizer.pad_token_id,
+        batch_size=plan.settings.batch_size,
+        after_batch=after_batch,
+    )
 
 
 def measure_tasks(

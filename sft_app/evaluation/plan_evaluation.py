@@ -1,7 +1,7 @@
 """What a model is measured on, chosen before its weights are read: the same before and after."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -97,7 +97,7 @@ def plan_evaluation(
     return EvaluationPlan(
         settings=settings,
         tokenizer=tokenizer,
-        heldout=_held_out(settings, data),
+        heldout=held_out_conversations(settings, data),
         long=long_documents(config, tokenizer, lengths, from_conversations=data is not None),
         tasks=tasks,
         lm_eval=others,
@@ -118,7 +118,18 @@ def nothing_to_measure(
     )
 
 
-def _held_out(settings: EvaluationConfig, data: PreparedData | None) -> list[dict[str, Tensor]]:
+def heldout_alone(
+    settings: EvaluationConfig, data: PreparedData, tokenizer: PreTrainedTokenizerBase
+) -> EvaluationPlan:
+    """Return the plan of what is measured while training goes: the held-out loss."""
+    heldout = held_out_conversations(settings, data)
+    return replace(nothing_to_measure(settings, tokenizer), heldout=heldout)
+
+
+def held_out_conversations(
+    settings: EvaluationConfig, data: PreparedData | None
+) -> list[dict[str, Tensor]]:
+    """Return the held-out conversations that are measured, fitted to the context."""
     if data is None or data.eval is None:
         return []
     count = len(data.eval.lengths)

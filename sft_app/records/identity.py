@@ -31,6 +31,7 @@ HOW_A_STEP_IS_CUT = (
 NO_MATTER_TO_TRAINING = (
     "trainer.logging_steps", "trainer.save_steps", "trainer.save_strategy", "trainer.on_nonfinite",
     "trainer.gradient_checkpointing", "trainer.gradient_checkpointing_kwargs",
+    "trainer.eval_strategy", "trainer.eval_steps",
 )  # fmt: skip
 """Settings that say when something is written, or how memory is saved."""
 VERSIONS = ("torch", "transformers", "accelerate", "tokenizers", "peft", "sft-app")

@@ -141,6 +141,11 @@ class RunResult:
     """Mean over the first quarter of the logged losses: single batches differ too much."""
     train_loss_last: float | None = None
     """Mean over the last quarter."""
+    best_step: int | None = None
+    """The step with the lowest held-out loss of those measured while training went."""
+    best_heldout_loss: float | None = None
+    stopped_early: bool = False
+    """trainer.early_stopping_patience has ended training before its last step."""
     evaluation_before: Evaluation | None = None
     evaluation_after: Evaluation | None = None
     verification: Verification | None = None

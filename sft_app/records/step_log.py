@@ -30,6 +30,8 @@ class StepLine:
     learning_rate: float | None = None
     grad_norm: float | None = None
     """Before clipping."""
+    eval_loss: float | None = None
+    """On held-out conversations, after the step; such a line holds nothing else of the step."""
     total_tokens: int | None = None
     non_padding_tokens: int | None = None
     supervised_tokens: int | None = None

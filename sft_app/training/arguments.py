@@ -13,6 +13,7 @@ from sft_app.config.schema.model import Dtype
 from sft_app.config.schema.trainer import TrainerConfig
 from sft_app.config.validation.check_trainer import check_without_gpu
 from sft_app.records.run_files import CHECKPOINTS
+from sft_app.training.experiment_trackers import name_tracked_run
 
 
 def training_arguments(config: AppConfig, run_dir: Path) -> TrainingArguments:
@@ -55,7 +56,9 @@ def training_arguments(config: AppConfig, run_dir: Path) -> TrainingArguments:
         save_strategy=trainer.save_strategy.value,
         save_steps=trainer.save_steps,
         save_total_limit=trainer.save_total_limit,
-        eval_strategy="no",
+        # The best checkpoint is kept, and loaded, by the application (heldout_trainer.py).
+        eval_strategy=trainer.eval_strategy.value,
+        eval_steps=trainer.save_steps if trainer.eval_steps is None else trainer.eval_steps,
         dataloader_num_workers=trainer.dataloader_num_workers,
         # trainer.torch_compile compiles layer by layer (compile_layers.py); this, the whole model.
         torch_compile=False,
@@ -64,7 +67,11 @@ def training_arguments(config: AppConfig, run_dir: Path) -> TrainingArguments:
         disable_tqdm=True,
         # Counted by tokens over accumulation and ranks, whatever the number of processes.
         average_tokens_across_devices=True,
-        **{"ddp_timeout": collective_timeout(config.launch), **trainer.extra},
+        **{
+            "ddp_timeout": collective_timeout(config.launch),
+            "run_name": name_tracked_run(run_dir, trainer.report_to),
+            **trainer.extra,
+        },
     )
 
 

@@ -8,21 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments, set_seed
 
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
-from sft_app.config.schema.evaluation import measures_anything
 from sft_app.config.validation.check_parallel import check_tensor_parallel_size
 from sft_app.data.prepare_data import PreparedData
 from sft_app.data.statistics_text import describe_statistics
-from sft_app.evaluation.measure import describe, evaluate
-from sft_app.evaluation.plan_evaluation import EvaluationPlan, nothing_to_measure, plan_evaluation
-from sft_app.evaluation.work_split import WorkSplit, split_over_all_ranks
+from sft_app.evaluation.work_split import split_over_all_ranks
 from sft_app.loader.model.embeddings import fit_model_to_tokenizer
 from sft_app.loader.model.load_model import load_model
-from sft_app.records.result import Evaluation
 from sft_app.records.run_files import METRICS, MODEL, PLAN, PROFILE, TENSORBOARD, write_atomically
 from sft_app.training.arguments import training_arguments
 from sft_app.training.callbacks.compile_layers import CompileLayers, check_compiler
@@ -30,9 +25,9 @@ from sft_app.training.callbacks.metrics_file import MetricsFile
 from sft_app.training.callbacks.profiler import ProfileSteps
 from sft_app.training.callbacks.progress import Progress
 from sft_app.training.callbacks.result_file import ResultFile
-from sft_app.training.guards.step_guard import TrainingDiverged
 from sft_app.training.guards.stop_signals import Interrupted
 from sft_app.training.guards.watchdog import Watchdog
+from sft_app.training.heldout_trainer import HeldoutMeasure
 from sft_app.training.model_plan import ModelPlans, plan_as_dict, plan_data, plan_model
 from sft_app.training.optim.muon import muon_for
 from sft_app.training.optim.supervised_budget import limit_to_budget
@@ -41,7 +36,14 @@ from sft_app.training.parallel.evaluation_split import evaluation_split
 from sft_app.training.peft.lora import plain_model
 from sft_app.training.peft.merge_qlora import bring_to_device
 from sft_app.training.prepare_model import PreparedModel, prepare_model, reads_on_host
+from sft_app.training.run_evaluations import (
+    heldout_measure,
+    measure,
+    plan_heldout,
+    plan_what_to_measure,
+)
 from sft_app.training.run_record import RunRecord
+from sft_app.training.saving.best_step import best_of
 from sft_app.training.saving.check_room import check_room
 from sft_app.training.saving.checkpoints import agree_on_resume_point, set_newer_aside
 from sft_app.training.saving.save_final_model import save_final_model
@@ -84,6 +86,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
         write_plan(plans, data, run_dir)
         check_room(config, plans, run_dir)
     measured = plan_what_to_measure(config, plans, data)
+    heldout = plan_heldout(config, plans, data)
     evaluates_before = bool(measured) and config.evaluation.before
     evaluates_after = bool(measured) and config.evaluation.after
 
@@ -127,7 +130,15 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
                 prepared.model, "before", measured, plans, device, split
             )
 
-    trainer = make_trainer(prepared, config, args, plans, data, run_dir)
+    trainer = make_trainer(
+        prepared,
+        config,
+        args,
+        plans,
+        data,
+        run_dir,
+        heldout_measure(heldout, prepared, config, plans, device),
+    )
     trainer.add_callback(ResultFile(record))
     trainer.add_callback(Watchdog(run_dir, args.process_index, config.launch.timeout))
     with record.phase("train"):
@@ -151,18 +162,6 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
             record.result.verification = verify_final_model(run_dir)
     record.complete()
     trainer.accelerator.end_training()
-
-
-def plan_what_to_measure(
-    config: AppConfig, plans: ModelPlans, data: PreparedData
-) -> EvaluationPlan:
-    """Choose conversations, documents and tasks; a warning where there is nothing to measure."""
-    if not measures_anything(config.evaluation):
-        return nothing_to_measure(config.evaluation, plans.tokenizer)
-    measured = plan_evaluation(config, data, plans.tokenizer, plans.rope, plans.pretrained)
-    if not measured:
-        log.warning("There are too few conversations to hold any out: nothing is evaluated.")
-    return measured
 
 
 def write_plan(plans: ModelPlans, data: PreparedData, run_dir: Path) -> None:
@@ -195,6 +194,7 @@ def make_trainer(
     plans: ModelPlans,
     data: PreparedData,
     run_dir: Path,
+    heldout: HeldoutMeasure | None,
 ) -> SFTTrainer:
     """Make the trainer, with the callbacks that write the run's files."""
     model = plain_model(prepared.model)
@@ -202,6 +202,8 @@ def make_trainer(
         prepared=prepared,
         args=args,
         train_dataset=data.train,
+        eval_dataset=data.eval if heldout is not None else None,
+        heldout=heldout,
         data_collator=data.collate,
         on_nonfinite=config.trainer.on_nonfinite,
         processing_class=plans.tokenizer,
@@ -231,6 +233,11 @@ def train(trainer: SFTTrainer, config: AppConfig, run_dir: Path, record: RunReco
         log.info("resume          from %s", found.checkpoint)
     with trainer.guard.signals.noticed():
         trainer.train(resume_from_checkpoint=result.resumed_from)
+    if (best := best_of(trainer.measured)) is not None:
+        result.best_step, result.best_heldout_loss = best.step, best.loss
+        result.stopped_early = trainer.has_stopped_early
+        if config.trainer.load_best_model_at_end and not trainer.stopped_by:
+            trainer.load_best()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     losses = [loss for loss in losses if math.isfinite(loss)]  # but of steps that were left out
     result.skipped_steps = trainer.guard.skipped_steps
@@ -244,27 +251,6 @@ def train(trainer: SFTTrainer, config: AppConfig, run_dir: Path, record: RunReco
         quarter = math.ceil(len(losses) / 4)
         result.train_loss_first = sum(losses[:quarter]) / quarter
         result.train_loss_last = sum(losses[-quarter:]) / quarter
-
-
-def measure(
-    model: nn.Module,
-    when: str,
-    measured: EvaluationPlan,
-    plans: ModelPlans,
-    device: torch.device,
-    split: WorkSplit,
-) -> Evaluation:
-    """Evaluate as a training step computes, and say what came out."""
-    with plans.precision.computing(device):
-        evaluation = evaluate(measured, model, device, split)
-    for what, how_much in describe(evaluation):
-        log.info("%-16s%s %s training", what, how_much, when)
-    if evaluation.heldout and not math.isfinite(evaluation.heldout.loss):
-        raise TrainingDiverged(
-            f"the held-out loss {when} training is {evaluation.heldout.loss}: the model "
-            "computes no numbers. Look at its weights, at model.dtype, and at the held-out records."
-        )
-    return evaluation
 
 
 def device_name(device: torch.device) -> str:

@@ -27,6 +27,7 @@ from sft_app.training.guards.step_guard import (
     gradient_norm,
 )
 from sft_app.training.guards.stop_signals import IgnoringSigterm, StopSignals
+from sft_app.training.heldout_trainer import HeldoutMeasure, HeldoutTrainer
 from sft_app.training.loss.label_smoothing import SmoothedLoss
 from sft_app.training.metrics.token_counts import (
     REAL_TOKENS,
@@ -42,7 +43,7 @@ from sft_app.training.parallel.context_parallel import (
 )
 from sft_app.training.parallel.data_ranks import data_parallel_rank
 from sft_app.training.prepare_model import PreparedModel
-from sft_app.training.saving.checkpointing_trainer import CheckpointingTrainer, LogWhatCounts
+from sft_app.training.saving.checkpointing_trainer import LogWhatCounts
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class StepInProgress:
     """The Trainer's sum when the step began."""
 
 
-class SFTTrainer(CheckpointingTrainer):
+class SFTTrainer(HeldoutTrainer):
     """Trains on batches of `input_ids`, `labels` [B, T] (and `position_ids` or `attention_mask`).
 
     `count` has what all ranks did, before a resume as well.
@@ -69,8 +70,6 @@ class SFTTrainer(CheckpointingTrainer):
 
     optimizer: Any
     lr_scheduler: Any
-    stopped_by: int = 0
-    """The signal that ended training before its last step."""
 
     def __init__(
         self,
@@ -79,9 +78,11 @@ class SFTTrainer(CheckpointingTrainer):
         args: TrainingArguments,
         data_collator: Collate,
         on_nonfinite: OnNonfinite = OnNonfinite.stop,
+        heldout: HeldoutMeasure | None = None,
         **kwargs: Any,
     ) -> None:
         """Train `prepared.model`; `kwargs` are transformers.Trainer's own."""
+        self.heldout = heldout
         self.guard = StepGuard(on_nonfinite, StopSignals())
         collate = CountingCollate(data_collator)
         super().__init__(model=prepared.model, args=args, data_collator=collate, **kwargs)
@@ -149,7 +150,8 @@ class SFTTrainer(CheckpointingTrainer):
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor | int | None]:
         """The micro-batches of one optimizer step, and their supervised tokens or conversations."""
-        if self.state.global_step >= self.state.max_steps:  # resumed at its end
+        if self.state.global_step >= self.state.max_steps or self.has_stopped_early:
+            # Resumed at its end.
             self.control.should_training_stop = True
             self._resumed_at = self.state.global_step
             return [], None

@@ -179,11 +179,43 @@ def test_two_sharded_ranks_give_the_losses_and_the_model_of_one(
         "trainer.gradient_accumulation_steps=1",
         "trainer.parallelism=fsdp",
         "evaluation.max_examples=5",  # one rank has more of them than the other
+        "trainer.eval_strategy=steps",
+        "trainer.eval_steps=4",
     )
     assert sharded.losses == pytest.approx(trained.losses, rel=1e-4)
     assert sharded.result.evaluation_after and sharded.result.evaluation_after.heldout
     assert sharded.result.evaluation_after.heldout.examples == 5
+    _, after_the_last_step = sharded.heldout_losses
+    assert after_the_last_step == sharded.result.evaluation_after.heldout.loss
     assert_same_weights(sharded, trained)
+
+
+@pytest.mark.slow
+def test_what_is_saved_of_sharded_ranks_is_the_step_with_the_lowest_held_out_loss(
+    train: Callable[..., Trained],
+) -> None:
+    """At this learning rate the loss soon rises again, so that the last step is not the best."""
+    run = train(
+        "launch.nproc_per_node=2",
+        "trainer.gradient_accumulation_steps=1",
+        "trainer.parallelism=fsdp",
+        "trainer.learning_rate=0.3",
+        "trainer.lr_scheduler_type=constant",
+        "trainer.max_steps=20",
+        "trainer.eval_strategy=steps",
+        "trainer.eval_steps=1",
+        "trainer.load_best_model_at_end=true",
+        "trainer.early_stopping_patience=3",
+        "trainer.save_total_limit=1",
+    )
+    losses, result = run.heldout_losses, run.result
+    best = losses.index(min(losses)) + 1
+    assert result.stopped_early and result.steps == len(losses) == best + 3 < 20
+    assert (result.best_step, result.best_heldout_loss) == (best, min(losses))
+    assert result.evaluation_after and result.evaluation_after.heldout
+    assert result.evaluation_after.heldout.loss == pytest.approx(min(losses), rel=1e-6)
+    kept = sorted(path.name for path in (run.directory / "checkpoints").glob("checkpoint-*"))
+    assert kept == sorted({f"checkpoint-{best}", f"checkpoint-{result.steps}"})
 
 
 def test_two_parts_of_each_row_give_the_losses_and_the_model_of_one(
@@ -193,7 +225,10 @@ def test_two_parts_of_each_row_give_the_losses_and_the_model_of_one(
         "launch.nproc_per_node=2",
         "trainer.context_parallel_size=2",
         "trainer.gradient_checkpointing=true",
+        "trainer.eval_strategy=epoch",
     )
+    assert parts.result.evaluation_after and parts.result.evaluation_after.heldout
+    assert parts.heldout_losses == [parts.result.evaluation_after.heldout.loss]
     assert parts.losses == pytest.approx(trained.losses, rel=1e-4)
     assert parts.result.tokens == trained.result.tokens
     assert parts.result.evaluation_before and trained.result.evaluation_before

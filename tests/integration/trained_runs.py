@@ -23,8 +23,16 @@ class Trained:
 
     @property
     def losses(self) -> list[float]:
+        return self._logged("loss")
+
+    @property
+    def heldout_losses(self) -> list[float]:
+        """Those measured while training went."""
+        return self._logged("eval_loss")
+
+    def _logged(self, key: str) -> list[float]:
         lines = (self.directory / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line)["loss"] for line in lines]
+        return [line[key] for line in map(json.loads, lines) if key in line]
 
     @property
     def log(self) -> str:

@@ -12,6 +12,7 @@ from sft_app.config.schema.trainer import OnNonfinite
 from sft_app.data.batches.datasets import CONVERSATION_SHARE
 from sft_app.training.attention import packed_attention
 from sft_app.training.attention.choose_attention import AttentionChoice
+from sft_app.training.heldout_trainer import HeldoutMeasure
 from sft_app.training.loss.patched_forward import install_chunked_loss
 from sft_app.training.metrics.flops import shape_of
 from sft_app.training.packing_plan import PackingPlan
@@ -88,6 +89,7 @@ def trainer_of(
     rows: list[Batch],
     optimizer_cls_and_kwargs: tuple[type, dict[str, Any]] | None = None,
     on_nonfinite: OnNonfinite = OnNonfinite.stop,
+    heldout: HeldoutMeasure | None = None,
     **args: Any,
 ) -> SFTTrainer:
     arguments = TrainingArguments(
@@ -109,6 +111,8 @@ def trainer_of(
         data_collator=collate,
         train_dataset=rows,
         on_nonfinite=on_nonfinite,
+        eval_dataset=rows if heldout is not None else None,
+        heldout=heldout,
         optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
     )
 

@@ -16,6 +16,17 @@ class SaveStrategy(StrEnum):
     """After each pass over the data."""
 
 
+class EvalStrategy(StrEnum):
+    """When held-out loss is measured while training goes."""
+
+    no = "no"
+    """Not: before and after training only, as `evaluation` says."""
+    steps = "steps"
+    """Every `eval_steps` optimizer steps, and after the last."""
+    epoch = "epoch"
+    """After each pass over the data."""
+
+
 class OnNonfinite(StrEnum):
     """What is done at a step whose loss or gradient is NaN or infinite."""
 
@@ -114,6 +125,19 @@ class TrainerConfig:
     """Optimizer steps between two checkpoints, or a share of all steps when below 1."""
     save_total_limit: int | None = 2
     """Older checkpoints beyond this number are deleted; null: all are kept."""
+    eval_strategy: EvalStrategy = EvalStrategy.no
+    """When held-out loss is measured while training goes: no, steps, epoch. It is the measure of
+    evaluation before and after, on the same conversations, and stands in metrics.jsonl."""
+    eval_steps: float | None = None
+    """Optimizer steps between two of these measurements, or a share of all steps when below 1;
+    null: as `save_steps`."""
+    load_best_model_at_end: bool = False
+    """What is saved in `model/`, and evaluated after training, is the step with the lowest held-out
+    loss. Its checkpoint is written whenever a lower loss is measured, and is kept beside the newest
+    `save_total_limit`."""
+    early_stopping_patience: int | None = None
+    """Training ends when so many measurements of held-out loss in a row were no lower than the
+    lowest before them; null: it goes on to its last step."""
     dataloader_num_workers: int = 0
     """Processes that prepare batches; 0: the training process itself."""
     parallelism: Parallelism = Parallelism.ddp
@@ -138,7 +162,9 @@ class TrainerConfig:
     torch_compile: bool = False
     """Compile each decoder layer for itself while it trains; attention stays as it is."""
     report_to: list[str] = field(default_factory=lambda: ["tensorboard"])
-    """Where metrics go beside metrics.jsonl: tensorboard, wandb, mlflow, ..."""
+    """Where metrics go beside metrics.jsonl: tensorboard, wandb, mlflow, ... The project is
+    sft_app, the run is called as its folder, and the group is its sweep, unless the environment
+    says otherwise (WANDB_PROJECT, MLFLOW_EXPERIMENT_NAME, ...)."""
     resume_from_checkpoint: str | None = "auto"
     """auto: go on from the newest whole checkpoint of this very run directory, if it has one;
     never: start anew, and keep what stands there aside; or a path: of a checkpoint, or of a run

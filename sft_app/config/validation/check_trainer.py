@@ -12,10 +12,9 @@ from sft_app.config.validation.check_adapter import check_adapter
 from sft_app.config.validation.check_parallel import check_parallel
 
 NOT_OFFERED = {
-    "load_best_model_at_end": (
-        "held-out loss is measured before and after training, not during it; keep every checkpoint "
-        "with trainer.save_total_limit=null and compare them afterwards."
-    ),
+    "metric_for_best_model": "trainer.load_best_model_at_end goes by the held-out loss.",
+    "greater_is_better": "trainer.load_best_model_at_end goes by the held-out loss.",
+    "save_only_model": "a checkpoint without the optimizer's state cannot be gone on from.",
     "fsdp": "trainer.parallelism=fsdp shards the model over all processes.",
     "fsdp_config": "trainer.parallelism=fsdp shards each layer, and has no settings.",
     "deepspeed": "trainer.parallelism=fsdp shards parameters, gradients and optimizer state.",

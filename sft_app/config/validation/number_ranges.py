@@ -86,6 +86,8 @@ NUMBER_RANGES: dict[str, Range] = {
     "trainer.logging_steps": COUNT,
     "trainer.save_steps": Range(0, MOST, above=True),
     "trainer.save_total_limit": COUNT,
+    "trainer.eval_steps": Range(0, MOST, above=True),
+    "trainer.early_stopping_patience": COUNT,
     "trainer.dataloader_num_workers": Range(0, 4096),
     "trainer.context_parallel_size": Range(1, 65536),
     "trainer.tensor_parallel_size": Range(1, 65536),

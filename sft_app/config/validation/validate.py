@@ -25,6 +25,7 @@ from sft_app.config.transformers_names import (
     training_argument_names,
 )
 from sft_app.config.validation.check_data import check_data_names
+from sft_app.config.validation.check_eval_strategy import check_eval_strategy
 from sft_app.config.validation.check_evaluation import check_evaluation
 from sft_app.config.validation.check_secrets import check_secrets
 from sft_app.config.validation.check_trainer import check_trainer_support
@@ -49,8 +50,6 @@ SET_BY_THE_APP = {
     "seed": "seed",
     "data_seed": "seed",
     "use_cpu": "launch.device",
-    "eval_strategy": "evaluation.before and evaluation.after",
-    "eval_steps": "evaluation.before and evaluation.after",
     "use_cache": "nothing: it is off in training and on in what is saved",
     "logging_nan_inf_filter": "nothing: what is not finite must be seen",
     "average_tokens_across_devices": "nothing: a step's loss counts every token once",
@@ -77,6 +76,7 @@ def validate(config: AppConfig, *, on_slurm: bool = False) -> None:
         _check_data,
         check_data_names,
         check_evaluation,
+        check_eval_strategy,
         _check_trainer,
         _check_trainer_extra,
         check_trainer_support,

@@ -1,7 +1,7 @@
 """Loss on held-out conversations, each supervised token weighted equally."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,12 +14,18 @@ Batch = dict[str, Tensor]
 
 
 def measure_loss(
-    reader: TokenReader, examples: Sequence[Batch], *, pad_token_id: int, batch_size: int = 1
+    reader: TokenReader,
+    examples: Sequence[Batch],
+    *,
+    pad_token_id: int,
+    batch_size: int = 1,
+    after_batch: Callable[[], object] | None = None,
 ) -> LossMeasurement:
     """Return the mean cross-entropy over the supervised tokens, whatever the batch size.
 
     `examples` hold `input_ids` and `labels`, LongTensors [T] with IGNORE_INDEX where nothing is
-    supervised, unshifted. Ranks share the examples out, and all get the same answer.
+    supervised, unshifted. Ranks share the examples out, and all get the same answer. `after_batch`
+    is called after each batch, for whoever waits.
     """
     by_length = sorted(range(len(examples)), key=lambda i: len(examples[i]["labels"]))
     batches = [by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size)]
@@ -30,6 +36,8 @@ def measure_loss(
         nats = reader.losses(input_ids, wanted).double().sum()
         if counts:
             sums[0] += nats
+        if after_batch is not None:
+            after_batch()
     nats_in_all, _ = reader.split.sum(sums, reader.device).tolist()
     tokens = sum(int((e["labels"][1:] != IGNORE_INDEX).sum()) for e in examples)
     loss = nats_in_all / tokens if tokens else math.nan

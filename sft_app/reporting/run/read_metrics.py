@@ -26,6 +26,8 @@ def read_metrics(run_dir: Path) -> tuple[list[StepLine], list[str]]:
         parsed = parse_line(line)
         if parsed is None:
             unreadable.append(number)
+        elif parsed.loss is None and parsed.eval_loss is not None and parsed.step in by_step:
+            by_step[parsed.step].eval_loss = parsed.eval_loss  # measured after the step
         else:
             by_step[parsed.step] = parsed
     problems = [_complaint(unreadable, len(lines))] if unreadable else []

@@ -55,7 +55,9 @@ def _loss(metrics: list[StepLine], result: RunResult | None) -> Chart:
     heldout = _heldout_points(metrics, result)
     if heldout.x:
         lines.append(heldout)
-        note += "Squares: the held-out loss before and after training. "
+        during = any(row.eval_loss is not None for row in metrics)
+        when = "before, while and after training" if during else "before and after training"
+        note += f"Squares: the held-out loss {when}. "
     broken = [row.step for row in metrics if row.loss is not None and not math.isfinite(row.loss)]
     if broken:
         note += f"Not finite at {len(broken)} logged steps, first at step {broken[0]:,}."
@@ -66,13 +68,14 @@ def _loss(metrics: list[StepLine], result: RunResult | None) -> Chart:
 
 
 def _heldout_points(metrics: list[StepLine], result: RunResult | None) -> Line:
-    """Held-out losses at step 0 and at the last one: points, for nothing is known between."""
-    points = []
+    """Held-out losses, wherever they were measured: points, for nothing is known between."""
+    points = list(zip(*series(metrics, "eval_loss"), strict=True))
     if result is not None:
         last = metrics[-1].step if metrics else result.steps
         for step, evaluation in ((0, result.evaluation_before), (last, result.evaluation_after)):
             if evaluation is not None and evaluation.heldout is not None:
                 points.append((float(step), evaluation.heldout.loss))
+    points.sort()
     return Line(
         x=[x for x, _ in points], y=[y for _, y in points], colour=BEFORE, dashed=True,
         marker=True, width=0.0, label="held-out loss",

@@ -34,7 +34,7 @@ class MetricsFile(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Add a line; what is logged without a loss is no step."""
-        if state.is_world_process_zero and logs is not None and "loss" in logs:
+        """Add a line; what is logged without a loss is no step, and no measurement after one."""
+        if state.is_world_process_zero and logs is not None and {"loss", "eval_loss"} & logs.keys():
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(step_line(state.global_step, logs).as_json() + "\n")

@@ -85,6 +85,11 @@ class WorkCount:
                 self.seconds = self._seconds_before = line.seconds or 0.0
                 return
 
+    def leave_out(self, seconds: float) -> None:
+        """Take time that was not spent on training out of what is measured next."""
+        if self._log_time is not None:
+            self._log_time += seconds
+
     def add(self, batch: Batch) -> None:
         """Count a micro-batch that this rank has read."""
         counts = counts_of_batch(batch, self.shape)

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import PreTrainedModel
 
 from sft_app import compat
@@ -74,6 +74,16 @@ def shard(trained: nn.Module, model: PreTrainedModel, device: torch.device) -> N
     # The outermost module: its forward is the one that is called, so its hooks run.
     fully_shard(trained, mesh=mesh, mp_policy=around)
     scatter_shards(trained, weights, device)
+
+
+def reshard(trained: nn.Module) -> None:
+    """Free what a forward without a backward has left gathered; nothing where nothing is sharded.
+
+    Until then the optimizer's parameters are not those that the model shows.
+    """
+    for module in trained.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def gather_weights(trained: nn.Module) -> dict[str, Tensor]:

@@ -34,13 +34,14 @@ log = logging.getLogger(__name__)
 
 
 class LogWhatCounts(TrainerCallback):
-    """Logs each step that is saved, for a resumed run to count on from, and the last one."""
+    """Logs each step that is or may be saved, to count on from in a resumed run, and the last."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Log where a checkpoint follows, or nothing."""
-        control.should_log |= control.should_save or control.should_training_stop
+        may_be_saved = control.should_save or control.should_evaluate
+        control.should_log |= may_be_saved or control.should_training_stop
 
     on_epoch_end = on_step_end
 
@@ -103,7 +104,11 @@ class CheckpointingTrainer(Trainer):
             shutil.copy(identity, staged)
         write_manifest(staged, step=self.state.global_step, all_finite=True)
         publish(staged, checkpoints)
-        rotate(checkpoints, self.args.save_total_limit)
+        rotate(checkpoints, self.args.save_total_limit, self._kept_from_rotation())
+
+    def _kept_from_rotation(self) -> int | None:
+        """Return the step whose checkpoint stays, however old it is."""
+        return None
 
     def _checkpoint_bytes(self) -> int:
         """Return about how much a checkpoint takes: weights, and the optimizer's state."""

@@ -42,12 +42,13 @@ def publish(staged: Path, checkpoints: Path) -> Path:
     return final
 
 
-def rotate(checkpoints: Path, keep: int | None) -> None:
-    """Remove all but the newest `keep` checkpoints; null keeps all."""
+def rotate(checkpoints: Path, keep: int | None, best: int | None = None) -> None:
+    """Remove all but the newest `keep` checkpoints, and that of step `best`; null keeps all."""
     if keep is not None:
         assert keep > 0, "validated"
         for old in numbered(checkpoints)[:-keep]:
-            remove(old)
+            if _step(old) != best:
+                remove(old)
 
 
 def remove(checkpoint: Path) -> None:
@@ -179,6 +180,11 @@ def _missing_part(checkpoint: Path) -> str | None:
         except (SafetensorError, OSError) as error:
             return f"{file.name}: {error}"
     return None
+
+
+def checkpoint_of(checkpoints: Path, step: int) -> Path:
+    """Return where the checkpoint of a step is, or would be."""
+    return checkpoints / f"{PREFIX_CHECKPOINT_DIR}-{step}"
 
 
 def _step(path: Path) -> int | None:

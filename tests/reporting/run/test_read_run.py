@@ -86,6 +86,14 @@ def test_a_resumed_run_counts_the_later_line_of_a_step(tmp_path: Path) -> None:
     assert [row.loss for row in read_metrics(tmp_path)[0]] == [3.0, 2.5]
 
 
+def test_held_out_loss_belongs_to_the_step_that_it_was_measured_after(tmp_path: Path) -> None:
+    rows = [{"step": 1, "loss": 3.0}, {"step": 1, "eval_loss": 2.8}, {"step": 2, "loss": 2.5}]
+    write_run(tmp_path, metrics=rows)
+    read, problems = read_metrics(tmp_path)
+    assert [(row.loss, row.eval_loss) for row in read] == [(3.0, 2.8), (2.5, None)]
+    assert not problems
+
+
 def test_values_that_are_no_numbers_count_as_not_measured(tmp_path: Path) -> None:
     row = {"step": 1, "loss": "low", "grad_norm": True, "tokens": 10**400, "mfu": None}
     write_run(tmp_path, metrics=[{**row, "peak_memory_bytes": {"host": 5, "device": 7}}])

@@ -27,3 +27,6 @@ def test_a_resumed_run_repeats_no_step(tmp_path: Path) -> None:
     metrics.on_log(args, state, control, logs={"loss": 0.5})
     metrics.on_log(args, state, control, logs={"train_runtime": 9.0})
     assert steps(path) == [1, 2, 3]
+
+    metrics.on_log(args, state, control, logs={"eval_loss": 0.4})
+    assert json.loads(path.read_text().splitlines()[-1]) == {"step": 3, "eval_loss": 0.4}

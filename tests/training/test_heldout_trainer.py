@@ -1,0 +1,120 @@
+"""Held-out loss while training goes: the best checkpoint stays and is loaded, training ends early.
+
+The losses are given, so that it is known which step has to win; what measures them for real is
+looked at through the real command (tests/integration).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import TrainerCallback
+
+from sft_app.records.result import LossMeasurement
+from sft_app.training.guards.step_guard import TrainingDiverged
+from sft_app.training.heldout_trainer import HeldoutMeasure
+from sft_app.training.metrics import token_counts
+from sft_app.training.saving.checkpoints import numbered
+from sft_app.training.sft_trainer import SFTTrainer
+from tests.training.training_steps import losses_of, packed_rows, prepared, trainer_of
+
+Make = Callable[..., SFTTrainer]
+
+
+def given(losses: list[float]) -> Callable[[nn.Module, Callable[[], object]], LossMeasurement]:
+    left = iter(losses)
+
+    def measure(model: nn.Module, after_batch: Callable[[], object]) -> LossMeasurement:
+        after_batch()
+        return LossMeasurement(loss=next(left), perplexity=1.0, tokens=1, examples=1)
+
+    return measure
+
+
+@pytest.fixture
+def make(random_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    monkeypatch.setattr(token_counts, "measure_matmul_rate", lambda device, dtype: 1e9)
+
+    def made(losses: list[float], patience: int | None = None, **args: object) -> SFTTrainer:
+        settings = {
+            "max_steps": len(losses), "save_strategy": "steps", "save_steps": 100,
+            "save_total_limit": 1, "eval_strategy": "steps", "eval_steps": 1, **args,
+        }  # fmt: skip
+        heldout = HeldoutMeasure(measure=given(losses), keep_best=True, patience=patience)
+        return trainer_of(
+            prepared(random_model("llama")), tmp_path / "checkpoints", packed_rows(8),
+            heldout=heldout, **settings,
+        )  # fmt: skip
+
+    return made
+
+
+def weights(trainer: SFTTrainer) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+
+
+class KeepWeights(TrainerCallback):
+    """Keeps the weights of one step in memory, beside what any checkpoint says."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.kept: dict[str, torch.Tensor] = {}
+
+    def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
+        if state.global_step == self.step:
+            self.kept = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def test_the_best_step_stays_beside_the_newest_and_its_weights_are_loaded(
+    make: Make, tmp_path: Path
+) -> None:
+    trainer = make([5.0, 3.0, 4.0, 3.5])
+    second = KeepWeights(2)
+    trainer.add_callback(second)
+    trainer.train()
+    kept = [path.name for path in numbered(tmp_path / "checkpoints")]
+    assert kept == ["checkpoint-2", "checkpoint-4"]  # save_total_limit=1, and the best one
+    trainer.load_best()
+    loaded = weights(trainer)
+    assert all(torch.equal(second.kept[name], tensor) for name, tensor in loaded.items())
+    on_disk = load_file(tmp_path / "checkpoints/checkpoint-4/model.safetensors")
+    assert any(not torch.equal(on_disk[name], loaded[name]) for name in on_disk)
+
+
+def test_measuring_changes_nothing_of_the_training(make: Make) -> None:
+    with_it, without = make([3.0, 2.0, 1.0]), make([3.0] * 3, eval_strategy="no")
+    with_it.train()
+    without.train()
+    assert losses_of(with_it) == losses_of(without)
+
+
+def test_training_ends_early_and_a_run_that_ended_so_takes_no_further_step(make: Make) -> None:
+    losses = [5.0, 3.0, 4.0, 3.5, 2.0, 1.0]
+    trainer = make(losses, patience=2)
+    trainer.train()
+    assert trainer.state.global_step == 4
+    assert trainer.has_stopped_early
+    again = make(losses, patience=2)
+    again.train(resume_from_checkpoint=str(Path(again.args.output_dir) / "checkpoint-4"))
+    assert again.state.global_step == 4
+    assert [one.loss for one in again.measured] == losses[:4]
+    again.load_best()
+    best = load_file(Path(again.args.output_dir) / "checkpoint-2/model.safetensors")
+    assert all(torch.equal(best[name], tensor) for name, tensor in weights(again).items())
+
+
+def test_what_another_run_measured_does_not_count(make: Make, tmp_path: Path) -> None:
+    trainer = make([1.0, 2.0])
+    trainer.train()
+    elsewhere = (tmp_path / "checkpoints").rename(tmp_path / "other")
+    later = make([9.0, 8.0], max_steps=4)
+    later.train(resume_from_checkpoint=str(elsewhere / "checkpoint-2"))
+    assert [(one.step, one.loss) for one in later.measured] == [(3, 9.0), (4, 8.0)]
+
+
+def test_a_loss_that_is_no_number_ends_the_run(make: Make) -> None:
+    with pytest.raises(TrainingDiverged, match="held-out loss after step 2 is nan"):
+        make([5.0, float("nan"), 3.0]).train()
