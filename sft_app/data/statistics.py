@@ -41,6 +41,8 @@ class LengthStatistics:
     """Examples by upper bound of their length, powers of two."""
     share_over: dict[str, float] = field(default_factory=dict)
     """Share of the examples longer than each usual context length."""
+    tokens_within: dict[str, float] = field(default_factory=dict)
+    """Share of all tokens that stand within each usual context length of their examples."""
 
 
 @dataclass(kw_only=True)
@@ -134,4 +136,8 @@ def length_statistics(lengths: np.ndarray) -> LengthStatistics:
         percentiles={str(p): int(v) for p, v in zip(PERCENTILES, values, strict=True)},
         histogram={str(b): int(c) for b, c in zip(bound, count, strict=True)},
         share_over={str(n): float((lengths > n).mean()) for n in USUAL_LENGTHS},
+        tokens_within={
+            str(n): float(np.minimum(lengths, n).sum() / max(1, lengths.sum()))
+            for n in USUAL_LENGTHS
+        },
     )

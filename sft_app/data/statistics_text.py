@@ -1,5 +1,6 @@
 """Data statistics for people: what sft-plan prints, and the counts on a run's screen."""
 
+import math
 from collections.abc import Mapping
 
 from sft_app.common.counted import counted
@@ -14,6 +15,12 @@ from sft_app.data.statistics import (
 _INDENT = " " * 16
 _BAR = 40
 """Characters of the longest bar of the histogram."""
+MOST_LOST = 0.1
+"""Share of tokens; more of them lost is a warning."""
+ENOUGH_KEPT = 0.99
+"""Share of tokens that a context length keeps which is advised."""
+LOST_TO_THE_LENGTH = ("dropped", "truncated", "shortened", "long_question")
+"""Reasons of `lost_tokens` that a longer context would not know."""
 FEW_EXAMPLES = 50
 """Fewer have no distribution worth a picture."""
 
@@ -88,6 +95,30 @@ def fit_counts(fit: FitStatistics, context_length: int) -> list[str]:
     if fit.dropped > too_long:
         lines.append(f"{fit.dropped - too_long:,} left out: nothing in them is supervised")
     return lines
+
+
+def loss_warning(statistics: DataStatistics) -> str | None:
+    """Return a sentence, with the context length that keeps them, where many tokens are lost.
+
+    None where a tenth of the training set's tokens at most are beyond the context length.
+    """
+    fit, lengths = statistics.train, statistics.lengths
+    lost = sum(fit.lost_tokens.get(reason, 0) for reason in LOST_TO_THE_LENGTH)
+    if lost <= MOST_LOST * fit.tokens:
+        return None
+    longer = {
+        int(length): share
+        for length, share in lengths.tokens_within.items()
+        if int(length) > statistics.context_length
+    }
+    enough = min((n for n, share in longer.items() if share >= ENOUGH_KEPT), default=None)
+    remedy = f"the longest conversation has {lengths.percentiles['100']:,}"
+    if enough is not None:
+        remedy = f"context_length={enough} would keep {math.floor(100 * longer[enough])}%"
+    return (
+        f"{lost / fit.tokens:.0%} of the tokens are lost to context_length="
+        f"{statistics.context_length} ({lost:,} of {fit.tokens:,}): {remedy}."
+    )
 
 
 def _token_sum(fit: FitStatistics) -> str:

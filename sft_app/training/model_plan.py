@@ -13,7 +13,7 @@ from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.trainer import LossWeighting
 from sft_app.data.prepare_data import PreparedData, prepare_data
 from sft_app.data.preview import preview
-from sft_app.data.statistics_text import describe_statistics
+from sft_app.data.statistics_text import describe_statistics, loss_warning
 from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
 from sft_app.loader.checkpoint.weights_plan import WeightsPlan, plan_weights
 from sft_app.loader.model.generation import GenerationPlan, plan_generation
@@ -190,5 +190,8 @@ def print_plan(config: AppConfig, plan: WholePlan) -> None:
     print(describe_statistics(plan.data.statistics))
     if plan.hardware is not None:
         print(plan.hardware)
+    print(describe_statistics(data.statistics))
+    if (lost := loss_warning(data.statistics)) is not None:
+        print(f"{'WARNING':<16}{lost}")
     if config.data.preview:
         Console().print(preview(plan.data, plan.model.tokenizer, config.data.preview))

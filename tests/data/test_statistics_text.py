@@ -2,8 +2,16 @@
 
 import re
 
-from sft_app.data.statistics import FitStatistics, ReadStatistics
-from sft_app.data.statistics_text import fit_counts, read_counts
+import numpy as np
+
+from sft_app.data.statistics import (
+    DataStatistics,
+    FitStatistics,
+    PackingStatistics,
+    ReadStatistics,
+    length_statistics,
+)
+from sft_app.data.statistics_text import fit_counts, loss_warning, read_counts
 
 
 def numbers(text: str) -> list[int]:
@@ -33,6 +41,27 @@ def test_what_is_left_out_for_its_length_and_for_want_of_labels_is_told_apart() 
         "3 longer than 8 tokens: 3 left out",
         "2 left out: nothing in them is supervised",
     ]
+
+
+def test_many_lost_tokens_are_a_warning_with_the_length_that_keeps_them() -> None:
+    """Of 1,000, 1,000 and 8,000 tokens 6,096 stand within 4,096, and all within 8,192."""
+
+    def of(lost: dict[str, int]) -> str | None:
+        read, packing = ReadStatistics(), PackingStatistics(packed=False)
+        return loss_warning(
+            DataStatistics(
+                context_length=1024, train_read=read, eval_read=None, eval=None, packing=packing,
+                lengths=length_statistics(np.array([1000, 1000, 8000])),
+                train=FitStatistics(examples=3, tokens=10_000, lost_tokens=lost),
+            )
+        )  # fmt: skip
+
+    assert of({"truncated": 1_000}) is None
+    assert of({"no_labels": 5_000}) is None, "no length would keep them"
+    assert of({"truncated": 6_976}) == (
+        "70% of the tokens are lost to context_length=1024 (6,976 of 10,000): "
+        "context_length=8192 would keep 100%."
+    )
 
 
 def test_where_nothing_was_lost_nothing_is_said() -> None:

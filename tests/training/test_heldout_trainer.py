@@ -6,6 +6,7 @@ looked at through the real command (tests/integration).
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,8 +39,8 @@ def given(losses: list[float]) -> Callable[[nn.Module, Callable[[], object]], Lo
 def make(random_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     monkeypatch.setattr(token_counts, "measure_matmul_rate", lambda device, dtype: 1e9)
 
-    def made(losses: list[float], patience: int | None = None, **args: object) -> SFTTrainer:
-        settings = {
+    def made(losses: list[float], patience: int | None = None, **args: Any) -> SFTTrainer:
+        settings: dict[str, Any] = {
             "max_steps": len(losses), "save_strategy": "steps", "save_steps": 100,
             "save_total_limit": 1, "eval_strategy": "steps", "eval_steps": 1, **args,
         }  # fmt: skip

@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 from sft_app.common.counted import counted
 from sft_app.config.schema.app import AppConfig
 from sft_app.data.prepare_data import PreparedData
+from sft_app.data.statistics_text import loss_warning
 from sft_app.records.run_files import JOB_LABEL
 from sft_app.training.estimates.time_estimate import estimate_time
 from sft_app.training.model_plan import ModelPlans
@@ -28,7 +29,8 @@ def say_plans(config: AppConfig, plans: ModelPlans, data: PreparedData) -> None:
     """Say what was decided and read; the plans' warnings as such."""
     for line in [*data_lines(config, data.statistics), *plan_lines(plans)]:
         log.info("%s", line)
-    for warning in warnings_of(plans):
+    lost = loss_warning(data.statistics)
+    for warning in [*([lost] if lost else []), *warnings_of(plans)]:
         log.warning("%s", warning)
 
 
