@@ -190,8 +190,7 @@ def print_plan(config: AppConfig, plan: WholePlan) -> None:
     print(describe_statistics(plan.data.statistics))
     if plan.hardware is not None:
         print(plan.hardware)
-    print(describe_statistics(data.statistics))
-    if (lost := loss_warning(data.statistics)) is not None:
+    if (lost := loss_warning(plan.data.statistics)) is not None:
         print(f"{'WARNING':<16}{lost}")
     if config.data.preview:
         Console().print(preview(plan.data, plan.model.tokenizer, config.data.preview))
