@@ -42,7 +42,12 @@ def test_a_conversation_at_a_terminal(tiny_model: Path, tmp_path: Path) -> None:
     """Keys go in and text comes out, through a pseudo-terminal."""
     keyboard, terminal = pty.openpty()
     command = [sys.executable, "-m", "sft_app.chat", str(tiny_model), "--max-new-tokens", "2"]
-    environment = {**os.environ, "HOME": str(tmp_path), "TERM": "dumb"}
+    environment = {
+        **os.environ,
+        "HOME": str(tmp_path),
+        "TERM": "xterm",
+        "PROMPT_TOOLKIT_NO_CPR": "1",
+    }
     process = subprocess.Popen(
         command, stdin=terminal, stdout=terminal, stderr=terminal, cwd=tmp_path, env=environment
     )
@@ -61,7 +66,9 @@ def test_a_conversation_at_a_terminal(tiny_model: Path, tmp_path: Path) -> None:
         ):
             os.write(keyboard, f"{line}\r".encode())
             screen.wait_for(answer)
-        os.write(keyboard, b"\x04")  # Ctrl-D
+        screen.wait_for("\x1b[?25h")  # the prompt: before it, a terminal takes Ctrl-D for itself
+        os.write(keyboard, b"\x04")
+        screen.read_to_the_end()
         assert process.wait(PATIENCE) == 0
     finally:
         process.kill()
@@ -87,3 +94,15 @@ class Screen:
             if select.select([self.keyboard], [], [], 1.0)[0]:
                 self.shown += os.read(self.keyboard, 4096).decode(errors="replace")
         self.shown = self.shown.partition(text)[2]
+
+    def read_to_the_end(self) -> None:
+        """Read until nobody writes any more: a terminal that is not read holds its program up."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            if select.select([self.keyboard], [], [], 1.0)[0]:
+                try:
+                    if not os.read(self.keyboard, 4096):
+                        return
+                except OSError:  # EIO: as Linux says that the other end is closed
+                    return
+        raise AssertionError("it did not leave")
