@@ -49,6 +49,7 @@ def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:
         sft_app.report(tmp_path)
 
 
+@pytest.mark.slow
 def test_planned_trained_reported(tiny_model: Path, chat_file: Path, tmp_path: Path) -> None:
     config = sft_app.compose(
         [

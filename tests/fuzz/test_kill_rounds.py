@@ -7,6 +7,7 @@ import pytest
 from tests.programs import run_program
 
 
+@pytest.mark.slow
 def test_killed_runs_end_like_the_undisturbed_one(tmp_path: Path, tiny_model: Path) -> None:
     output = run_program(
         "-m", "tests.fuzz.kill_rounds", str(tmp_path), "--rounds", "1", "--most-kills", "3",

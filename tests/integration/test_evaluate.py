@@ -13,6 +13,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 KEYS = {"heldout", "by_length", "tasks", "effective_length", "longppl", "loss_by_position"}
 
 
+@pytest.mark.slow
 def test_two_ranks_measure_a_checkpoint_at_its_own_length_and_beyond(
     run_command: Run, tiny_model: Path, tmp_path: Path
 ) -> None:

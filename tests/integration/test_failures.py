@@ -102,6 +102,7 @@ def test_workers_do_not_survive_a_killed_parent(start: Start) -> None:
     assert_all_ended(below)
 
 
+@pytest.mark.slow
 def test_a_failing_rank_is_named_with_its_true_cause(start: Start, tmp_path: Path) -> None:
     """Rank 1 is sabotaged from outside, through Python's own start-up hook."""
     (tmp_path / "sitecustomize.py").write_text(

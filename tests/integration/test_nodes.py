@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from sft_app.records.result import Status, read_result
 from tests.programs import ROOT, usual_signals
 
 
+@pytest.mark.slow
 def test_two_commands_become_one_job_in_the_folder_of_node_0(
     tmp_path: Path, tiny_model: Path, chat_file: Path
 ) -> None:

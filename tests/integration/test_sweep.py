@@ -81,6 +81,7 @@ def test_jobs_fail_continue_and_change(run_command: Run, tmp_path: Path, sweep: 
     assert len(list((folder / ".replaced").iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_jobs_that_would_do_the_same_run_once(
     run_command: Run, tmp_path: Path, sweep: list[str]
 ) -> None:

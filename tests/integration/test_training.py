@@ -112,6 +112,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
     assert (resumed.directory / weights).read_bytes() == (trained.directory / weights).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_16_bits_is_trained_in_32_and_saved_in_16(
     train: Callable[..., Trained], tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -129,6 +130,7 @@ def test_a_checkpoint_of_16_bits_is_trained_in_32_and_saved_in_16(
     assert again.result.evaluation_before == run.result.evaluation_after, "it is what was measured"
 
 
+@pytest.mark.slow
 def test_sharded_ranks_compute_in_16_bits_and_keep_32(
     train: Callable[..., Trained], trained: Trained
 ) -> None:
@@ -218,6 +220,7 @@ def test_what_is_saved_of_sharded_ranks_is_the_step_with_the_lowest_held_out_los
     assert kept == sorted({f"checkpoint-{best}", f"checkpoint-{result.steps}"})
 
 
+@pytest.mark.slow
 def test_two_parts_of_each_row_give_the_losses_and_the_model_of_one(
     train: Callable[..., Trained], trained: Trained
 ) -> None:
@@ -313,6 +316,7 @@ def test_two_parts_of_each_matrix_give_the_losses_and_the_model_of_one(
     assert_same_weights(resumed, cut)
 
 
+@pytest.mark.slow
 def test_a_matrix_that_new_tokens_would_lengthen_is_not_cut(
     run_command: Run, tiny_model: Path, chat_file: Path, tmp_path: Path
 ) -> None:
@@ -344,7 +348,7 @@ def test_what_cannot_be_trained_on_parts_is_said_before_weights_are_loaded(
         cwd=tmp_path,
     )
     assert answer.returncode == 1
-    assert "it has 4 attention heads, which must be shared out evenly" in answer.stderr
+    assert "it has 4 attention heads, which 3 ranks cannot share evenly" in answer.stderr
     assert "load" not in read_result(tmp_path / "run").seconds
 
 
@@ -399,6 +403,7 @@ def test_compiled_layers_give_the_losses_and_the_model_of_plain_ones(
     assert_same_weights(compiled, plain)
 
 
+@pytest.mark.slow
 def test_without_packing_batches_hold_examples_of_like_length(
     train: Callable[..., Trained], trained: Trained
 ) -> None:

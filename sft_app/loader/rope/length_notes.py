@@ -60,11 +60,16 @@ def reader_warnings(plan: PositionPlan, context: ModelContext) -> tuple[str, ...
             f"{plan.factor:g} times slower; serve it with transformers, or stay within "
             f"{context.original:,} tokens."
         )
-    effective, original = plan.effective or 0, context.original
+    effective, original, saved = plan.effective or 0, context.original, plan.max_position_embeddings
     if "dynamic" in types and original and effective > original:
         notes.append(
             "vLLM's cache for dynamic has fewer rows than the length that it derives: start it "
             f"with --max-model-len {original}."
+        )
+    if plan.changed and "linear" in types and saved and effective > saved:
+        notes.append(
+            f"a GGUF file made of it will state the original {saved:,} tokens: start llama.cpp "
+            f"with -c {effective}."
         )
     return tuple(notes)
 

@@ -145,7 +145,8 @@ def test_a_rank_never_holds_more_than_its_shards_and_some_layers(
     for rank in (reader, receiver):
         assert rank["shards"] == pytest.approx(rank["whole"] / 2, rel=0.01)
         assert rank["loss"].startswith("equal"), "the checks ran on the shards"
-    assert receiver["peak"] < 0.75 * receiver["whole"]
+    # Its shards, the largest layers, and the embeddings, which are a group of their own.
+    assert receiver["peak"] < 0.8 * receiver["whole"]
     assert reader["peak"] > reader["whole"], "rank 0 reads it, into the host's memory"
 
 

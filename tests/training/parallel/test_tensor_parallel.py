@@ -13,6 +13,7 @@ from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
 from tests.programs import run_on_ranks
 
 
+@pytest.mark.slow
 def test_matrices_in_two_parts_give_the_gradients_of_whole_ones(tmp_path: Path) -> None:
     printed = run_on_ranks(2, "tests.training.parallel.tensor_parallel_ranks", str(tmp_path))
     for rank in (0, 1):
