@@ -267,11 +267,6 @@ def supports_sdpa(model_class: type["PreTrainedModel"]) -> bool:
     return bool(model_class._supports_sdpa)
 
 
-def attention_in_use(model: "PreTrainedModel") -> str:
-    """Return the name of the attention implementation that a loaded model attends with."""
-    return str(model.config._attn_implementation)
-
-
 def decoder_layer_classes(model: "PreTrainedModel") -> set[str]:
     """Return the class names of the model's layers; empty where the family does not name them."""
     return set(model._no_split_modules or ())

@@ -32,11 +32,6 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def size_of(folder: Path) -> int:
-    """Return the bytes of all files below `folder`."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
 def _disk_full(folder: Path, needed: int, free: int, what: str) -> DiskFull:
     return DiskFull(
         f"{what} needs {_size(needed)} in {os.fspath(folder)}, and {_size(free)} are free there: "
