@@ -6,6 +6,7 @@ again.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 SHORTEST_SECRET = 4
@@ -68,8 +69,14 @@ def plain(value: Any) -> Any:
 
 def references(value: Any, prefix: str = "") -> dict[str, str]:
     """Return the references in a configuration by their keys, as OmegaConf.update takes them."""
-    if isinstance(value, FromEnvironment):
-        return {prefix: value.reference}
+    texts = texts_by_key(value, prefix)
+    return {key: text.reference for key, text in texts if isinstance(text, FromEnvironment)}
+
+
+def texts_by_key(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every text in a configuration with its key, such as `data.train.0`."""
+    if isinstance(value, str):
+        yield prefix, value
     items: list[tuple[Any, Any]] = []
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         items = [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
@@ -77,10 +84,8 @@ def references(value: Any, prefix: str = "") -> dict[str, str]:
         items = list(value.items())
     elif isinstance(value, list):
         items = list(enumerate(value))
-    found: dict[str, str] = {}
     for key, item in items:
-        found |= references(item, f"{prefix}.{key}" if prefix else str(key))
-    return found
+        yield from texts_by_key(item, f"{prefix}.{key}" if prefix else str(key))
 
 
 def _marked(resolved: Any, written: Any, is_secret: Any, values: set[str]) -> Any:

@@ -25,6 +25,24 @@ class Checkpoint:
         given = {"revision": self.revision, "cache_dir": self.cache_dir}
         return {key: value for key, value in given.items() if value is not None}
 
+    def file(self, name: str) -> Path | None:
+        """Find a file of the checkpoint on this machine, fetched from the hub if need be."""
+        if self.is_local:
+            path = Path(self.location) / name
+            return path if path.is_file() else None
+        # Here, for all of transformers is slow to import, and most checkpoints are directories.
+        from transformers.utils import cached_file
+
+        found = cached_file(
+            self.location,
+            name,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_connection_errors=False,
+            **self.arguments(),
+        )
+        return Path(found) if found else None
+
 
 def find_checkpoint(model_config: ModelConfig, *, name_or_path: str | None = None) -> Checkpoint:
     """Turn `model.name_or_path` (or another name, for a tokenizer of its own) into a checkpoint.

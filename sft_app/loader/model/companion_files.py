@@ -5,8 +5,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file
-
 from sft_app.loader.checkpoint.locate import Checkpoint
 from sft_app.loader.checkpoint.weights_plan import WeightsPlan
 from sft_app.records.run_files import write_atomically
@@ -27,7 +25,7 @@ def copy_companions(source: Checkpoint, directory: Path) -> list[str]:
     """Copy what the source has and `directory` lacks; return the names."""
     copied = []
     for name in COMPANIONS:
-        found = _find(source, name)
+        found = source.file(name)
         if found is not None and not (directory / name).exists():
             shutil.copyfile(found, directory / name)
             copied.append(name)
@@ -68,18 +66,3 @@ def make_tokenizer_portable(directory: Path) -> None:
             if further:
                 settings["additional_special_tokens"] = further
     write_atomically(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
-
-
-def _find(source: Checkpoint, name: str) -> Path | None:
-    if source.is_local:
-        path = Path(source.location) / name
-        return path if path.is_file() else None
-    found = cached_file(
-        source.location,
-        name,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_connection_errors=False,
-        **source.arguments(),
-    )
-    return Path(found) if found else None

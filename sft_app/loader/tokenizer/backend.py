@@ -10,7 +10,6 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from transformers.utils import cached_file
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.model import ModelConfig, TokenizerConfig
@@ -38,8 +37,8 @@ def load_backend(
     tokenizer_config: TokenizerConfig, model_config: ModelConfig, checkpoint: Checkpoint
 ) -> Backend:
     """Load a tokenizer from the file that knows best. Raises ConfigError when there is none."""
-    sentencepiece = next((p for n in _SENTENCEPIECE_FILES if (p := _file(checkpoint, n))), None)
-    whole = _file(checkpoint, "tokenizer.json")
+    sentencepiece = next((p for n in _SENTENCEPIECE_FILES if (p := checkpoint.file(n))), None)
+    whole = checkpoint.file("tokenizer.json")
     wants_library = not tokenizer_config.use_fast or tokenizer_config.legacy is not None
     if sentencepiece is not None and (whole is None or wants_library):
         return _rebuilt(tokenizer_config, checkpoint, sentencepiece)
@@ -67,7 +66,7 @@ def load_backend(
 
 def _rebuilt(tokenizer_config: TokenizerConfig, checkpoint: Checkpoint, file: Path) -> Backend:
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
-        _file(checkpoint, name)  # so that a hub's files lie beside the model file
+        checkpoint.file(name)  # so that a hub's files lie beside the model file
     settings = read_settings(file.parent)
     legacy = tokenizer_config.legacy
     if legacy is None:
@@ -119,19 +118,3 @@ def _as_written(loaded: PreTrainedTokenizerBase, whole: Path) -> PreTrainedToken
     if same:
         return loaded
     return PreTrainedTokenizerFast(tokenizer_object=written, **loaded.init_kwargs)
-
-
-def _file(checkpoint: Checkpoint, name: str) -> Path | None:
-    """Find a file of the checkpoint on this machine; fetched from the hub if need be."""
-    if checkpoint.is_local:
-        path = Path(checkpoint.location) / name
-        return path if path.is_file() else None
-    found = cached_file(
-        checkpoint.location,
-        name,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_connection_errors=False,
-        **checkpoint.arguments(),
-    )
-    return Path(found) if found else None
