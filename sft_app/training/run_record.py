@@ -81,12 +81,18 @@ def versions() -> dict[str, str]:
     return found
 
 
-def git_revision() -> str | None:
-    """Return the application's own commit where it runs from a checkout, + where it was changed."""
-    source = Path(__file__).parent
-    command = ["git", "-C", str(source), "describe", "--always", "--dirty=+", "--abbrev=12"]
+def git_revision(source: Path = Path(__file__)) -> str | None:
+    """Return the application's own commit where it runs from a checkout, + where it was changed.
+
+    An installed package may lie below somebody else's repository, whose commit says nothing of it:
+    only a repository that tracks the file `source` is asked.
+    """
+    git = ["git", "-C", str(source.parent)]
+    tracked = [*git, "ls-files", "--error-unmatch", source.name]
+    describe = [*git, "describe", "--always", "--dirty=+", "--abbrev=12"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        subprocess.run(tracked, capture_output=True, timeout=10, check=True)
+        answer = subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip() or None
