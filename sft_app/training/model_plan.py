@@ -21,10 +21,11 @@ from sft_app.loader.model.tensor_parallel import check_tensor_parallel
 from sft_app.loader.rope.rope_plan import RopePlan, apply_rope_plan, plan_rope
 from sft_app.loader.tokenizer.load_tokenizer import load_tokenizer
 from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
+from sft_app.training.activation_memory.tiling_plan import TilingPlan, tile_tokens
 from sft_app.training.arguments import uses_cuda
 from sft_app.training.attention.choose_attention import AttentionPlan, choose_attention
 from sft_app.training.estimates.absent_hardware import HardwarePlan, plan_hardware
-from sft_app.training.estimates.memory_estimate import MemoryEstimate, estimate_memory
+from sft_app.training.estimates.memory_estimate import MemoryEstimate, MemoryEstimator
 from sft_app.training.loss.choose_loss import LossPlan, plan_loss
 from sft_app.training.loss.chunked_cross_entropy import chunk_bytes
 from sft_app.training.packing_plan import PackingPlan, plan_packing
@@ -47,6 +48,7 @@ class ModelPlans:
     loss: LossPlan
     precision: Precision
     memory: MemoryEstimate
+    tiling: TilingPlan
     parallel: ParallelPlan
 
     def __str__(self) -> str:
@@ -60,6 +62,7 @@ class ModelPlans:
             self.attention,
             self.precision,
             self.memory,
+            *((self.tiling,) if self.tiling.tile_tokens is not None else ()),
             self.parallel,
         )
         return "\n".join(line for line in map(str, decided) if line)
@@ -89,16 +92,16 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
     loss = plan_loss(trainer.loss_head, pretrained, device)
     parallel = plan_parallelism(trainer, planned, attention, config.context_length)
     precision = plan_precision(config, pretrained, weights, device)
-    memory = estimate_memory(
+    estimator = MemoryEstimator(
         planned,
         trainer,
         config.adapter,
-        context_length=config.context_length,
         dtype=precision.parameters,
         compute_dtype=precision.compute,
         chunk_bytes=chunk_bytes(device),
         num_shards=parallel.num_shards,
         num_replicas=parallel.num_replicas,
+        tile_tokens=tile_tokens(device),
     )
     return ModelPlans(
         pretrained=pretrained,
@@ -111,7 +114,8 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
         attention=attention,
         loss=loss,
         precision=precision,
-        memory=memory,
+        memory=estimator.at(config.context_length),
+        tiling=estimator.tiling(config.context_length),
         parallel=parallel,
     )
 
@@ -145,6 +149,7 @@ def plan_as_dict(model: ModelPlans, data: PreparedData) -> dict[str, Any]:
         "loss": asdict(model.loss),
         "precision": model.precision.as_dict(),
         "memory": model.memory.as_dict(),
+        "tiled_mlp": asdict(model.tiling),
         **model.parallel.as_dict(),
     }
 

@@ -12,6 +12,8 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.sweep import Budget
+from sft_app.training.activation_memory.tile_layers import tile_layers
+from sft_app.training.activation_memory.tiling_plan import WHOLE_ROWS, TilingPlan
 from sft_app.training.attention.choose_attention import (
     AttentionChoice,
     AttentionPlan,
@@ -69,6 +71,7 @@ def prepare_model(
     packing: PackingPlan,
     attention: AttentionPlan,
     loss_plan: LossPlan = CHUNKED,
+    tiling: TilingPlan = WHOLE_ROWS,
     new_token_ids: Sequence[int] = (),
     context: ContextParallelGroup | None = None,
 ) -> PreparedModel:
@@ -92,6 +95,9 @@ def prepare_model(
         )
     loss = install_chunked_loss(model, loss_plan, called=trained)
     log.info("%s", loss)
+    tiled = tile_layers(model, tiling, called=trained)
+    if tiling.tile_tokens is not None:
+        log.info("%s", tiled)
     if context is not None:
         check = verify_context_parallel(model, context, trained)
         log.info("context         %s", check.sentence())

@@ -113,6 +113,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
             packing=plans.packing,
             attention=plans.attention,
             loss_plan=plans.loss,
+            tiling=plans.tiling,
             new_token_ids=plans.tokenizer_plan.added_token_ids,
             context=context,
         )

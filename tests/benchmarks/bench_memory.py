@@ -1,9 +1,10 @@
 """(7) The memory estimate against measured peaks of a training step, over a grid, on a CPU.
 
 Peaks are what torch's allocator has given out at a time (torch.profiler), for tiny Llamas: sizes,
-lengths, precisions, checkpointing, LoRA. Goal: median error <= 10%, worst <= 20%.
+lengths, precisions, checkpointing, tiles, LoRA. Goal: median error <= 10%, worst <= 20%.
 """
 
+import gc
 import itertools
 import statistics
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
 from sft_app.config.schema.trainer import TrainerConfig
+from sft_app.training.activation_memory.tile_layers import install_tiles
 from sft_app.training.attention import packed_attention
 from sft_app.training.estimates.memory_estimate import estimate_memory
 from sft_app.training.loss.chunked_cross_entropy import chunk_bytes
@@ -37,9 +39,18 @@ PRECISIONS = {
 CPU = torch.device("cpu")
 
 
-def peak(config: LlamaConfig, length: int, precision: str, checkpointing: bool, lora: bool) -> int:
+TILE = 64
+"""Tokens of a tile, where MLPs are computed in tiles."""
+RECOMPUTED = {"no": (False, False), "layers": (True, False), "layers, MLPs in tiles": (True, True)}
+"""Checkpointing, tiles."""
+
+
+def peak(
+    config: LlamaConfig, length: int, precision: str, checkpointing: bool, tiled: bool, lora: bool
+) -> int:
     """Return the bytes at the peak of a second step, everything that a run holds included."""
     parameters, compute = PRECISIONS[precision]
+    gc.collect()  # what is freed meanwhile would count
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         packed_attention.register()
         model = AutoModelForCausalLM.from_config(
@@ -50,6 +61,8 @@ def peak(config: LlamaConfig, length: int, precision: str, checkpointing: bool, 
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
             model.enable_input_require_grads()
+        if tiled:
+            install_tiles(model, TILE)
         model.train()
         parameters_of = [p for p in trained.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters_of, fused=True)
@@ -70,8 +83,11 @@ def adapter(lora: bool) -> AdapterConfig:
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    for (name, size), length, precision, checkpointing, lora in itertools.product(
-        SIZES.items(), LENGTHS, PRECISIONS, (False, True), (False, True)
+    for (name, size), length, precision, (
+        recomputed,
+        (checkpointing, tiled),
+    ), lora in itertools.product(
+        SIZES.items(), LENGTHS, PRECISIONS, RECOMPUTED.items(), (False, True)
     ):
         config = LlamaConfig(
             vocab_size=2048, num_attention_heads=8, max_position_embeddings=2048,
@@ -80,19 +96,20 @@ def rows() -> Iterator[dict[str, Any]]:
         parameters, compute = PRECISIONS[precision]
         estimate = estimate_memory(
             config,
-            TrainerConfig(gradient_checkpointing=checkpointing),
+            TrainerConfig(gradient_checkpointing=checkpointing, tiled_mlp=tiled),
             adapter(lora),
             context_length=length,
             dtype=parameters,
             compute_dtype=compute,
             chunk_bytes=chunk_bytes(CPU),
+            tile_tokens=TILE,
         )
-        measured = peak(config, length, precision, checkpointing, lora)
+        measured = peak(config, length, precision, checkpointing, tiled, lora)
         yield {
             "model": name,
             "tokens": length,
             "precision": precision,
-            "checkpointing": checkpointing,
+            "recomputed": recomputed,
             "LoRA": lora,
             "estimated MB": round(estimate.total / 1e6, 1),
             "measured MB": round(measured / 1e6, 1),

@@ -151,6 +151,11 @@ class TrainerConfig:
     tensor_parallel_size: int = 1
     """Processes that share each matrix of the model, as transformers cuts it. 1: whole matrices;
     otherwise the number of all processes."""
+    tiled_mlp: Any = "auto"
+    """Compute each layer's MLP and norms in tiles of the sequence, so that what is inside of them
+    no longer grows with the row: true, false, or auto, which does so with gradient_checkpointing
+    where it takes a twentieth and more off the memory that is estimated. There it costs a few
+    percent of time; without gradient_checkpointing each MLP is computed once more."""
     loss_head: LossHead = LossHead.auto
     """How the loss is computed from the hidden states: auto, chunked, liger, model."""
     loss_weighting: LossWeighting = LossWeighting.token

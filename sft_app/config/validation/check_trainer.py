@@ -75,6 +75,7 @@ def check_trainer_support(config: AppConfig) -> None:
             raise ConfigError(f"trainer.extra.{name} is not offered: {NOT_OFFERED[name]}")
     check_adapter(config)
     _check_checkpointing(config)
+    _check_tiles(config.trainer)
     _check_loss_weighting(config.trainer)
     check_parallel(config)
     if config.launch.device is Device.cpu:
@@ -168,6 +169,19 @@ def _check_loss_weighting(trainer: TrainerConfig) -> None:
         raise ConfigError(
             "trainer.extra.label_smoothing_factor: smoothed losses are not weighted, and "
             "trainer.loss_weighting=conversation weights tokens; leave one of them out."
+        )
+
+
+def _check_tiles(trainer: TrainerConfig) -> None:
+    if trainer.tiled_mlp not in ("auto", True, False):
+        raise ConfigError(
+            f"trainer.tiled_mlp={trainer.tiled_mlp} is not known. Allowed: auto, true, false."
+        )
+    if trainer.tiled_mlp is True and trainer.tensor_parallel_size > 1:
+        raise ConfigError(
+            "trainer.tiled_mlp=true is not verified with trainer.tensor_parallel_size="
+            f"{trainer.tensor_parallel_size}: leave it out, or use "
+            "trainer.context_parallel_size, which shares long rows."
         )
 
 

@@ -16,6 +16,7 @@ from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.model import Dtype
 from sft_app.config.schema.trainer import Parallelism
+from sft_app.training.activation_memory.tiling_plan import TILE_TOKENS_CUDA
 from sft_app.training.estimates.activations import Activations
 from sft_app.training.estimates.memory_estimate import MemoryEstimate, MemoryEstimator
 from sft_app.training.loss.chunked_cross_entropy import CHUNK_BYTES_CUDA
@@ -188,6 +189,7 @@ def _estimator(
         chunk_bytes=CHUNK_BYTES_CUDA,
         num_shards=shards,
         num_replicas=gpus if shards == 1 else 1,
+        tile_tokens=TILE_TOKENS_CUDA,
         kept=kept,
     )
 

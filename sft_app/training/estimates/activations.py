@@ -8,7 +8,7 @@ and the output, no scores.
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,10 +20,11 @@ from sft_app import compat
 from sft_app.config.schema.adapter import AdapterConfig
 from sft_app.loader.architecture.skeleton import build_skeleton
 from sft_app.loader.model.broadcast import places_of
+from sft_app.training.activation_memory.tile_layers import install_tiles, tiling_obstacle
 from sft_app.training.attention.choose_attention import use_attention
 from sft_app.training.decoder_layers import decoder_layers
 from sft_app.training.loss.patched_forward import decoder_of
-from sft_app.training.parallel.distribute_weights import replace
+from sft_app.training.parallel.distribute_weights import replace as put_in_place
 from sft_app.training.peft.lora import put_adapter
 
 SHAPE_ONLY = "sft_shape_only"
@@ -44,6 +45,8 @@ class Activations:
     """What is kept of a layer that is recomputed in backward."""
     around: float
     """Kept before and after the layers."""
+    tiled: "Activations | None" = None
+    """The same where MLPs and norms are computed in tiles; None: they cannot be."""
 
 
 class _ShapeOnly(torch.autograd.Function):
@@ -78,13 +81,25 @@ def count_activations(
     short, num_layers = _with_enough_layers(config)
     AttentionInterface.register(SHAPE_ONLY, _attend)
     try:
-        few, many = (
-            _saved_bytes(short, adapter, dtype, compute_dtype, tokens) for tokens in TOKENS
+        whole, tiled = (
+            [
+                _saved_bytes(short, adapter, dtype, compute_dtype, tokens, in_tiles=in_tiles)
+                for tokens in TOKENS
+            ]
+            for in_tiles in (False, True)
         )
     except Exception:  # whatever a family's code does with a tensor that has no numbers
         return None
-    if len(few.layers) != len(many.layers) or not few.layers:
+    if len(whole[0].layers) != len(whole[1].layers) or not whole[0].layers:
         return None
+    kept = _per_token(whole[0], whole[1], num_layers)
+    if tiled[1].layers == whole[1].layers:  # nothing is computed in tiles
+        return kept
+    return replace(kept, tiled=_per_token(tiled[0], tiled[1], num_layers))
+
+
+def _per_token(few: Activations, many: Activations, num_layers: int) -> Activations:
+    """Return what grows between two runs."""
 
     def per_token(less: float, more: float) -> float:
         return (more - less) / (TOKENS[1] - TOKENS[0])
@@ -121,6 +136,8 @@ def _saved_bytes(
     dtype: torch.dtype,
     compute_dtype: torch.dtype,
     tokens: int,
+    *,
+    in_tiles: bool,
 ) -> Activations:
     """Return bytes of the whole batch, for one row of `tokens`."""
     model = build_skeleton(config, dtype=dtype)
@@ -130,10 +147,12 @@ def _saved_bytes(
         places = places_of(model)
         for parameter in list(model.parameters()):
             empty = torch.empty(parameter.shape, dtype=parameter.dtype)
-            replace(places[id(parameter)], nn.Parameter(empty, parameter.requires_grad))
+            put_in_place(places[id(parameter)], nn.Parameter(empty, parameter.requires_grad))
         for buffer in list(model.buffers()):
-            replace(places[id(buffer)], torch.empty(buffer.shape, dtype=buffer.dtype))
+            put_in_place(places[id(buffer)], torch.empty(buffer.shape, dtype=buffer.dtype))
         model.train()
+        if in_tiles and tiling_obstacle(model) is None:
+            install_tiles(model, TOKENS[0] // 4)
         counter = _Counter(model)
         layers = decoder_layers(model)
         for index, layer in enumerate(layers):

@@ -15,6 +15,7 @@ from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.trainer import Parallelism
 from sft_app.config.validation.check_trainer import check_trainer_support
 from sft_app.loader.rope.rope_plan import apply_rope_plan
+from sft_app.training.activation_memory.tiling_plan import tile_tokens
 from sft_app.training.estimates.memory_estimate import estimate_memory
 from sft_app.training.loss.chunked_cross_entropy import chunk_bytes
 from sft_app.training.model_plan import ModelPlans
@@ -73,6 +74,7 @@ def bytes_needed(config: AppConfig, plans: ModelPlans, device: torch.device, pro
         chunk_bytes=chunk_bytes(device),
         num_shards=shards,
         num_replicas=replicas,
+        tile_tokens=tile_tokens(device),
     ).total
 
 

@@ -11,7 +11,14 @@ from transformers import PretrainedConfig, PreTrainedModel
 from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
 from sft_app.config.schema.trainer import TrainerConfig
 from sft_app.loader.architecture.skeleton import build_skeleton
+from sft_app.training.activation_memory.tile_layers import (
+    mlp_of,
+    tiling_obstacle,
+    tiling_refused,
+)
+from sft_app.training.activation_memory.tiling_plan import TilingPlan
 from sft_app.training.decoder_layers import decoder_layers
+from sft_app.training.estimates.activation_bytes import activation_bytes
 from sft_app.training.estimates.activations import Activations, count_activations
 from sft_app.training.estimates.optimizer_state import optimizer_state_bytes
 from sft_app.training.loss.patched_forward import chunked_loss_obstacle
@@ -19,8 +26,8 @@ from sft_app.training.metrics.flops import ModelShape, shape_of
 from sft_app.training.peft.lora import put_adapter
 from sft_app.training.peft.quantize import bytes_in_4_bits, layers_to_quantise
 
-IN_BACKWARD = 0.3
-"""Of what the largest layer keeps: gradients that stand beside it while it goes backward."""
+WORTH_TILING = 0.05
+"""Of the whole estimate: below it rows are not computed in tiles unless it is asked for."""
 ACTIVATION_BYTES = 34
 """Bytes per token, layer and hidden unit kept for the backward pass in 16 bits, attention scores
 left out because no kernel in use stores them (Korthikanti et al. 2022, arXiv:2205.05198,
@@ -82,6 +89,7 @@ def estimate_memory(
     chunk_bytes: int,
     num_shards: int = 1,
     num_replicas: int = 1,
+    tile_tokens: int | None = None,
 ) -> MemoryEstimate:
     """Estimate what one process holds in a step over rows, or sequence shards, of the context.
 
@@ -89,7 +97,8 @@ def estimate_memory(
     `dtype` is the parameters', `compute_dtype` that of matrix products, which activations have.
     `chunk_bytes`: float32 logits that the loss head holds at a time. `num_shards`: processes that
     share parameters, gradients and optimizer state (FSDP); `num_replicas`: processes that reduce
-    whole gradients (DDP).
+    whole gradients (DDP). `tile_tokens`: positions of a tile, where trainer.tiled_mlp is to decide
+    whether MLPs are computed in tiles; None: they are not.
     """
     return MemoryEstimator(
         config,
@@ -100,6 +109,7 @@ def estimate_memory(
         chunk_bytes=chunk_bytes,
         num_shards=num_shards,
         num_replicas=num_replicas,
+        tile_tokens=tile_tokens,
     ).at(context_length)
 
 
@@ -117,11 +127,13 @@ class MemoryEstimator:
         chunk_bytes: int,
         num_shards: int = 1,
         num_replicas: int = 1,
+        tile_tokens: int | None = None,
         kept: Activations | None = None,
     ) -> None:
         """Take the arguments of `estimate_memory`, and what backward needs where it is known."""
         self.trainer, self.dtype, self.compute_dtype = trainer, dtype, compute_dtype
         self.chunk_bytes, self.num_shards, self.num_replicas = chunk_bytes, num_shards, num_replicas
+        self.tile_tokens = tile_tokens
         self.model = build_skeleton(config, dtype=dtype)
         self.in_chunks = chunked_loss_obstacle(self.model) is None
         self.saved = _saved_by_quantisation(self.model, adapter)
@@ -129,6 +141,7 @@ class MemoryEstimator:
         self.kept = kept or _kept_for_backward(config, adapter, dtype, compute_dtype)
         self.gathered = _gathered(self.whole, self.model) if num_shards > 1 else 0
         self.optimizer = optimizer_state_bytes(self.whole, trainer.optim) // num_shards
+        self.sums = _summed_over_tiles(self.model)
         self.copies = 0
         if compute_dtype != dtype and num_shards == 1:
             copied = _copied(self.model, self.whole, trainer.gradient_checkpointing)
@@ -136,11 +149,46 @@ class MemoryEstimator:
 
     def at(self, context_length: int) -> MemoryEstimate:
         """Estimate rows, or sequence shards of rows, of `context_length` tokens."""
+        return self._at(context_length, self.tiling(context_length).tile_tokens)
+
+    def tiling(self, context_length: int) -> TilingPlan:
+        """Say whether such rows are computed in tiles; raise ConfigError where they cannot be."""
+        asked, trainer = self.trainer.tiled_mlp, self.trainer
+        obstacle = tiling_obstacle(self.model)
+        if asked is True and obstacle is not None:
+            raise tiling_refused(obstacle)
+        if asked is True:
+            return TilingPlan(self.tile_tokens, "trainer.tiled_mlp=true", asked_for=True)
+        if asked is False:
+            obstacle = "trainer.tiled_mlp=false"
+        elif self.tile_tokens is None or self._tokens(context_length) <= self.tile_tokens:
+            obstacle = "rows are no longer than a tile"
+        elif not trainer.gradient_checkpointing:
+            obstacle = "without trainer.gradient_checkpointing each MLP would be computed once more"
+        elif trainer.torch_compile:
+            obstacle = "trainer.torch_compile would leave the MLPs out"
+        elif trainer.tensor_parallel_size > 1:
+            obstacle = "not verified with trainer.tensor_parallel_size"
+        elif obstacle is None and self.kept.tiled is None:
+            obstacle = "what they would save cannot be estimated"
+        if obstacle is not None:
+            return TilingPlan(None, obstacle)
+        whole, tiled = (self._at(context_length, t).total for t in (None, self.tile_tokens))
+        if tiled > (1 - WORTH_TILING) * whole:
+            return TilingPlan(None, f"tiles would save less than {WORTH_TILING:.0%} of the memory")
+        saved = f"about {tiled / 2**30:.2f} GiB in place of {whole / 2**30:.2f} GiB"
+        return TilingPlan(self.tile_tokens, saved)
+
+    def _tokens(self, context_length: int) -> int:
+        """Return the tokens of a batch that one process holds."""
+        shard = math.ceil(context_length / self.trainer.context_parallel_size)
+        return self.trainer.per_device_train_batch_size * shard
+
+    def _at(self, context_length: int, tile_tokens: int | None) -> MemoryEstimate:
         model, compute_dtype, shards = self.model, self.compute_dtype, self.num_shards
         parameters = list(self.whole.parameters())
         trained = [parameter for parameter in parameters if parameter.requires_grad]
-        shard = math.ceil(context_length / self.trainer.context_parallel_size)
-        tokens = self.trainer.per_device_train_batch_size * shard
+        tokens = self._tokens(context_length)
         chunk = 0
         if self.in_chunks:
             chunk = _chunk_of_logits(model, tokens, compute_dtype, self.chunk_bytes)
@@ -153,7 +201,14 @@ class MemoryEstimator:
             weights=weights + self.copies,
             gradients=gradients,
             optimizer=self.optimizer,
-            activations=_activations(self.kept, self.trainer, tokens, chunk),
+            activations=activation_bytes(
+                self.kept,
+                self.trainer,
+                tokens,
+                chunk=chunk,
+                tile=min(tile_tokens, tokens) if tile_tokens is not None else tokens,
+                sums=self.sums,
+            ),
             logits=chunk + loss,
             buckets=gradients if self.num_replicas > 1 and shards == 1 else 0,
             gathered=self.gathered,
@@ -247,20 +302,11 @@ def _kept_for_backward(
     return kept
 
 
-def _activations(kept: Activations, trainer: TrainerConfig, tokens: int, chunk: int) -> int:
-    """Count bytes kept for backward: whole layers, or the input of those that are recomputed.
+def _summed_over_tiles(model: PreTrainedModel) -> int:
+    """Count the float32 sums of one MLP's gradients, and the largest term that is added."""
 
-    While a layer goes backward there are gradients of what it kept as well (`IN_BACKWARD`); then
-    the `chunk` of logits (bytes) is gone.
-    """
-    largest = max(kept.layers)
-    if not trainer.gradient_checkpointing:
-        per_token, backward = sum(kept.layers), IN_BACKWARD * largest
-    else:
-        settings = trainer.gradient_checkpointing_kwargs
-        every = settings.get("every_n_layers", 1)
-        recomputed = math.ceil(len(kept.layers) / every)
-        inputs = 0.0 if settings.get("offload") else recomputed * kept.layer_input
-        whole = sum(kept.layers) * (1 - recomputed / len(kept.layers))
-        per_token, backward = whole + inputs, (1 + IN_BACKWARD) * largest
-    return int(tokens * (kept.around + per_token) + max(0.0, tokens * backward - chunk))
+    def nbytes(mlp: nn.Module | None) -> int:
+        trained = [p.numel() for p in mlp.parameters() if p.requires_grad] if mlp else []
+        return 4 * (sum(trained) + max(trained, default=0))
+
+    return max((nbytes(mlp_of(layer)) for layer in decoder_layers(model)), default=0)

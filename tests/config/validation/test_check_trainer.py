@@ -114,6 +114,11 @@ def test_a_missing_package_is_named(
             "length of a shard",
         ),
         (["trainer.loss_head=liger", "launch.device=cpu"], "launch.device=cpu"),
+        (["trainer.tiled_mlp=sometimes"], "Allowed: auto, true, false"),
+        (
+            ["trainer.tiled_mlp=true", "trainer.tensor_parallel_size=2"],
+            r"tiled_mlp=true is not verified",
+        ),
         (
             ["trainer.context_parallel_size=2", "trainer.torch_compile=true"],
             r"not verified with trainer\.torch_compile",

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
+from sft_app.training.activation_memory.tile_layers import install_tiles
 from sft_app.training.attention import packed_attention
 from sft_app.training.callbacks.compile_layers import CompileLayers, check_compiler
 from sft_app.training.loss.patched_forward import install_chunked_loss
@@ -101,6 +102,14 @@ def test_what_is_recomputed_is_compiled(random_model, quick_backend, checkpointi
     for model in models:
         model.gradient_checkpointing_enable(checkpointing)
         model.enable_input_require_grads()
+    check_equal(models)
+
+
+@pytest.mark.slow
+def test_tiles_stay_outside_of_what_is_compiled(random_model, quick_backend):
+    models = [prepared(random_model("llama")) for _ in range(2)]
+    for model in models:
+        install_tiles(model, 7)
     check_equal(models)
 
 

@@ -1,5 +1,6 @@
 """The memory estimate against what the same model really holds."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sft_app.config.schema.adapter import AdapterConfig
 from sft_app.config.schema.app import AppConfig
 from sft_app.training.estimates.activations import count_activations
-from sft_app.training.estimates.memory_estimate import MemoryEstimate, estimate_memory
+from sft_app.training.estimates.memory_estimate import (
+    MemoryEstimate,
+    MemoryEstimator,
+    estimate_memory,
+)
 from sft_app.training.peft.lora import put_adapter
 
 SMALL = LlamaConfig(vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
@@ -156,6 +161,33 @@ def test_what_autograd_keeps_is_counted_in_every_precision_and_shape() -> None:
     wider = LlamaConfig(**{**config.to_dict(), "num_key_value_heads": 4})
     grouped = count_activations(wider, AdapterConfig(), torch.bfloat16, torch.bfloat16)
     assert grouped is not None and grouped.layers[1] > kept.layers[1]
+
+
+def test_tiles_are_used_where_they_save_memory_at_no_cost(compose: Compose) -> None:
+    """With checkpointing and long rows; asked for, they are whatever it costs."""
+    on = "trainer.gradient_checkpointing=true"
+
+    def planned(*overrides: str, length: int = 2**14) -> tuple[int | None, str, int]:
+        config = compose(*overrides)
+        estimator = MemoryEstimator(
+            SMALL, config.trainer, config.adapter, dtype=torch.float32,
+            compute_dtype=torch.float32, chunk_bytes=2**14, tile_tokens=512,
+        )  # fmt: skip
+        plan = estimator.tiling(length)
+        return plan.tile_tokens, plan.reason, estimator.at(length).activations
+
+    tiles, reason, activations = planned(on)
+    assert tiles == 512 and re.search(r"about [0-9.]+ GiB in place of [0-9.]+ GiB", reason)
+    assert activations < 0.6 * planned(on, "trainer.tiled_mlp=false")[2]
+    for overrides, length, words in (
+        ((), 2**14, "computed once more"),
+        ((on,), 512, "no longer than a tile"),
+        ((on, "trainer.torch_compile=true"), 2**14, "torch_compile"),
+        ((on, "trainer.tiled_mlp=false"), 2**14, "tiled_mlp=false"),
+    ):
+        tiles, reason, _ = planned(*overrides, length=length)
+        assert tiles is None and words in reason
+    assert planned("trainer.tiled_mlp=true")[0] == 512
 
 
 def test_ddp_copies_gradients_into_buckets(compose: Compose) -> None:

@@ -15,6 +15,7 @@ from sft_app.config.schema.app import AppConfig
 from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
 from sft_app.loader.model.load_model import load_model
 from sft_app.loader.rope.rope_plan import plan_rope
+from sft_app.training.activation_memory.tiling_plan import WHOLE_ROWS, TilingPlan
 from sft_app.training.attention.choose_attention import choose_attention
 from sft_app.training.decoder_layers import decoder_layers
 from sft_app.training.packing_plan import PackingPlan
@@ -39,6 +40,7 @@ def prepared(config: AppConfig) -> PreparedModel:
         CPU,
         packing=PackingPlan(True, "test"),
         attention=choose_attention(pretrained, CPU, "auto"),
+        tiling=TilingPlan(5, "test") if config.trainer.tiled_mlp is True else WHOLE_ROWS,
     )
 
 
@@ -47,8 +49,9 @@ def weights_and_gradients(config: AppConfig) -> Answer:
     model: Any = sharded.model
     layers = [model.get_input_embeddings(), model.get_output_embeddings()]
     tokens = torch.arange(24).reshape(2, 12)
-    loss = model(input_ids=tokens, labels=tokens, num_items_in_batch=22).loss
-    loss.backward()
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        loss = model(input_ids=tokens, labels=tokens, num_items_in_batch=22).loss
+        loss.backward()
     gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
     weights = gather_weights(sharded.model)
     return {
@@ -59,6 +62,9 @@ def weights_and_gradients(config: AppConfig) -> Answer:
         "tied": layers[0].weight is layers[1].weight,
         "loss": loss.item(),
         "chunked": sharded.loss.chunked,
+        "collectives": sum(
+            event.count for event in profiled.key_averages() if event.key.startswith("c10d::")
+        ),
     }
 
 
@@ -127,6 +133,23 @@ def test_the_sharded_model_is_the_whole_one(
         for name, parameter in whole.named_parameters():
             ours = torch.from_numpy(reader["gradients"][name])
             torch.testing.assert_close(ours, parameter.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_tiles_gather_a_layer_as_often_as_whole_rows(
+    compose: Callable[..., AppConfig],
+    random_model: Callable[..., PreTrainedModel],
+    tmp_path: Path,
+) -> None:
+    random_model("llama").save_pretrained(tmp_path)
+    settings = (f"model.name_or_path={tmp_path}", "context_length=64", "trainer.parallelism=fsdp")
+    whole, _ = on_two_forked_ranks(weights_and_gradients, compose(*settings))
+    tiled, _ = on_two_forked_ranks(
+        weights_and_gradients, compose(*settings, "trainer.tiled_mlp=true")
+    )
+    assert tiled["collectives"] == whole["collectives"] > 0
+    assert tiled["loss"] == pytest.approx(whole["loss"], rel=1e-6)
+    for name, gradient in whole["gradients"].items():
+        assert tiled["gradients"][name] == pytest.approx(gradient, abs=1e-6)
 
 
 def test_a_rank_never_holds_more_than_its_shards_and_some_layers(
