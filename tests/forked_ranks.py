@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
 
 
 def on_two_forked_ranks(what: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -40,7 +41,11 @@ def _rank(
     rank: int, port: int, end: Connection, what: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
     try:
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ |= {
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
+        }  # fmt: skip
+        PartialState._reset_state()  # of the process that forked, where it had made a Trainer
         torch.set_num_threads(1)
         dist.init_process_group("gloo", rank=rank, world_size=2)
         end.send((True, what(*arguments)))

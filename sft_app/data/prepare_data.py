@@ -236,7 +236,8 @@ def _tokenised(
 
     folder = cached(directory, cache_key(parts), build)
     read = ReadStatistics(**json.loads((folder / "read.json").read_text()))
-    return TokenStore(folder / "tokens.arrow"), read, weights
+    names = [[str(file) for file in source.files] or [source.name] for source in sources]
+    return TokenStore(folder / "tokens.arrow", names), read, weights
 
 
 def _digests(source: Source, directory: Path) -> list[str]:

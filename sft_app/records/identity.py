@@ -32,8 +32,10 @@ NO_MATTER_TO_TRAINING = (
     "trainer.logging_steps", "trainer.save_steps", "trainer.save_strategy", "trainer.on_nonfinite",
     "trainer.gradient_checkpointing", "trainer.gradient_checkpointing_kwargs",
     "trainer.eval_strategy", "trainer.eval_steps",
+    "trainer.on_loss_spike", "trainer.loss_spike_threshold", "trainer.loss_spike_window",
+    "trainer.max_rewinds",
 )  # fmt: skip
-"""Settings that say when something is written, or how memory is saved."""
+"""Settings that say when something is written, how memory is saved, or what ends a bad run."""
 VERSIONS = ("torch", "transformers", "accelerate", "tokenizers", "peft", "sft-app")
 
 

@@ -102,6 +102,20 @@ class TokenCounts:
 
 
 @dataclass(kw_only=True)
+class Rewind:
+    """How trainer.on_loss_spike=rewind went back once."""
+
+    step: int
+    """Whose loss was a spike; the batches after `back_to`, up to this one's, were left out."""
+    back_to: int
+    """The step of the checkpoint whose weights and optimizer were loaded."""
+    loss: float
+    """Of the spike."""
+    usual_loss: float
+    """Mean over the steps that it was compared with."""
+
+
+@dataclass(kw_only=True)
 class RunResult:
     """Everything that result.json says; None is what has not been found out, or never will be."""
 
@@ -158,6 +172,8 @@ class RunResult:
     """Newer ones that could not be used, and why."""
     skipped_steps: int = 0
     """Steps that trainer.on_nonfinite=skip has left out, since training was last started."""
+    rewinds: list[Rewind] = field(default_factory=list)
+    """Where trainer.on_loss_spike=rewind went back, before a resume as well."""
     versions: dict[str, str] = field(default_factory=dict)
     git_revision: str | None = None
     error: RunError | None = None
@@ -185,6 +201,7 @@ def _from_dict(raw: dict[str, Any]) -> RunResult:
     counts = {key: n for key, n in raw["tokens"].items() if key != "non_padding"}  # derived
     nested["tokens"] = TokenCounts(**counts)
     nested["error"] = RunError(**raw["error"]) if raw.get("error") else None
+    nested["rewinds"] = [Rewind(**rewind) for rewind in raw.get("rewinds", [])]
     found = raw.get("verification")
     nested["verification"] = verification_from_dict(found) if found else None
     for key in ("evaluation_before", "evaluation_after"):

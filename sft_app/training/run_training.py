@@ -25,6 +25,7 @@ from sft_app.training.callbacks.metrics_file import MetricsFile
 from sft_app.training.callbacks.profiler import ProfileSteps
 from sft_app.training.callbacks.progress import Progress
 from sft_app.training.callbacks.result_file import ResultFile
+from sft_app.training.guards.loss_spikes import SpikeRule
 from sft_app.training.guards.stop_signals import Interrupted
 from sft_app.training.guards.watchdog import Watchdog
 from sft_app.training.heldout_trainer import HeldoutMeasure
@@ -207,6 +208,12 @@ def make_trainer(
         heldout=heldout,
         data_collator=data.collate,
         on_nonfinite=config.trainer.on_nonfinite,
+        on_loss_spike=SpikeRule(
+            action=config.trainer.on_loss_spike,
+            threshold=config.trainer.loss_spike_threshold,
+            window=config.trainer.loss_spike_window,
+            max_rewinds=config.trainer.max_rewinds,
+        ),
         processing_class=plans.tokenizer,
         callbacks=[Progress(), MetricsFile(run_dir / METRICS)],
         optimizer_cls_and_kwargs=(
@@ -242,6 +249,7 @@ def train(trainer: SFTTrainer, config: AppConfig, run_dir: Path, record: RunReco
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     losses = [loss for loss in losses if math.isfinite(loss)]  # but of steps that were left out
     result.skipped_steps = trainer.guard.skipped_steps
+    result.rewinds = trainer.spikes.rewinds
     result.steps = trainer.state.global_step
     result.epochs = round(trainer.state.epoch or 0.0, 4)
     if trainer.count.seconds:

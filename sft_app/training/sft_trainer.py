@@ -1,33 +1,30 @@
 """transformers.Trainer, with what it lacks: counted tokens, atomic checkpoints, no silent NaN."""
 
 import logging
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from transformers import (
-    TrainingArguments,
-)
-from transformers.trainer_utils import SaveStrategy
+from transformers import TrainingArguments
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.trainer import OnNonfinite
-from sft_app.data.batches.datasets import CONVERSATION_SHARE, ExampleDataset
-from sft_app.data.batches.length_grouped_sampler import LengthGroupedSampler
-from sft_app.training.guards.autopsy import write_autopsy
-from sft_app.training.guards.step_guard import (
-    StepGuard,
-    TrainingDiverged,
-    clip_gradients,
-    gradient_norm,
+from sft_app.data.batches.datasets import (
+    CONVERSATION_SHARE,
+    ITEM,
+    ExampleDataset,
+    Items,
+    NumberedItems,
+    PackedDataset,
 )
+from sft_app.data.batches.length_grouped_sampler import LengthGroupedSampler
+from sft_app.training.guards.guarded_trainer import GuardedTrainer, StepInProgress
+from sft_app.training.guards.loss_spikes import LossSpikes, SpikeRule
+from sft_app.training.guards.step_guard import StepGuard
 from sft_app.training.guards.stop_signals import IgnoringSigterm, StopSignals
-from sft_app.training.heldout_trainer import HeldoutMeasure, HeldoutTrainer
+from sft_app.training.heldout_trainer import HeldoutMeasure
 from sft_app.training.loss.label_smoothing import SmoothedLoss
 from sft_app.training.metrics.token_counts import (
     REAL_TOKENS,
@@ -51,18 +48,7 @@ DOCUMENTS = "documents"
 """Beside the tensors of a sequence shard: the documents of the whole rows."""
 
 
-@dataclass
-class StepInProgress:
-    """What the guard needs to know of the optimizer step that is being made."""
-
-    batches: list[dict[str, Any]] = field(default_factory=list)
-    losses: list[Tensor] = field(default_factory=list)
-    """Of this rank's micro-batches."""
-    loss_before: Tensor | None = None
-    """The Trainer's sum when the step began."""
-
-
-class SFTTrainer(HeldoutTrainer):
+class SFTTrainer(GuardedTrainer):
     """Trains on batches of `input_ids`, `labels` [B, T] (and `position_ids` or `attention_mask`).
 
     `count` has what all ranks did, before a resume as well.
@@ -77,15 +63,27 @@ class SFTTrainer(HeldoutTrainer):
         prepared: PreparedModel,
         args: TrainingArguments,
         data_collator: Collate,
+        train_dataset: Items,
         on_nonfinite: OnNonfinite = OnNonfinite.stop,
+        on_loss_spike: SpikeRule | None = None,
         heldout: HeldoutMeasure | None = None,
         **kwargs: Any,
     ) -> None:
         """Train `prepared.model`; `kwargs` are transformers.Trainer's own."""
         self.heldout = heldout
         self.guard = StepGuard(on_nonfinite, StopSignals())
+        self.spikes = LossSpikes(on_loss_spike or SpikeRule())
+        self._step = StepInProgress()
         collate = CountingCollate(data_collator)
-        super().__init__(model=prepared.model, args=args, data_collator=collate, **kwargs)
+        super().__init__(
+            model=prepared.model,
+            args=args,
+            data_collator=collate,
+            train_dataset=NumberedItems(train_dataset),
+            **kwargs,
+        )
+        if isinstance(train_dataset, ExampleDataset | PackedDataset):
+            self.records_of = train_dataset.records_of
         if args.label_smoothing_factor:
             self.compute_loss_func = SmoothedLoss(args.label_smoothing_factor)
             self.loss_is_scaled_for_ga = True
@@ -98,8 +96,6 @@ class SFTTrainer(HeldoutTrainer):
         self.count = WorkCount(prepared.shape, args.device, matmul_dtype(prepared.model, args))
         # Not before: the Trainer refuses to save checkpoints of sharded models, which we do.
         self.is_distributed_loading_by_transformers = prepared.sharded
-        self._step = StepInProgress()
-        self._taken_since_log = self._skipped_since_log = 0
         self._conversations: list[Tensor] = []
         """How many each micro-batch of the step has; none where tokens count the same."""
 
@@ -124,6 +120,7 @@ class SFTTrainer(HeldoutTrainer):
     ) -> torch.utils.data.Sampler[int] | None:
         """Unpacked examples come in batches of similar length, over all ranks; rows at random."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
+        dataset = dataset.items if isinstance(dataset, NumberedItems) else dataset
         if isinstance(dataset, ExampleDataset):
             # Of a whole step, however it is cut: other ranks go on with the same order of data.
             rows = self.get_total_train_batch_size(self.args)
@@ -157,16 +154,18 @@ class SFTTrainer(HeldoutTrainer):
             return [], None
         self.count.start(self.state)
         self._conversations = []
+        self._items: list[Tensor] = []
         mine = map(self._take, epoch_iterator)
         batches, num_items = super().get_batch_samples(mine, num_batches, device)
         if self._conversations:  # by which the step's sum is divided, in the place of its tokens
             number = torch.stack(self._conversations).sum().to(device)
             num_items = self.accelerator.reduce(number)
-        self._step = StepInProgress(batches, loss_before=self._tr_loss.clone())
+        self._step = StepInProgress(batches, items=self._items, loss_before=self._tr_loss.clone())
         return batches, num_items
 
     def _take(self, batch: Batch) -> dict[str, Any]:
         """Count a micro-batch as it was read; what this rank has to do of it."""
+        self._items.append(batch.pop(ITEM))
         share = batch.pop(CONVERSATION_SHARE, None)
         if share is not None:
             batch["loss_weights"] = share * batch.get("loss_weights", torch.ones(()))
@@ -205,80 +204,11 @@ class SFTTrainer(HeldoutTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add tokens and speed to what is logged of a step."""
         if "loss" in logs:
-            logs["loss"] = self._mean_of_taken_steps(logs["loss"])
+            logs["loss"] = self.mean_of_taken_steps(logs["loss"])
             logs.update(self.count.since_last_log(self.accelerator, self.state).measured())
         super().log(logs, start_time)
 
-    def _mean_of_taken_steps(self, mean: float) -> float:
-        """Leave skipped steps, which add nothing to the sum, out of a mean since the last log."""
-        taken, skipped = self._taken_since_log, self._skipped_since_log
-        self._taken_since_log = self._skipped_since_log = 0
-        return mean * (taken + skipped) / taken if taken else math.nan
-
-    # -- the guard in the step -----------------------------------------------------------------
-
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Forward and backward of a micro-batch; its loss is kept for the guard."""
-        loss: Tensor = super().training_step(*args, **kwargs)
-        self._step.losses.append(loss)
-        return loss
-
-    def _clip_grad_norm(self, model: torch.nn.Module) -> Tensor:
-        """Look at the gradients before they are scaled: one NaN would be in all of them after."""
-        self.accelerator.unscale_gradients()
-        norm = gradient_norm(model.parameters())
-        if self._may_step(norm):
-            clip_gradients(model.parameters(), self.args.max_grad_norm, norm)
-        return norm
-
-    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
-        if grad_norm is None:  # nothing is clipped
-            grad_norm = gradient_norm(model.parameters())
-            self._may_step(grad_norm)
-        return grad_norm
-
-    def _may_step(self, norm: Tensor) -> bool:
-        """Tell whether the optimizer takes this step; raise TrainingDiverged where the run ends."""
-        look = self.guard.look(self._step.losses, norm if self.accelerator.scaler is None else None)
-        if look.stop_signal:
-            self.stopped_by = look.stop_signal
-            self.control.should_log = self.control.should_training_stop = True
-            self.control.should_save = self.args.save_strategy != SaveStrategy.NO
-        if look.is_finite:
-            self.guard.passed()
-            self._taken_since_log += 1
-            return True
-        autopsy = write_autopsy(
-            Path(self.args.output_dir).parent,
-            step=self.state.global_step,
-            rank=self.args.process_index,
-            look=look,
-            losses=self._step.losses,
-            norm=norm.item(),
-            model=self.model,
-            batches=self._step.batches,
-            tokenizer=self.processing_class,
-            logged=self.state.log_history,
-        )
-        what = "gradient" if look.finite_loss else "loss"
-        if not self.guard.may_skip():
-            raise TrainingDiverged(
-                f"the {what} of step {self.state.global_step + 1} is not finite, and no weight was "
-                "changed by it. Lower trainer.learning_rate, lengthen trainer.warmup_steps, look "
-                f"at the step's records in {autopsy}, or leave such steps out with "
-                "trainer.on_nonfinite=skip."
-            )
-        log.warning(
-            "step %d is left out: its %s is not finite (%s)",
-            self.state.global_step + 1,
-            what,
-            autopsy,
-        )
-        for parameter in self.model.parameters():
-            parameter.grad = None  # the optimizer passes over them
-        self._tr_loss.copy_(self._step.loss_before)
-        self._skipped_since_log += 1
-        return False
+    # -- at the end ----------------------------------------------------------------------------
 
     def release_training_state(self) -> None:
         """Drop what only training needs: optimizer state, and DDP's wrapper around the model.

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,6 +30,31 @@ def test_packed_rows_have_one_length_positions_per_document_and_no_attention_mas
         for start, stop in zip(starts, [*starts[1:], LENGTH], strict=True):
             assert positions[start:stop].tolist() == list(range(stop - start))
         assert tokenizer.decode(ids[:1]) == "<|im_start|>"
+
+
+@pytest.mark.parametrize("packing", [Packing.best_fit, Packing.none])
+def test_every_item_names_the_records_that_it_was_made_of(tmp_path, tokenizer, packing):
+    """Also where equal files stood elsewhere when they were tokenised."""
+    data = {}
+    for place in ("before", "now"):
+        folder = tmp_path / place
+        folder.mkdir()
+        for name, first in (("a.jsonl", 0), ("b.jsonl", 20)):
+            records = [{**sharegpt(first + n, turns=1), "id": f"r{first + n}"} for n in range(20)]
+            (folder / name).write_text("".join(json.dumps(r) + "\n" for r in records))
+        config = settings(folder, tmp_path, packing=packing, eval_examples=0)
+        data[place] = pickle.loads(pickle.dumps(prepare(config, tokenizer).train))
+    train = data["now"]
+    named = {name for index in range(len(train)) for name in train.records_of(index)}
+    assert len(named) == 40
+    for index in range(len(train)):
+        for name in train.records_of(index):
+            file, _, line, _, own = name.split(" ")
+            record = json.loads(Path(file).read_text().splitlines()[int(line) - 1])
+            assert own == f"{record['id']})"
+            assert str(tmp_path / "now") in file
+            text = tokenizer.decode(train[index]["input_ids"])
+            assert record["conversations"][0]["value"][:20] in text
 
 
 def test_an_almost_empty_row_costs_what_its_padding_is_long_and_not_the_square_of_it():

@@ -1,6 +1,8 @@
 """How runs end that do not end well: the true cause, the exit code, and nobody left running."""
 
 import contextlib
+import json
+import re
 import signal
 import subprocess
 import sys
@@ -126,12 +128,22 @@ def test_a_failing_rank_is_named_with_its_true_cause(start: Start, tmp_path: Pat
     assert "in broken" in (result.error.traceback or "")
 
 
-def test_a_loss_of_nan_fails_the_run(start: Start, tmp_path: Path) -> None:
+def test_a_loss_of_nan_fails_the_run_and_its_records_are_named(
+    start: Start, tmp_path: Path, chat_file: Path
+) -> None:
     process = start("trainer.learning_rate=1e30", "trainer.warmup_steps=0", "trainer.max_steps=20")
     output = process.communicate(timeout=180)[0]
     assert process.returncode == 1, output
     assert "Lower trainer.learning_rate" in output
     assert not (tmp_path / "run" / "model").exists()
+    (autopsy,) = (tmp_path / "run/autopsy").glob("*.json")
+    records = json.loads(chat_file.read_text())
+    for row in json.loads(autopsy.read_text())["rows"]:
+        named = re.fullmatch(rf"{chat_file} record (\d+), line 1 \(id c(\d+)\)", row["records"][0])
+        assert named is not None and int(named[1]) == int(named[2]) + 1
+        asked = re.search(r"user\n(spell \w+)", row["begins_with"])
+        assert asked is not None
+        assert asked[1] in [turn["value"] for turn in records[int(named[2])]["conversations"]]
 
 
 def test_a_killed_rank_is_named_and_not_the_one_that_lost_it(start: Start, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from sft_app.config.schema.trainer import OnNonfinite
 from sft_app.data.batches.datasets import CONVERSATION_SHARE
 from sft_app.training.attention import packed_attention
 from sft_app.training.attention.choose_attention import AttentionChoice
+from sft_app.training.guards.loss_spikes import SpikeRule
 from sft_app.training.heldout_trainer import HeldoutMeasure
 from sft_app.training.loss.patched_forward import install_chunked_loss
 from sft_app.training.metrics.flops import shape_of
@@ -89,6 +90,7 @@ def trainer_of(
     rows: list[Batch],
     optimizer_cls_and_kwargs: tuple[type, dict[str, Any]] | None = None,
     on_nonfinite: OnNonfinite = OnNonfinite.stop,
+    on_loss_spike: SpikeRule | None = None,
     heldout: HeldoutMeasure | None = None,
     **args: Any,
 ) -> SFTTrainer:
@@ -111,6 +113,7 @@ def trainer_of(
         data_collator=collate,
         train_dataset=rows,
         on_nonfinite=on_nonfinite,
+        on_loss_spike=on_loss_spike,
         eval_dataset=rows if heldout is not None else None,
         heldout=heldout,
         optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,

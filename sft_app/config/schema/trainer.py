@@ -36,6 +36,18 @@ class OnNonfinite(StrEnum):
     """The step is left out; ten in a row end the run."""
 
 
+class OnLossSpike(StrEnum):
+    """What is done at a step whose loss is far above those before it."""
+
+    ignore = "ignore"
+    """Nothing."""
+    stop = "stop"
+    """The run ends, failed; the step changes no weight."""
+    rewind = "rewind"
+    """Weights and optimizer go back to a checkpoint from before the spike; the batches since then
+    are left out."""
+
+
 class Parallelism(StrEnum):
     """What several processes share."""
 
@@ -179,6 +191,19 @@ class TrainerConfig:
     on_nonfinite: OnNonfinite = OnNonfinite.stop
     """At a step whose loss or gradient is NaN or infinite: stop the run, or skip the step. Either
     way nothing is updated, and `autopsy/` in the run's directory tells what it was made of."""
+    on_loss_spike: OnLossSpike = OnLossSpike.ignore
+    """At a step whose loss is far above those before it: ignore it; stop the run; or rewind to the
+    newest whole checkpoint that is known to be from before the spike, and leave out the batches of
+    the steps since then, this one included. Those steps stay counted: the schedule and the data go
+    on as if they had changed nothing."""
+    loss_spike_threshold: float = 6.0
+    """Standard deviations above the mean of the last `loss_spike_window` losses that make a
+    spike."""
+    loss_spike_window: int = 128
+    """Steps whose losses a step's loss is compared with; before there are so many, none is a
+    spike."""
+    max_rewinds: int = 3
+    """How often `on_loss_spike=rewind` goes back; the next spike ends the run."""
     profile: bool = False
     """Record a few steps with torch.profiler: the trace is in `profile/` of the run's directory."""
     extra: dict[str, Any] = field(default_factory=dict)

@@ -6,7 +6,14 @@ from sft_app.common.errors import ConfigError
 from sft_app.common.processes import is_installed
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.launch import Device
-from sft_app.config.schema.trainer import LossHead, LossWeighting, Parallelism, TrainerConfig
+from sft_app.config.schema.trainer import (
+    LossHead,
+    LossWeighting,
+    OnLossSpike,
+    Parallelism,
+    SaveStrategy,
+    TrainerConfig,
+)
 from sft_app.config.transformers_names import training_argument_names
 from sft_app.config.validation.check_adapter import check_adapter
 from sft_app.config.validation.check_parallel import check_parallel
@@ -77,6 +84,7 @@ def check_trainer_support(config: AppConfig) -> None:
     _check_checkpointing(config)
     _check_tiles(config.trainer)
     _check_loss_weighting(config.trainer)
+    _check_loss_spike(config.trainer)
     check_parallel(config)
     if config.launch.device is Device.cpu:
         check_without_gpu(config.trainer, "with launch.device=cpu")
@@ -98,6 +106,21 @@ def check_trainer_support(config: AppConfig) -> None:
                 "adamw_torch_fused."
             )
     _check_packages(config)
+
+
+def _check_loss_spike(trainer: TrainerConfig) -> None:
+    """A rewind needs a checkpoint of two steps ago at least, and so more than the newest one."""
+    if trainer.on_loss_spike is OnLossSpike.rewind:
+        if trainer.save_strategy is SaveStrategy.no:
+            raise ConfigError(
+                "trainer.on_loss_spike=rewind goes back to a checkpoint, and "
+                "trainer.save_strategy=no writes none: leave trainer.save_strategy out."
+            )
+        if trainer.save_total_limit == 1:
+            raise ConfigError(
+                "trainer.on_loss_spike=rewind goes back to a checkpoint from before the spike, "
+                "which may be the last but one: set trainer.save_total_limit=2, or more."
+            )
 
 
 def check_without_gpu(trainer: TrainerConfig, where: str) -> None:

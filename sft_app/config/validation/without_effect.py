@@ -4,13 +4,14 @@ In a sweep a setting may have an effect in some jobs only.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.rope import RopeMethod
 from sft_app.config.schema.sweep import Budget
-from sft_app.config.schema.trainer import SaveStrategy
+from sft_app.config.schema.trainer import OnLossSpike, SaveStrategy
 
 WITHOUT_FACTOR = (RopeMethod.none, RopeMethod.abf, RopeMethod.extend_positions)
 
@@ -27,6 +28,12 @@ def settings_without_effect(config: AppConfig) -> list[str]:
     if trainer.save_strategy is not SaveStrategy.steps:
         reason = f"trainer.save_strategy={trainer.save_strategy}"
         notes += _given(trainer, "trainer", ("save_steps",), reason)
+    if trainer.on_loss_spike is not OnLossSpike.rewind:
+        unused = ["max_rewinds"]
+        if trainer.on_loss_spike is OnLossSpike.ignore:
+            unused += ["loss_spike_threshold", "loss_spike_window"]
+        reason = f"trainer.on_loss_spike={trainer.on_loss_spike}"
+        notes += _given(trainer, "trainer", unused, reason)
     if trainer.max_steps > 0:
         reason = f"trainer.max_steps={trainer.max_steps}, which ends the training"
         notes += _given(trainer, "trainer", ("num_train_epochs",), reason)
@@ -38,7 +45,7 @@ def settings_without_effect(config: AppConfig) -> list[str]:
     return notes
 
 
-def _given(settings: Any, group: str, names: tuple[str, ...], reason: str) -> list[str]:
+def _given(settings: Any, group: str, names: Iterable[str], reason: str) -> list[str]:
     defaults = {field.name: field for field in dataclasses.fields(settings)}
     return [
         f"{group}.{name}={value} has no effect with {reason}."

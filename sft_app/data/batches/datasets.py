@@ -1,5 +1,7 @@
 """Torch datasets over memory-mapped tokens."""
 
+from typing import Protocol
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -40,6 +42,10 @@ class ExampleDataset(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         """Count the documents."""
         return len(self.documents)
+
+    def records_of(self, index: int) -> list[str]:
+        """Say from which record an item was made, as one name in a list."""
+        return [self.fitted.store.record_of(int(self.fitted.row[self.documents[index]]))]
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Return the tensors [T] of one document."""
@@ -101,10 +107,44 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
         """Count the rows."""
         return len(self.rows)
 
+    def records_of(self, index: int) -> list[str]:
+        """Say from which records a row was made, in the order of its documents."""
+        return [record for i in self.rows[index] for record in self.examples.records_of(i)]
+
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Return the tensors [T] of one row, its documents one after the other."""
         documents = [self.examples[example] for example in self.rows[index]]
         return {key: torch.cat([d[key] for d in documents]) for key in documents[0]}
+
+
+ITEM = "item"
+"""Beside the tensors of an item: its number in the training set, a scalar."""
+
+
+class Items(Protocol):
+    """A dataset that has a length, or a list."""
+
+    def __len__(self) -> int:
+        """Count the items."""
+
+    def __getitem__(self, index: int, /) -> dict[str, Tensor]:
+        """Return the tensors of one item."""
+
+
+class NumberedItems(Dataset[dict[str, Tensor]]):
+    """Give the items of a dataset with their numbers: what a batch was made of can be told."""
+
+    def __init__(self, items: Items) -> None:
+        """Number these items, from 0."""
+        self.items = items
+
+    def __len__(self) -> int:
+        """Count the items."""
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Return the tensors of one item, and its number."""
+        return {**self.items[index], ITEM: torch.tensor(index)}
 
 
 LONGEST_PADDING_DOCUMENT = 256

@@ -13,7 +13,7 @@ from sft_app.data.parse.formats import detect, normalise
 from sft_app.data.parse.repair import repair
 from sft_app.data.read.read_files import read_file
 from sft_app.data.read.read_hub import read_hub
-from sft_app.data.read.record import BadRecord, Origin, Record
+from sft_app.data.read.record import BadRecord, Origin, Record, place_in_file
 from sft_app.data.read.sources import Source
 from sft_app.data.statistics import ReadStatistics, add_counts
 
@@ -49,10 +49,10 @@ class ConversationReader:
         for number, source in enumerate(sources):
             add_counts(self.statistics.ignored_files, source.ignored)
             if source.files:
-                for file in source.files:
-                    yield from self._read_records(read_file(file), str(file), number)
+                for place, file in enumerate(source.files):
+                    yield from self._read_records(read_file(file), str(file), number, place)
             else:
-                yield from self._read_records(read_hub(source.name), source.name, number)
+                yield from self._read_records(read_hub(source.name), source.name, number, 0)
 
     def bad_record(self, reason: str, message: str) -> None:
         """Raise DataError, or count the record by `reason`, as `data.on_bad_record` says."""
@@ -68,7 +68,7 @@ class ConversationReader:
         self.statistics.conversations -= 1
 
     def _read_records(
-        self, records: Iterator[Record | BadRecord], name: str, source: int
+        self, records: Iterator[Record | BadRecord], name: str, source: int, file: int
     ) -> Iterator[Item]:
         format = self._data.format
         for record in records:
@@ -93,7 +93,9 @@ class ConversationReader:
             if usable is not None:
                 self.statistics.conversations += 1
                 self._number += 1
-                origin = Origin(self._number, content_key(usable), source)
+                origin = Origin(
+                    self._number, content_key(usable), source, file, place_in_file(record, name)
+                )
                 yield Item(usable, record.where, origin)
 
     def _usable(self, content: Conversation | Passage) -> Conversation | Passage | None:

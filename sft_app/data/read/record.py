@@ -33,6 +33,17 @@ class Origin:
     """`conversation.content_key`."""
     source: int
     """Its number in `data.train`."""
+    file: int = 0
+    """Its number among the files of the source; 0 for a dataset of the hub."""
+    place: str = ""
+    """Where in the file, for people: `line 12`, with the record's own id where it has one."""
+
+
+def place_in_file(record: Record, name: str) -> str:
+    """Return where in the file of that name a record stands."""
+    place = record.where.removeprefix(name).strip()
+    own = record.value.get("id") if isinstance(record.value, dict) else None
+    return f"{place} (id {str(own)[:80]})" if isinstance(own, str | int) else place
 
 
 def wrong_encoding(where: str) -> BadRecord:

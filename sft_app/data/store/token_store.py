@@ -25,6 +25,8 @@ _SCHEMA = pa.schema(
         ("conversation", pa.int64()),
         ("key", pa.uint64()),
         ("source", pa.int32()),
+        ("file", pa.int32()),
+        ("place", pa.string()),
     ]
 )
 
@@ -49,6 +51,8 @@ def to_batch(examples: list[TokenizedExample], origins: list[Origin]) -> pa.Reco
         pa.array([o.conversation for o in origins], pa.int64()),
         pa.array([o.key for o in origins], pa.uint64()),
         pa.array([o.source for o in origins], pa.int32()),
+        pa.array([o.file for o in origins], pa.int32()),
+        pa.array([o.place.encode(errors="replace") for o in origins], pa.string()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
 
@@ -71,9 +75,14 @@ def write_store(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
 class TokenStore:
     """Give random access to the rows of a store. Pickles as its path, and never loads the file."""
 
-    def __init__(self, path: Path) -> None:
-        """Map the Arrow file at `path` into memory."""
+    def __init__(self, path: Path, names: list[list[str]] | None = None) -> None:
+        """Map the Arrow file at `path` into memory.
+
+        `names`: of each source, its files as they are called now, or the dataset of the hub. The
+        store may have been made when equal files stood elsewhere.
+        """
         self.path = path
+        self.names = names or []
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         self._ends = np.cumsum([b.num_rows for b in batches], dtype=np.int64)
@@ -85,6 +94,8 @@ class TokenStore:
         self.conversation = self._scalars(batches, "conversation", np.int64)
         self.key = self._scalars(batches, "key", np.uint64)
         self.source = self._scalars(batches, "source", np.int64)
+        self._file = self._scalars(batches, "file", np.int64)
+        self._places = [batch.column("place") for batch in batches]
         self.lengths = np.concatenate(
             [np.diff(offsets) for offsets, _ in self._lists["input_ids"]] or [np.zeros(0, int)]
         ).astype(np.int64)
@@ -97,13 +108,20 @@ class TokenStore:
         """Count the rows."""
         return len(self.lengths)
 
-    def __reduce__(self) -> tuple[type, tuple[Path]]:
-        """Pickle the path alone."""
-        return TokenStore, (self.path,)
+    def __reduce__(self) -> tuple[type, tuple[Path, list[list[str]]]]:
+        """Pickle the path, and what the files are called."""
+        return TokenStore, (self.path, self.names)
 
     def input_ids(self, row: int) -> np.ndarray:
         """Return the tokens of a row, int32 [length]: a read-only view of the file."""
         return self._list("input_ids", row)
+
+    def record_of(self, row: int) -> str:
+        """Say from which record a row was made: its file, and where in it."""
+        batch, at = self._batch_of(row)
+        place = self._places[batch][at].as_py()
+        source, file = int(self.source[row]), int(self._file[row])
+        return f"{self.names[source][file]} {place}" if self.names else place
 
     def exchanges(self, row: int) -> list[Exchange]:
         """Return the exchanges of a row, in tokens."""
@@ -120,10 +138,14 @@ class TokenStore:
         ]
 
     def _list(self, name: str, row: int) -> np.ndarray:
-        batch = int(np.searchsorted(self._ends, row, side="right"))
+        batch, at = self._batch_of(row)
         offsets, values = self._lists[name][batch]
-        at = row - (int(self._ends[batch - 1]) if batch else 0)
         return values[offsets[at] : offsets[at + 1]]
+
+    def _batch_of(self, row: int) -> tuple[int, int]:
+        """Return the batch that holds a row, and its number in it."""
+        batch = int(np.searchsorted(self._ends, row, side="right"))
+        return batch, row - (int(self._ends[batch - 1]) if batch else 0)
 
     def _about_labels(self) -> tuple[np.ndarray, np.ndarray]:
         counts, weighted = [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)]

@@ -205,6 +205,8 @@ def _environment(result: RunResult) -> list[Entry]:
         "started": result.started_at,
         "finished": result.finished_at,
         "resumed from": result.resumed_from,
+        "steps left out": result.skipped_steps or None,
+        "rewinds": _rewinds(result),
         "device": result.device,
         "processes": result.world_size,
         "parameters": result.num_parameters,
@@ -219,3 +221,12 @@ def _environment(result: RunResult) -> list[Entry]:
         **{f"{name} version": version for name, version in result.versions.items()},
     }
     return [describe(label, value) for label, value in facts.items() if value is not None]
+
+
+def _rewinds(result: RunResult) -> str | None:
+    """Say where training went back because of a spike of its loss."""
+    told = [
+        f"from step {one.step} to {one.back_to} (loss {one.loss:.4g}, usually {one.usual_loss:.4g})"
+        for one in result.rewinds
+    ]
+    return "; ".join(told) or None

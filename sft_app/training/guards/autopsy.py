@@ -26,15 +26,20 @@ def write_autopsy(
     norm: float | None,
     model: nn.Module,
     batches: list[dict[str, Any]],
+    records: list[list[str]],
     tokenizer: PreTrainedTokenizerBase | None,
     logged: list[dict[str, Any]],
 ) -> Path:
-    """Write one rank's autopsy of the step that was to follow `step`, and return its path."""
+    """Write one rank's autopsy of the step that was to follow `step`, and return its path.
+
+    `records` names, for each row of the batches in order, the records that it was made of.
+    """
     gradients = nonfinite_tensors((name, p.grad) for name, p in model.named_parameters())
     weights = nonfinite_tensors(model.named_parameters())
     told = {
         "step": step + 1,
         "rank": rank,
+        "loss_of_all_ranks": look.loss,
         "loss_is_finite_on_all_ranks": look.finite_loss,
         "gradient_is_finite": look.finite_gradient,
         "gradient_norm": norm,
@@ -42,7 +47,7 @@ def write_autopsy(
         "nonfinite_gradients": _first(gradients),
         "nonfinite_weights": _first(weights),
         "last_metrics": logged[-3:],
-        "rows": [row for batch in batches for row in _rows(batch, tokenizer)][:MOST_ROWS],
+        "rows": _rows(batches, records, tokenizer),
     }
     path = run_dir / AUTOPSY / f"step-{step + 1}-rank-{rank}.json"
     path.parent.mkdir(exist_ok=True)
@@ -54,12 +59,19 @@ def _first(names: list[str]) -> dict[str, Any]:
     return {"count": len(names), "names": names[:MOST_NAMES]}
 
 
-def _rows(batch: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None) -> list[dict[str, Any]]:
-    """Tell each row by how it begins: what to search for in the data."""
+def _rows(
+    batches: list[dict[str, Any]],
+    records: list[list[str]],
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> list[dict[str, Any]]:
+    """Tell each row by the records that are in it, and by how it begins."""
     rows = []
-    for ids in batch["input_ids"]:
+    for number, ids in enumerate(ids for batch in batches for ids in batch["input_ids"]):
         assert isinstance(ids, torch.Tensor)
         begins = ids[:SHOWN_TOKENS].tolist()
         text = tokenizer.decode(begins) if tokenizer is not None else None
-        rows.append({"tokens": ids.numel(), "begins_with": text or begins})
-    return rows
+        row = {"tokens": ids.numel(), "begins_with": text or begins}
+        if number < len(records):
+            row["records"] = records[number]
+        rows.append(row)
+    return rows[:MOST_ROWS]

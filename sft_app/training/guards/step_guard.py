@@ -36,6 +36,8 @@ class Look:
 
     finite_loss: bool
     finite_gradient: bool
+    loss: float
+    """Of the step: the mean over all ranks of the sum over micro-batches, as it is logged."""
     stop_signal: int
     """The signal that asked one of them to end; 0: none."""
 
@@ -68,11 +70,18 @@ class StepGuard:
                 ~torch.isfinite(gradient),
                 torch.tensor(self.signals.received, device=total.device),
             ]
-        ).int()
+        ).float()
+        loss = total / ranks.world_size()
         if ranks.is_distributed():
             dist.all_reduce(seen, op=dist.ReduceOp.MAX)
-        bad_loss, bad_gradient, signal = seen.tolist()
-        return Look(finite_loss=not bad_loss, finite_gradient=not bad_gradient, stop_signal=signal)
+            dist.all_reduce(loss)
+        bad_loss, bad_gradient, signal, mean = torch.cat([seen, loss.reshape(1)]).tolist()
+        return Look(
+            finite_loss=not bad_loss,
+            finite_gradient=not bad_gradient,
+            loss=mean,
+            stop_signal=int(signal),
+        )
 
     def may_skip(self) -> bool:
         """Count a step that is not finite; False where the run has to stop."""

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import TrainerState
 
+from sft_app.data.batches.datasets import ITEM
 from sft_app.data.labels import count_supervised
 from sft_app.records.result import TokenCounts
 from sft_app.records.step_log import StepLine, step_line
@@ -37,7 +38,11 @@ class CountingCollate:
     def __call__(self, examples: list[Batch]) -> Batch:
         """Collate, and count what was given before it is padded."""
         real = sum(len(example["input_ids"]) for example in examples)
-        return {**self.collate(examples), REAL_TOKENS: torch.tensor(real)}
+        batch = {REAL_TOKENS: torch.tensor(real)}
+        if ITEM in examples[0]:
+            batch[ITEM] = torch.stack([example[ITEM] for example in examples])
+            examples = [{k: v for k, v in example.items() if k != ITEM} for example in examples]
+        return {**self.collate(examples), **batch}
 
 
 def counts_of_batch(batch: Batch, shape: ModelShape) -> tuple[int, int, int, int]:

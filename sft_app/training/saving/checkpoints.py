@@ -47,7 +47,7 @@ def rotate(checkpoints: Path, keep: int | None, best: int | None = None) -> None
     if keep is not None:
         assert keep > 0, "validated"
         for old in numbered(checkpoints)[:-keep]:
-            if _step(old) != best:
+            if step_of(old) != best:
                 remove(old)
 
 
@@ -61,8 +61,8 @@ def remove(checkpoint: Path) -> None:
 
 def numbered(checkpoints: Path) -> list[Path]:
     """List the checkpoint-N folders, by step."""
-    found = [p for p in checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _step(p) is not None]
-    return sorted(found, key=lambda path: _step(path) or 0)
+    found = [p for p in checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if step_of(p) is not None]
+    return sorted(found, key=lambda path: step_of(path) or 0)
 
 
 def set_newer_aside(run_dir: Path, resumed_from: Path | None) -> list[Path]:
@@ -72,10 +72,10 @@ def set_newer_aside(run_dir: Path, resumed_from: Path | None) -> list[Path]:
     remove what training writes from now on. Return where they are now.
     """
     checkpoints = run_dir / CHECKPOINTS
-    last = (_step(resumed_from) or 0) if resumed_from is not None else -1
+    last = (step_of(resumed_from) or 0) if resumed_from is not None else -1
     moved = []
     for newer in numbered(checkpoints):
-        if (_step(newer) or 0) > last:
+        if (step_of(newer) or 0) > last:
             place = checkpoints / PASSED_OVER / newer.name
             shutil.rmtree(place, ignore_errors=True)
             place.parent.mkdir(exist_ok=True)
@@ -131,11 +131,22 @@ def find_resume_point(setting: str | None, run_dir: Path) -> ResumePoint:
     )
 
 
+def newest_whole(checkpoints: Path, *, before: int) -> Path | None:
+    """Return the newest checkpoint of a step below `before` that is whole; None: there is none."""
+    for candidate in reversed(numbered(checkpoints)):
+        if (step_of(candidate) or 0) < before:
+            damage = find_damage(candidate)
+            if damage is None:
+                return candidate
+            log.warning("Checkpoint %s is passed over: %s.", candidate, damage)
+    return None
+
+
 def _candidates(place: Path) -> list[Path]:
     """List the checkpoints that a place means; those before a named one are its fallback."""
-    step = _step(place)
+    step = step_of(place)
     if step is not None:
-        before = [p for p in numbered(place.parent) if (_step(p) or 0) < step]
+        before = [p for p in numbered(place.parent) if (step_of(p) or 0) < step]
         return [*before, place] if place.is_dir() else before
     return numbered(place / CHECKPOINTS) or numbered(place)
 
@@ -187,6 +198,7 @@ def checkpoint_of(checkpoints: Path, step: int) -> Path:
     return checkpoints / f"{PREFIX_CHECKPOINT_DIR}-{step}"
 
 
-def _step(path: Path) -> int | None:
+def step_of(path: Path) -> int | None:
+    """Return the step that a checkpoint's name states; None where it is no checkpoint's."""
     number = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
     return int(number) if number.isdigit() and number != path.name else None

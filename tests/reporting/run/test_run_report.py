@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sft_app.records.result import RunError, Status, TokenCounts
+from sft_app.records.result import Rewind, RunError, Status, TokenCounts, read_result
 from sft_app.records.run_files import CONFIG, METRICS, PLAN, RESULT
 from sft_app.reporting.page import html_templates
 from sft_app.reporting.run import summary
@@ -111,6 +111,16 @@ def test_other_endings_are_said_in_a_sentence(tmp_path: Path, status: Status, wo
     result = result_of(status=status, context_length=32768, steps=0)
     run = write_run(tmp_path / "run", result=result, metrics=metrics_of(7))
     assert words in text_of(write_run_report(run).read_text())
+
+
+def test_where_training_went_back_or_left_steps_out_is_said(tmp_path: Path) -> None:
+    rewind = Rewind(step=640, back_to=500, loss=9.5, usual_loss=1.25)
+    result = result_of(rewinds=[rewind], skipped_steps=3)
+    run = write_run(tmp_path / "run", result=result)
+    assert read_result(run).rewinds == [rewind]
+    text = text_of(write_run_report(run).read_text())
+    assert "rewinds from step 640 to 500 (loss 9.5, usually 1.25)" in text
+    assert "steps left out 3" in text
 
 
 @pytest.mark.parametrize("name", [CONFIG, PLAN, RESULT, METRICS])
