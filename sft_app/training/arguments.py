@@ -87,9 +87,11 @@ def collective_timeout(launch: LaunchConfig) -> int:
 def checkpointing_arguments(trainer: TrainerConfig) -> dict[str, Any]:
     """Return the arguments of activation checkpointing, as this transformers calls them."""
     prefix = compat.checkpointing_prefix()
+    settings = dict(trainer.gradient_checkpointing_kwargs)
+    settings.pop("offload", None)  # the application's own (offload_activations.py)
     return {
         f"{prefix}_checkpointing": trainer.gradient_checkpointing,
-        f"{prefix}_checkpointing_kwargs": dict(trainer.gradient_checkpointing_kwargs) or None,
+        f"{prefix}_checkpointing_kwargs": settings or None,
     }
 
 

@@ -22,6 +22,7 @@ from sft_app.records.run_files import METRICS, MODEL, PLAN, PROFILE, TENSORBOARD
 from sft_app.training.arguments import training_arguments
 from sft_app.training.callbacks.compile_layers import CompileLayers, check_compiler
 from sft_app.training.callbacks.metrics_file import MetricsFile
+from sft_app.training.callbacks.offload_activations import OffloadActivations
 from sft_app.training.callbacks.profiler import ProfileSteps
 from sft_app.training.callbacks.progress import Progress
 from sft_app.training.callbacks.result_file import ResultFile
@@ -221,6 +222,8 @@ def make_trainer(
         ),
     )
     trainer.remove_callback(PrinterCallback)
+    if config.trainer.gradient_checkpointing_kwargs.get("offload"):
+        trainer.add_callback(OffloadActivations(model, args.device))
     if config.trainer.torch_compile:
         trainer.add_callback(CompileLayers(model))
     if config.trainer.profile:

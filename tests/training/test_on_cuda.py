@@ -5,9 +5,9 @@ import functools
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
 from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
+from sft_app.training.activation_memory.host_copies import HostCopies
 from sft_app.training.attention import packed_attention
 from sft_app.training.attention.document_bounds import documents_of_lengths
 from sft_app.training.attention.kernels import (
@@ -17,6 +17,7 @@ from sft_app.training.attention.kernels import (
     torch_varlen,
 )
 from sft_app.training.callbacks.compile_layers import CompileLayers
+from sft_app.training.callbacks.offload_activations import OffloadActivations
 from sft_app.training.loss.chunked_cross_entropy import chunked_cross_entropy
 from sft_app.training.loss.liger_cross_entropy import liger_cross_entropy
 from sft_app.training.peft.quantize import quantise
@@ -97,24 +98,6 @@ def test_heads_that_the_flash_kernel_has_no_code_for_go_one_document_at_a_time()
     assert kernel(query, query, query, documents, AttentionSettings()).isfinite().all()
 
 
-@pytest.mark.skipif(
-    not hasattr(PreTrainedModel, "activation_checkpointing_enable"),
-    reason="needs transformers 5.23",
-)
-def test_activations_kept_on_the_host_give_the_same_gradients(random_model):
-    tokens = torch.randint(3, 97, (2, 64), device="cuda")
-    results = []
-    for offload in (False, True):
-        model = random_model("llama").cuda().train()
-        if offload:
-            model.activation_checkpointing_enable(offload=True)
-        loss = model(tokens, labels=tokens).loss
-        loss.backward()
-        results.append([loss, *(p.grad for p in model.parameters())])
-    for ours, plain in zip(*results, strict=True):
-        torch.testing.assert_close(ours, plain)
-
-
 def test_paged_and_plain_8_bit_states_take_the_same_steps():
     bitsandbytes = pytest.importorskip("bitsandbytes")
     results = []
@@ -141,3 +124,22 @@ def test_weights_in_4_bits_are_those_that_a_cpu_makes(random_model):
         with torch.no_grad():
             logits.append(model(tokens.to(name)).logits.cpu())
     torch.testing.assert_close(*logits, atol=2e-2, rtol=2e-2)
+
+
+def test_activations_kept_on_the_host_give_the_same_gradients(random_model):
+    """Copies that run beside the computing; tiny tensors too, so that many are in flight."""
+    tokens = torch.arange(64, device="cuda").reshape(2, 32)
+    found = []
+    for offloads in (False, True):
+        model = random_model("llama", num_hidden_layers=6).to("cuda").train()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+        if offloads:
+            callback = OffloadActivations(model, torch.device("cuda"))
+            callback.copies = HostCopies(torch.device("cuda"), smallest=0)
+            callback.on_train_begin()
+        for _ in range(3):
+            model(input_ids=tokens, labels=tokens).loss.backward()
+        found.append({name: p.grad for name, p in model.named_parameters()})
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, atol=1e-6, rtol=1e-5)

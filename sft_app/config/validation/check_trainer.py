@@ -216,9 +216,11 @@ def _check_checkpointing(config: AppConfig) -> None:
             "trainer.gradient_checkpointing_kwargs has no effect without "
             "trainer.gradient_checkpointing=true."
         )
-    new = {"every_n_layers", "offload"} & settings.keys()
-    if new and "activation_checkpointing_kwargs" not in training_argument_names():
+    if (
+        "every_n_layers" in settings
+        and "activation_checkpointing_kwargs" not in training_argument_names()
+    ):
         raise ConfigError(
-            f"trainer.gradient_checkpointing_kwargs.{min(new)} needs transformers 5.23 or newer: "
-            "upgrade it, or leave this out to checkpoint every layer."
+            "trainer.gradient_checkpointing_kwargs.every_n_layers needs transformers 5.23 or "
+            "newer: upgrade it, or leave this out to checkpoint every layer."
         )

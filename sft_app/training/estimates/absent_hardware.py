@@ -153,8 +153,17 @@ def _changes(config: AppConfig, pretrained: PretrainedConfig) -> list[tuple[str,
         changed = dataclasses.replace(trainer, **values)
         changes.append((override, dataclasses.replace(config, trainer=changed)))
 
-    if not trainer.gradient_checkpointing:
-        change("trainer.gradient_checkpointing=true", gradient_checkpointing=True)
+    recomputing, words = trainer.gradient_checkpointing, "trainer.gradient_checkpointing=true"
+    settings = trainer.gradient_checkpointing_kwargs
+    if not recomputing:
+        change(words, gradient_checkpointing=True)
+    if not settings.get("offload"):
+        offload = "+trainer.gradient_checkpointing_kwargs.offload=true"
+        change(
+            offload if recomputing else f"{words} {offload}",
+            gradient_checkpointing=True,
+            gradient_checkpointing_kwargs={**settings, "offload": True},
+        )
     if config.adapter.method is AdapterMethod.none and is_installed("peft"):
         adapter = dataclasses.replace(config.adapter, method=AdapterMethod.lora)
         changes.append(("adapter=lora", dataclasses.replace(config, adapter=adapter)))

@@ -8,6 +8,9 @@ from sft_app.training.estimates.activations import Activations
 IN_BACKWARD = 0.3
 """Of what the largest layer keeps: gradients that stand beside it while it goes backward."""
 
+FETCHED = 2
+"""Inputs of layers that the device holds of those on the host: in use, and fetched meanwhile."""
+
 
 def activation_bytes(
     kept: Activations, trainer: TrainerConfig, tokens: int, *, chunk: int, tile: int, sums: int
@@ -30,7 +33,8 @@ def activation_bytes(
         settings = trainer.gradient_checkpointing_kwargs
         every = settings.get("every_n_layers", 1)
         recomputed = math.ceil(len(kept.layers) / every)
-        inputs = 0.0 if settings.get("offload") else recomputed * kept.layer_input
+        on_device = min(FETCHED, recomputed) if settings.get("offload") else recomputed
+        inputs = on_device * kept.layer_input
         whole = sum(kept.layers) * (1 - recomputed / len(kept.layers))
         always, backward = whole + inputs, (1 + IN_BACKWARD) * largest
     return int(tokens * (kept.around + always) + max(0.0, tokens * backward + inside - chunk))

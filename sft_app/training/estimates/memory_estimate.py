@@ -5,26 +5,29 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
-from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
+from sft_app.config.schema.adapter import AdapterConfig
 from sft_app.config.schema.trainer import TrainerConfig
 from sft_app.loader.architecture.skeleton import build_skeleton
 from sft_app.training.activation_memory.tile_layers import (
-    mlp_of,
     tiling_obstacle,
     tiling_refused,
 )
 from sft_app.training.activation_memory.tiling_plan import TilingPlan
-from sft_app.training.decoder_layers import decoder_layers
 from sft_app.training.estimates.activation_bytes import activation_bytes
 from sft_app.training.estimates.activations import Activations, count_activations
+from sft_app.training.estimates.loss_bytes import chunk_of_logits, loss_bytes
 from sft_app.training.estimates.optimizer_state import optimizer_state_bytes
+from sft_app.training.estimates.weight_bytes import (
+    copied_weights,
+    gathered_bytes,
+    saved_by_quantisation,
+    summed_over_tiles,
+)
 from sft_app.training.loss.patched_forward import chunked_loss_obstacle
 from sft_app.training.metrics.flops import ModelShape, shape_of
 from sft_app.training.peft.lora import put_adapter
-from sft_app.training.peft.quantize import bytes_in_4_bits, layers_to_quantise
 
 WORTH_TILING = 0.05
 """Of the whole estimate: below it rows are not computed in tiles unless it is asked for."""
@@ -136,15 +139,22 @@ class MemoryEstimator:
         self.tile_tokens = tile_tokens
         self.model = build_skeleton(config, dtype=dtype)
         self.in_chunks = chunked_loss_obstacle(self.model) is None
-        self.saved = _saved_by_quantisation(self.model, adapter)
+        self.saved = saved_by_quantisation(self.model, adapter)
         self.whole = put_adapter(self.model, adapter)
         self.kept = kept or _kept_for_backward(config, adapter, dtype, compute_dtype)
-        self.gathered = _gathered(self.whole, self.model) if num_shards > 1 else 0
+        self.gathered = gathered_bytes(self.whole, self.model) if num_shards > 1 else 0
         self.optimizer = optimizer_state_bytes(self.whole, trainer.optim) // num_shards
-        self.sums = _summed_over_tiles(self.model)
+        parameters = list(self.whole.parameters())
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        self.num_parameters = sum(p.numel() for p in parameters)
+        self.num_trained = sum(p.numel() for p in trained)
+        self.gradients = sum(p.nbytes for p in trained) // num_shards
+        self.weights = (sum(p.nbytes for p in parameters) - self.saved) // num_shards
+        self.tiling_obstacle = tiling_obstacle(self.model)
+        self.sums = summed_over_tiles(self.model)
         self.copies = 0
         if compute_dtype != dtype and num_shards == 1:
-            copied = _copied(self.model, self.whole, trainer.gradient_checkpointing)
+            copied = copied_weights(self.model, self.whole, trainer.gradient_checkpointing)
             self.copies = compute_dtype.itemsize * copied
 
     def at(self, context_length: int) -> MemoryEstimate:
@@ -154,7 +164,7 @@ class MemoryEstimator:
     def tiling(self, context_length: int) -> TilingPlan:
         """Say whether such rows are computed in tiles; raise ConfigError where they cannot be."""
         asked, trainer = self.trainer.tiled_mlp, self.trainer
-        obstacle = tiling_obstacle(self.model)
+        obstacle = self.tiling_obstacle
         if asked is True and obstacle is not None:
             raise tiling_refused(obstacle)
         if asked is True:
@@ -186,20 +196,16 @@ class MemoryEstimator:
 
     def _at(self, context_length: int, tile_tokens: int | None) -> MemoryEstimate:
         model, compute_dtype, shards = self.model, self.compute_dtype, self.num_shards
-        parameters = list(self.whole.parameters())
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
         tokens = self._tokens(context_length)
         chunk = 0
         if self.in_chunks:
-            chunk = _chunk_of_logits(model, tokens, compute_dtype, self.chunk_bytes)
-        gradients = sum(p.nbytes for p in trained) // shards
-        weights = (sum(p.nbytes for p in parameters) - self.saved) // shards
-        loss = _loss(model, tokens, self.dtype, compute_dtype, in_chunks=self.in_chunks)
+            chunk = chunk_of_logits(model, tokens, compute_dtype, self.chunk_bytes)
+        loss = loss_bytes(model, tokens, self.dtype, compute_dtype, in_chunks=self.in_chunks)
         return MemoryEstimate(
-            num_parameters=sum(p.numel() for p in parameters),
-            num_trainable_parameters=sum(p.numel() for p in trained),
-            weights=weights + self.copies,
-            gradients=gradients,
+            num_parameters=self.num_parameters,
+            num_trainable_parameters=self.num_trained,
+            weights=self.weights + self.copies,
+            gradients=self.gradients,
             optimizer=self.optimizer,
             activations=activation_bytes(
                 self.kept,
@@ -210,84 +216,13 @@ class MemoryEstimator:
                 sums=self.sums,
             ),
             logits=chunk + loss,
-            buckets=gradients if self.num_replicas > 1 and shards == 1 else 0,
+            buckets=self.gradients if self.num_replicas > 1 and shards == 1 else 0,
             gathered=self.gathered,
         )
 
     def shape(self) -> ModelShape:
         """Return what the operations of the model are counted from."""
         return shape_of(self.model)
-
-
-def _copied(model: PreTrainedModel, whole: nn.Module, recomputed: bool) -> int:
-    """Count the weights that autocast copies: matrices, but not embeddings, which are looked up.
-
-    Copies of frozen weights are not shared between layers' calls: what is recomputed has one
-    layer's.
-    """
-    head = model.get_output_embeddings()
-    heads = set() if head is None else set(head.parameters())
-    embeddings = {
-        parameter
-        for module in whole.modules()
-        if isinstance(module, nn.Embedding)
-        for parameter in module.parameters()
-    }
-    matrices = [p for p in whole.parameters() if p.dim() > 1 and p not in embeddings - heads]
-    trained = sum(p.numel() for p in matrices if p.requires_grad)
-    frozen = sum(p.numel() for p in matrices if not p.requires_grad)
-    return trained + frozen // (max(1, len(decoder_layers(model))) if recomputed else 1)
-
-
-def _chunk_of_logits(
-    model: PreTrainedModel, tokens: int, compute_dtype: torch.dtype, chunk_bytes: int
-) -> int:
-    """Count a chunk in float32, and in 16 bits as the matrix product gives and takes it."""
-    vocab_size: int = model.config.get_text_config(decoder=True).vocab_size
-    rows = min(tokens, max(16, chunk_bytes // (4 * vocab_size)))
-    narrow = compute_dtype.itemsize if compute_dtype != torch.float32 else 0
-    return rows * vocab_size * (4 + 2 * narrow)
-
-
-def _loss(
-    model: PreTrainedModel,
-    tokens: int,
-    dtype: torch.dtype,
-    compute_dtype: torch.dtype,
-    *,
-    in_chunks: bool,
-) -> int:
-    """Count what the loss holds beside a chunk of logits; all logits without chunks."""
-    text = model.config.get_text_config(decoder=True)
-    if not in_chunks:
-        # the logits, their float32 copy in the loss, and the gradient of each
-        return int(tokens * text.vocab_size * (2 * compute_dtype.itemsize + 8))
-    # The supervised hidden states, as they are and as they are multiplied, and their gradient.
-    narrow = compute_dtype.itemsize if compute_dtype != torch.float32 else 0
-    hidden = tokens * text.hidden_size * (dtype.itemsize + narrow + compute_dtype.itemsize)
-    head = model.get_output_embeddings()
-    trained = head is not None and head.weight.requires_grad
-    return int(hidden + (4 * text.vocab_size * text.hidden_size if trained else 0))
-
-
-def _saved_by_quantisation(model: PreTrainedModel, adapter: AdapterConfig) -> int:
-    if adapter.method is not AdapterMethod.qlora:
-        return 0
-    weights = [layer.weight for layer in layers_to_quantise(model).values()]
-    return sum(w.nbytes - bytes_in_4_bits(w, double=adapter.double_quantization) for w in weights)
-
-
-def _gathered(trained: nn.Module, model: PreTrainedModel) -> int:
-    """Count the layer in use and the one fetched meanwhile; embedding and head all the time.
-
-    A gradient is whole until it is reduced, right after its layer's backward.
-    """
-
-    def nbytes(module: nn.Module) -> int:
-        return sum(p.nbytes * (2 if p.requires_grad else 1) for p in module.parameters())
-
-    layers = [nbytes(layer) for layer in decoder_layers(model)]
-    return 2 * max(layers, default=0) + nbytes(trained) - sum(layers)
 
 
 def _kept_for_backward(
@@ -300,13 +235,3 @@ def _kept_for_backward(
         layer_input = float(text.hidden_size * dtype.itemsize)
         kept = Activations((layer,) * text.num_hidden_layers, layer_input, layer_input)
     return kept
-
-
-def _summed_over_tiles(model: PreTrainedModel) -> int:
-    """Count the float32 sums of one MLP's gradients, and the largest term that is added."""
-
-    def nbytes(mlp: nn.Module | None) -> int:
-        trained = [p.numel() for p in mlp.parameters() if p.requires_grad] if mlp else []
-        return 4 * (sum(trained) + max(trained, default=0))
-
-    return max((nbytes(mlp_of(layer)) for layer in decoder_layers(model)), default=0)

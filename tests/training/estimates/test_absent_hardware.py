@@ -65,6 +65,41 @@ def test_the_longest_context_fits_and_the_next_does_not_and_time_is_arithmetic(
     assert plan.seconds == pytest.approx(plan.gpu_hours * 3600 / 8)
 
 
+LLAMA_3_2_1B = LlamaConfig(
+    vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
+    num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=131072,
+    tie_word_embeddings=True,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "length", "settings"),
+    [
+        pytest.param(LLAMA_3_2_1B, 524_288, (), id="1B, all parameters"),
+        pytest.param(LLAMA_3_1_8B, 262_144, ("adapter=lora",), id="8B, LoRA"),
+    ],
+)
+def test_long_contexts_fit_one_gpu_with_tiles_and_offload_and_not_without(
+    compose: Compose, model: LlamaConfig, length: int, settings: tuple[str, ...]
+) -> None:
+    checkpointing = (
+        "plan.gpu=h100", f"context_length={length}", *settings,
+        "trainer.gradient_checkpointing=true",
+    )  # fmt: skip
+    offload = "+trainer.gradient_checkpointing_kwargs.offload=true"
+    both = planned(compose(*checkpointing, offload), model)
+    assert both.fits and both.longest >= length
+    whole_rows = planned(compose(*checkpointing, offload, "trainer.tiled_mlp=false"), model)
+    assert not whole_rows.fits and whole_rows.longest < 0.7 * length
+    on_the_device = planned(compose(*checkpointing), model)
+    assert not on_the_device.fits
+    assert on_the_device.knobs[0].override == offload, "what buys most is named first"
+    residual = 4 if model is LLAMA_3_2_1B else 2  # bytes: float32 above trained weights
+    inputs = residual * model.hidden_size * length
+    saved = on_the_device.memory.activations - both.memory.activations
+    assert saved == pytest.approx((model.num_hidden_layers - 2) * inputs, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
