@@ -4,6 +4,7 @@ Logs, error texts, reports and the files of a run are read by others than the on
 """
 
 import logging
+import os
 import re
 from typing import Any
 
@@ -31,8 +32,18 @@ _SHAPES = re.compile(
 """Tokens that are known by how they begin, whatever names them."""
 
 
+SHORTEST_HIDDEN = 8
+"""Characters of a secret in the environment; a shorter one stands in other texts by chance."""
+
+
 def hide_secrets(text: str) -> str:
-    """Return `text` with passwords in URLs, values of secret keys and known tokens hidden."""
+    """Return `text` with passwords in URLs, values of secret keys and known tokens hidden.
+
+    So is the value of each environment variable whose name is that of a secret, such as HF_TOKEN.
+    """
+    for name, value in os.environ.items():
+        if len(value) >= SHORTEST_HIDDEN and value in text and is_secret_variable(name):
+            text = text.replace(value, HIDDEN)
     text = _URL.sub(lambda m: f"{m['scheme']}{HIDDEN}@", text)
     text = _IN_QUERY.sub(lambda m: f"{m['key']}{HIDDEN}", text)
     text = _ASSIGNED.sub(lambda m: f"{m['key']}{HIDDEN}", text)
@@ -42,6 +53,11 @@ def hide_secrets(text: str) -> str:
 def is_secret_key(key: object) -> bool:
     """Tell whether the last part of a dotted key names a secret."""
     return isinstance(key, str) and _KEY.match(key.rpartition(".")[2]) is not None
+
+
+def is_secret_variable(name: str) -> bool:
+    """Tell whether an environment variable is named as a secret: there no token is a pad token."""
+    return is_secret_key(name) or name.upper().endswith("_TOKEN")
 
 
 def is_secret_value(value: object) -> bool:

@@ -17,6 +17,7 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.forgotten import check_model_and_data_are_named
 from sft_app.config.one_sentence import exit_with_message, fails_closed, program_name
 from sft_app.config.schema.app import AppConfig, to_typed
+from sft_app.config.validation.check_secrets import check_hydra_secrets
 from sft_app.config.validation.validate import validate
 from sft_app.config.validation.without_effect import settings_without_effect
 
@@ -32,6 +33,7 @@ class ValidateBeforeStart(Callback):
         """Validate the composed configuration; exits with 2 and one message."""
         typed = typed_without_hydra(config)
         validate(typed)
+        check_hydra_secrets(config)
         check_model_and_data_are_named(config)
         for note in settings_without_effect(typed):
             print(f"{program_name()}: {note}", file=sys.stderr)

@@ -9,6 +9,7 @@ import torch
 import transformers
 from transformers import PreTrainedTokenizerFast
 
+from sft_app.common.permissions import as_umask_says
 from sft_app.pretrain.settings import (
     DEFAULT,
     MADE_FROM,
@@ -56,6 +57,7 @@ def make(folder: Path, settings: PretrainSettings) -> None:
     )
     loss = pretrain(model, stream, settings)
     model.save_pretrained(folder)
+    as_umask_says(folder)
     tokenizer.save_pretrained(folder)
     write_records(folder / "train.json", chats[first : first + then])
     write_records(folder / "eval.json", chats[first + then :])

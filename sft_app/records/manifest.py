@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from sft_app.common.permissions import as_umask_says
 from sft_app.common.processes import available_cores
 
 MANIFEST = "manifest.json"
@@ -21,8 +22,10 @@ VERSION = 1
 def write_manifest(folder: Path, **facts: Any) -> None:
     """List every file below `folder` with its size and SHA-256, and bring all to the disk.
 
-    `facts` are written beside the list. Raises OSError, as of a full disk.
+    They become readable as the umask says. `facts` are written beside the list. Raises OSError,
+    as of a full disk.
     """
+    as_umask_says(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     with ThreadPoolExecutor(max_workers=min(16, available_cores())) as pool:  # hashing lets go
         digests = list(pool.map(_digest_on_disk, files))

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from sft_app.common.permissions import as_umask_says
 from sft_app.records.run_files import write_atomically
 
 EXPECTED, PROBE = "expected.json", "probe.safetensors"
@@ -68,6 +69,7 @@ def write_expectations(
     if probe is not None:
         input_ids, logits = probe
         save_file({"input_ids": input_ids, "logits": logits}, folder / PROBE)
+        as_umask_says(folder / PROBE)
     text = model.config.get_text_config(decoder=True)
     expected: dict[str, Any] = {
         "computed_in": computed_in,

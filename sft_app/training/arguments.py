@@ -7,13 +7,24 @@ import torch
 from transformers import TrainingArguments
 
 from sft_app import compat
+from sft_app.common.secrets import without_secrets
 from sft_app.config.schema.app import AppConfig
+from sft_app.config.schema.from_environment import as_written
 from sft_app.config.schema.launch import Device, LaunchConfig
 from sft_app.config.schema.model import Dtype
 from sft_app.config.schema.trainer import TrainerConfig
 from sft_app.config.validation.check_trainer import check_without_gpu
 from sft_app.records.run_files import CHECKPOINTS
 from sft_app.training.experiment_trackers import name_tracked_run
+
+
+class ArgumentsToShow(TrainingArguments):
+    """TrainingArguments that show no secret where trackers (TensorBoard, wandb) write them down."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all arguments, those from the environment as they were written."""
+        shown: dict[str, Any] = without_secrets(as_written(super().to_dict()))
+        return shown
 
 
 def training_arguments(config: AppConfig, run_dir: Path) -> TrainingArguments:
@@ -26,7 +37,7 @@ def training_arguments(config: AppConfig, run_dir: Path) -> TrainingArguments:
     use_cpu = not uses_cuda(config.launch.device)
     if use_cpu:
         check_without_gpu(trainer, "on a machine without a GPU")
-    return TrainingArguments(
+    return ArgumentsToShow(
         output_dir=str(run_dir / CHECKPOINTS),
         seed=config.seed,
         data_seed=config.seed,

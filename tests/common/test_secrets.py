@@ -79,3 +79,12 @@ def test_overrides_and_log_records_are_searched() -> None:
     record = logging.LogRecord("x", logging.INFO, "", 0, "from %s", (f"ftp://u:{SECRET}@h",), None)
     assert HideSecrets().filter(record)
     assert SECRET not in record.getMessage()
+
+
+def test_the_value_of_a_variable_that_is_named_as_a_secret_is_hidden_wherever_it_stands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", "plain-looking-words")
+    monkeypatch.setenv("MY_FOLDER", "another-plain-word")
+    assert hide_secrets("/x/plain-looking-words.jsonl") == f"/x/{HIDDEN}.jsonl"
+    assert hide_secrets("/x/another-plain-word") == "/x/another-plain-word"

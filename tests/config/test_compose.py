@@ -4,12 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.conf_files import conf_dir, group_options
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig, load_config, save_config
 from sft_app.config.validation.check_adapter import PACKAGES
+from sft_app.config.validation.check_secrets import check_folder_name, check_hydra_secrets
 from sft_app.config.validation.validate import validate
 
 Compose = Callable[..., AppConfig]
@@ -116,6 +118,32 @@ def test_what_cannot_work_is_refused_by_name(
     with pytest.raises(ConfigError) as refusal:
         validate(compose(*overrides))
     assert named in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("environment", "refused"),
+    [
+        ({"MY_TOKEN": "hunter2"}, True),
+        ({"PROXY": "https://user:hunter2@host"}, True),
+        ({"MY_TOKEN": "${oc.env:SOME_TOKEN}", "PROXY": "https://host"}, False),
+    ],
+)
+def test_hydras_own_words_hold_no_secret(environment: dict[str, str], refused: bool) -> None:
+    """.hydra/hydra.yaml holds them all, and no folder is named after one."""
+    config = OmegaConf.create({"hydra": {"job": {"env_set": environment}}})
+    if not refused:
+        check_hydra_secrets(config)
+        return
+    with pytest.raises(ConfigError, match=r"hydra\.job\.env_set.*oc\.env") as refusal:
+        check_hydra_secrets(config)
+    assert "hunter2" not in str(refusal.value)
+
+
+def test_no_folder_is_named_after_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "hunter2hunter2")
+    with pytest.raises(ConfigError, match="names a folder after a secret"):
+        check_folder_name("hydra.run.dir", Path("runs/hunter2hunter2"))
+    check_folder_name("hydra.run.dir", Path("runs/mine"))
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,16 @@ def test_every_file_of_a_run_is_there(trained: Trained) -> None:
     assert not (trained.directory / "checkpoints" / ".partial").exists()
 
 
+def test_files_and_folders_are_readable_as_umask_says(trained: Trained) -> None:
+    """safetensors, for one, writes weights that only their owner may read."""
+    plain = trained.directory.parent / "plain"
+    plain.mkdir()
+    (plain / "file").touch()
+    like = {True: plain.stat().st_mode, False: (plain / "file").stat().st_mode}
+    wrong = [p for p in trained.directory.rglob("*") if p.stat().st_mode != like[p.is_dir()]]
+    assert not wrong
+
+
 def test_the_result_says_what_happened(trained: Trained) -> None:
     result = trained.result
     assert result.status is Status.completed

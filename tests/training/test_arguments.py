@@ -35,3 +35,14 @@ def test_what_needs_a_gpu_is_refused_where_auto_found_none(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=f"{way_out} on a machine without a GPU"):
         training_arguments(compose(*overrides), tmp_path)
+
+
+def test_what_trackers_write_down_holds_no_value_of_the_environment(
+    compose: Callable[..., AppConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """TensorBoard's file has all arguments as text."""
+    monkeypatch.setenv("WHERE", "zq7-no-secret-by-its-name")
+    config = compose("+trainer.extra.run_name=${oc.env:WHERE}", "launch.device=cpu")
+    shown = training_arguments(config, tmp_path).to_json_string()
+    assert "zq7" not in shown
+    assert "${oc.env:WHERE}" in shown

@@ -14,6 +14,7 @@ from sft_app.config.locations import ADAPTER_CONFIG
 from sft_app.config.one_sentence import fails_closed
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
+from sft_app.config.validation.check_secrets import check_folder_name
 from sft_app.launch.job.job_errors import JobFailed, JobInterrupted
 from sft_app.launch.job.job_lock import is_being_run
 from sft_app.launch.job.job_state import Found, JobState, look_at, set_aside
@@ -46,6 +47,7 @@ class PrepareRun(Callback):
             typed = with_slurm(typed_without_hydra(config))
             if typed.launch.node_rank:
                 sys.exit(help_node_0(typed))
+            check_folder_name("hydra.run.dir", Path(config.hydra.run.dir))
             is_left_to_do = prepare_run(typed, Path(config.hydra.run.dir))
         except JobFailed as error:
             print(f"sft-train: {error}", file=sys.stderr)

@@ -20,6 +20,7 @@ from sft_app.config.one_sentence import fails_closed
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import save_config
 from sft_app.config.schema.sweep import Budget
+from sft_app.config.validation.check_secrets import check_folder_name, check_hydra_secrets
 from sft_app.launch.job.job_errors import JobFailed, JobInterrupted
 from sft_app.launch.job.job_lock import only_one
 from sft_app.launch.job.job_state import JobState, job_state, look_at, set_aside
@@ -85,10 +86,13 @@ def prepare_sweep(master: DictConfig) -> Sweep:
     Raises ConfigError.
     """
     check_model_and_data_are_named(master)
+    check_hydra_secrets(master)
     _check_sweep(master)
     print("Checking the jobs of the sweep before the first one starts ...", flush=True)
     launcher = which_launcher(master)
     jobs = compose_jobs(master, on_slurm=launcher is Launcher.slurm)
+    for job in jobs:
+        check_folder_name("hydra.sweep.dir or hydra.sweep.subdir", job.run_dir)
     if launcher is not Launcher.serial:
         jobs, launch = settle_processes(master, launcher, jobs)
     else:

@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from sft_app import compat
+from sft_app.common.permissions import as_umask_says
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def convert_gguf(file: Path, cache_dir: str | None) -> Path:
             try:
                 with _quiet_pipe():
                     _convert(file, partial)
-                partial.chmod(0o755)
+                as_umask_says(partial)
                 partial.replace(converted)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)

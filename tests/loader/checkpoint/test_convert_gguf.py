@@ -1,6 +1,7 @@
 """A GGUF file is converted once, whoever asks, and never half."""
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +41,14 @@ class Converter:
         (directory / "config.json").write_text("{}")
 
 
+@pytest.fixture
+def group_reads() -> Iterator[None]:
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("group_reads")
 def test_it_is_converted_once_however_many_ask(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,7 +57,11 @@ def test_it_is_converted_once_however_many_ask(
     with ThreadPoolExecutor(8) as pool:
         found = set(pool.map(lambda _: gguf.convert_gguf(file, str(tmp_path / "c")), range(8)))
     assert convert.calls == 1 and len(found) == 1
-    assert (found.pop() / "config.json").is_file()
+    (directory,) = found
+    assert (directory / "config.json").is_file()
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    assert directory.stat().st_mode == plain.stat().st_mode, "as umask says"
 
 
 def test_an_interrupted_conversion_leaves_nothing_that_looks_complete(
