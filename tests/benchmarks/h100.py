@@ -3,6 +3,10 @@
     python tests/benchmarks/h100.py [--out DIR]      on the GPU, in 9 minutes (--seconds N)
     python tests/benchmarks/h100.py --smoke          tiny shapes on the CPU: does the script run?
 
+What is measured is what a user gets by default: trained weights in float32, multiplied in bfloat16
+under autocast, frozen ones in bfloat16, the loss in chunks. The longest contexts have checkpointing
+with offload, and MLPs in tiles, as trainer.tiled_mlp=auto has them there.
+
 Random weights, random tokens: neither changes the speed. Goals for one H100 with 80 GB stand in the
 table's last column. A part that fails says so in its row and leaves the others alone; the search
 for the longest contexts takes what time is left.
@@ -25,10 +29,13 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
+from sft_app.training.activation_memory.tile_layers import install_tiles
+from sft_app.training.activation_memory.tiling_plan import tile_tokens
 from sft_app.training.attention import packed_attention
 from sft_app.training.attention.document_bounds import documents_of_lengths
 from sft_app.training.attention.kernels import AttentionSettings, choose_kernel
 from sft_app.training.callbacks.compile_layers import CompileLayers
+from sft_app.training.callbacks.offload_activations import OffloadActivations
 from sft_app.training.loss.chunked_cross_entropy import chunked_cross_entropy
 from sft_app.training.loss.liger_cross_entropy import liger_cross_entropy
 from sft_app.training.loss.patched_forward import install_chunked_loss
@@ -72,26 +79,32 @@ SMOKE = {
 class Bench:
     device: torch.device
     dtype: torch.dtype
+    """In which matrices are multiplied."""
     smoke: bool
 
-    def model(self, shape: dict[str, Any], *, lora: bool, checkpointing: bool) -> torch.nn.Module:
-        """Llama of this shape with Llama 3's vocabulary; with an adapter, only that is trained."""
+    def model(self, shape: dict[str, Any], *, lora: bool, long: bool) -> torch.nn.Module:
+        """Llama of this shape with Llama 3's vocabulary; with an adapter, only that is trained.
+
+        `long`: with all that makes long rows fit.
+        """
+        dtype = self.dtype if lora else torch.float32
         config = LlamaConfig(
             vocab_size=512 if self.smoke else 128_256,
             max_position_embeddings=2**21,
             use_cache=False,
-            dtype=self.dtype,
+            dtype=dtype,
             attn_implementation=packed_attention.NAME,
             **(SMOKE if self.smoke else shape),
         )
         with self.device:
-            model = LlamaForCausalLM(config).to(self.dtype).train()
+            model = LlamaForCausalLM(config).to(dtype).train()
         install_chunked_loss(model)
-        if checkpointing:
-            model.gradient_checkpointing_enable()
-        method = AdapterMethod.lora if lora else AdapterMethod.none
-        if lora and checkpointing:
+        if long:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
             model.enable_input_require_grads()
+            install_tiles(model, tile_tokens(self.device))
+            OffloadActivations(model, self.device).on_train_begin()
+        method = AdapterMethod.lora if lora else AdapterMethod.none
         return add_adapter(model, AdapterConfig(method=method), seed=0)
 
     def row(self, length: int, document: int) -> dict[str, torch.Tensor]:
@@ -110,6 +123,10 @@ class Bench:
         self.wait()
         return (time.perf_counter() - started) / rounds
 
+    def autocast(self) -> torch.autocast:
+        enabled = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype if enabled else None, enabled=enabled)
+
     def wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
@@ -121,13 +138,17 @@ class Bench:
             torch.cuda.reset_peak_memory_stats()
 
 
-def training_step(model: torch.nn.Module, row: dict[str, torch.Tensor]) -> Callable[[], None]:
+def training_step(
+    bench: Bench, model: torch.nn.Module, row: dict[str, torch.Tensor]
+) -> Callable[[], None]:
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
     num_items = row["labels"][:, 1:].numel()
 
     def step() -> None:
-        model(**row, num_items_in_batch=num_items).loss.backward()
+        with bench.autocast():
+            loss = model(**row, num_items_in_batch=num_items).loss
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -145,10 +166,10 @@ def speed(
 ) -> Row:
     """One optimizer step a row of `length` tokens, a single document."""
     length = 256 if bench.smoke else length
-    model = bench.model(shape, lora=lora, checkpointing=False)
+    model = bench.model(shape, lora=lora, long=False)
     if compiled:
         CompileLayers(model).on_train_begin()
-    step = training_step(model, bench.row(length, length))
+    step = training_step(bench, model, bench.row(length, length))
     seconds = bench.seconds(step, rounds=2 if bench.smoke else 8)
     flops = flops_of_batch(shape_of(model), [length], length - 1)
     share = utilisation(
@@ -252,7 +273,7 @@ def longest_context(bench: Bench, shape: dict[str, Any], *, lora: bool, until: f
     """
     step_size = 64 if bench.smoke else 32_768
     limit = 512 if bench.smoke else 2**21
-    model = bench.model(shape, lora=lora, checkpointing=True)
+    model = bench.model(shape, lora=lora, long=True)
     fits, fails, seconds = 0, limit + step_size, 0.0
     length, note = 2 * step_size if bench.smoke else 131_072, ""
     while fits < limit and fails - fits > step_size:
@@ -272,7 +293,7 @@ def longest_context(bench: Bench, shape: dict[str, Any], *, lora: bool, until: f
 def one_step_fits(bench: Bench, model: torch.nn.Module, length: int) -> bool:
     bench.forget()
     try:
-        training_step(model, bench.row(length, length))()
+        training_step(bench, model, bench.row(length, length))()
         bench.wait()
     except torch.OutOfMemoryError:
         fits = False
