@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from sft_app.loader.model.logit_transform import LogitTransform
+from sft_app.training.loss.vocabulary_shard import VocabularyShard
 
 CHUNK_BYTES_CPU = 16 * 2**20
 CHUNK_BYTES_CUDA = 512 * 2**20
@@ -32,6 +33,7 @@ def chunked_cross_entropy(
     token_weights: torch.Tensor | None = None,
     transform: LogitTransform | None = None,
     chunk_rows: int | None = None,
+    shard: VocabularyShard | None = None,
 ) -> torch.Tensor:
     """Return the sum over M positions of -log softmax(hidden @ weight.T + bias)[target].
 
@@ -40,21 +42,23 @@ def chunked_cross_entropy(
     hidden [M, D], weight [V, D], targets [M], bias [V], token_weights [M] (factors of the summed
     terms). The gradients are computed in the forward, chunk by chunk, while the logits are there:
     as many matmuls as the plain way, and no recomputation. Backward may run once. Under autocast
-    the matmuls run in its dtype, as those of the plain head would.
+    the matmuls run in its dtype, as those of the plain head would. With a `shard`, weight and bias
+    are this rank's words of V, and the result is that of all words on every rank.
     """
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     if chunk_rows is None:
-        chunk_rows = max(16, chunk_bytes(hidden.device) // (4 * weight.shape[0]))
+        words = weight.shape[0] if shard is None else shard.most_words
+        chunk_rows = max(16, chunk_bytes(hidden.device) // (4 * words))
     with_gradients = torch.is_grad_enabled()
     transform = transform or LogitTransform()
     with torch.autocast(hidden.device.type, enabled=False):
         loss = _ChunkedCrossEntropy.apply(
             hidden, weight, bias, targets,
             None if token_weights is None else token_weights.float(),
-            transform, chunk_rows, with_gradients,
+            transform, chunk_rows, with_gradients, shard,
         )  # fmt: skip
     assert isinstance(loss, torch.Tensor)
     return loss
@@ -72,6 +76,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         transform: LogitTransform,
         chunk_rows: int,
         with_gradients: bool,
+        shard: VocabularyShard | None,
     ) -> torch.Tensor:
         wants_hidden, wants_weight, wants_bias = (
             with_gradients and needed for needed in ctx.needs_input_grad[:3]
@@ -85,13 +90,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         logits_of = _Logits(weight, bias, min(chunk_rows, len(targets)))
         for start in range(0, len(targets), chunk_rows):
             rows = slice(start, start + chunk_rows)
-            chunk, expected = hidden[rows], targets[rows].unsqueeze(1)
+            chunk = hidden[rows]
+            expected, minus_one = _own_words(targets[rows].unsqueeze(1), weight, shard)
             logits, slope = _transform(logits_of(chunk), transform)
             # log softmax from the row's maximum, all of it in the one buffer of logits
             maximum = logits.amax(1, keepdim=True)
+            if shard is not None:
+                shard.maximum(maximum)
             picked = logits.gather(1, expected) - maximum
             exponentials = logits.sub_(maximum).exp_()
             sums = exponentials.sum(1, keepdim=True)
+            if shard is not None:
+                # Zero where the word is another rank's; both sums in one exchange.
+                sums, picked = shard.sum(torch.stack((sums, picked * -minus_one)))
             losses = sums.log() - picked
             weights = None if token_weights is None else token_weights[rows].unsqueeze(1)
             total += losses.sum() if weights is None else (losses * weights).sum()
@@ -99,7 +110,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 continue
             # d loss / d logit = softmax - one_hot, written over the logits.
             gradient = exponentials.div_(sums)
-            gradient.scatter_add_(1, expected, torch.full_like(sums, -1.0))
+            gradient.scatter_add_(1, expected, minus_one)
             if weights is not None:
                 gradient *= weights
             if transform.scale != 1.0:
@@ -112,6 +123,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 _add_product(grad_weight, gradient, chunk)
             if grad_hidden is not None:
                 torch.mm(gradient.to(weight.dtype), weight, out=grad_hidden[rows])
+        if shard is not None and grad_hidden is not None:
+            shard.sum(grad_hidden)
         # Not save_for_backward: backward scales them in place, and drops them.
         ctx.gradients = (grad_hidden, grad_weight, grad_bias)
         ctx.dtype = weight.dtype
@@ -124,7 +137,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         (factor,) = grad_outputs
         gradients, ctx.gradients = ctx.gradients, None
         scaled = [g if g is None else g.mul_(factor).to(ctx.dtype) for g in gradients]
-        return (*scaled, None, None, None, None, None)
+        return (*scaled, None, None, None, None, None, None)
+
+
+def _own_words(
+    expected: torch.Tensor, weight: torch.Tensor, shard: VocabularyShard | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rows of `weight` for the words [R, 1], and -1.0; 0.0 for words of other ranks."""
+    minus_one = torch.full_like(expected, -1.0, dtype=torch.float32)
+    if shard is None:
+        return expected, minus_one
+    rows = expected - shard.start
+    minus_one *= (rows >= 0) & (rows < weight.shape[0])
+    return rows.clamp(0, weight.shape[0] - 1), minus_one
 
 
 class _Logits:

@@ -26,6 +26,7 @@ from sft_app.training.attention.packed_forward import current_forward, packed_do
 from sft_app.training.loss.choose_loss import LossPlan
 from sft_app.training.loss.chunked_cross_entropy import chunked_cross_entropy
 from sft_app.training.loss.liger_cross_entropy import liger_cross_entropy
+from sft_app.training.loss.vocabulary_shard import VocabularyShard, vocabulary_shard
 from sft_app.training.precision import compute_dtype
 
 NEEDS_OWN_FORWARD = frozenset(
@@ -74,8 +75,12 @@ def install_chunked_loss(
     if obstacle is not None:
         return _own_loss(plan, [obstacle])
     findings: list[str] = []
+    shared = vocabulary_shard(model.get_output_embeddings().weight) is not None
     for head in dict.fromkeys((plan.head, LossHead.chunked)):
-        difference, finding = _try_head(model, called or model, head)
+        if head is LossHead.liger and shared:
+            difference, finding = math.inf, "tensor-parallel ranks share the head, which it gathers"
+        else:
+            difference, finding = _try_head(model, called or model, head)
         if finding is None:
             name = type(model).__name__.removeprefix("FSDP")  # fully_shard makes a class of its own
             equal = f"equal to {name}'s own within {difference:.0e}"
@@ -193,8 +198,13 @@ def _belongs_to_other_batches(weight: torch.Tensor) -> bool:
     return "tp" not in (weight.device_mesh.mesh_dim_names or ())
 
 
-def _whole(parameter: Any) -> Any:
-    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+def _own(parameter: Any, shard: VocabularyShard | None) -> Any:
+    """Return this rank's words of the head's weight or bias; all of them without a shard."""
+    if isinstance(parameter, DTensor):
+        return parameter.full_tensor() if shard is None else parameter.to_local()
+    if shard is None or parameter is None:
+        return parameter
+    return parameter[shard.start :][: shard.most_words]
 
 
 def supervised_loss(
@@ -216,10 +226,11 @@ def supervised_loss(
     """
     flat_labels = shift_labels.flatten()
     kept = (flat_labels != IGNORE_INDEX).nonzero().flatten()  # the one wait for the device
-    weight = _whole(head.weight)  # of PEFT's wrapper: with the rows that it trains
-    bias = _whole(_linear_inside(head).bias)
+    weight, bias = head.weight, _linear_inside(head).bias  # of PEFT's wrapper: with rows it trains
+    shard = vocabulary_shard(weight)
+    weight, bias = (_own(p, shard) for p in (weight, bias))
     rows, targets = hidden.flatten(0, 1).index_select(0, kept), flat_labels[kept]
-    if loss_head is LossHead.liger and loss_weights is None:
+    if loss_head is LossHead.liger and loss_weights is None and shard is None:
         total = liger_cross_entropy(rows, weight, targets, bias)
     else:
         total = chunked_cross_entropy(
@@ -229,6 +240,7 @@ def supervised_loss(
             bias=bias,
             token_weights=None if loss_weights is None else loss_weights.flatten()[kept],
             transform=transform,
+            shard=shard,
         )
     if num_items_in_batch is None:
         num_items_in_batch = len(kept)

@@ -12,9 +12,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
+from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.trainer import LossHead
 from sft_app.loader.model.tensor_parallel import disown_tensor_parallel, tensor_parallel_arguments
+from sft_app.training.loss.choose_loss import LossPlan
+from sft_app.training.loss.patched_forward import install_chunked_loss
 from tests.training.random_models import build_random_model
 from tests.training.training_steps import Batch, collate, packed_rows, prepared
 
@@ -54,6 +59,8 @@ def check_gradients(case: str, directory: Path) -> None:
     cut = AutoModelForCausalLM.from_pretrained(directory, **tensor_parallel_arguments(2))
     cut.config.use_cache = False
     disown_tensor_parallel(cut)
+    with pytest.raises(ConfigError, match="tensor-parallel ranks share the head"):
+        install_chunked_loss(cut, LossPlan(LossHead.liger, "asked for", asked_for=True))
     ours = prepared(cut)
     assert ours.loss.chunked, ours.loss
     assert cut(**batch).logits is None
@@ -66,7 +73,19 @@ def check_gradients(case: str, directory: Path) -> None:
         if isinstance(ours_whole, DTensor):
             ours_whole = ours_whole.full_tensor()
         torch.testing.assert_close(ours_whole, gradient, atol=1e-5, rtol=1e-4, msg=case)
+    check_weights_of_tokens(eager, ours.model, batch)
     print(f"rank {dist.get_rank()}: {case}\n", end="", flush=True)  # in one piece
+
+
+def check_weights_of_tokens(eager: PreTrainedModel, cut: Any, batch: Batch) -> None:
+    """trainer.loss_weighting=conversation: factors of the terms, a number of conversations."""
+    weights = torch.rand(batch["labels"].shape, generator=torch.Generator().manual_seed(2))
+    logits = eager(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).logits
+    terms = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(),
+                            reduction="none")  # fmt: skip
+    expected = (terms * weights[:, 1:].flatten()).sum() / 5
+    loss = cut(**batch, loss_weights=weights, num_items_in_batch=5).loss
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from sft_app.data.batches.datasets import CONVERSATION_SHARE
 from tests.training.random_models import build_random_model
 from tests.training.training_steps import (
     collate,
@@ -82,6 +83,31 @@ def check_conversations(directory: Path) -> None:
     print(f"rank {dist.get_rank()}: conversations equal one process", flush=True)
 
 
+def check_conversations_in_shards() -> None:
+    """The same with parameters in shards; each rank has half of the rows."""
+    rows = with_conversation_shares(packed_rows(8))
+    own = build_random_model("llama", attention="sdpa")
+    expected = mean_over_conversations(own, rows)
+    expected.backward()
+    model: Any = prepared(build_random_model("llama")).model.train()
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=init_device_mesh("cpu", (2,)))
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    mine = collate(rows[4 * dist.get_rank() :][:4])
+    share = mine.pop(CONVERSATION_SHARE)
+    number = share.sum()
+    dist.all_reduce(number)
+    loss = model(**mine, loss_weights=share, num_items_in_batch=number).loss
+    (loss * 2).backward()  # FSDP averages over the ranks what is to be summed
+    total = loss.detach().clone()
+    dist.all_reduce(total)
+    assert abs(total.item() - expected.item()) < 1e-5
+    for name, parameter in own.named_parameters():
+        ours = model.get_parameter(name).grad.full_tensor()
+        torch.testing.assert_close(ours, parameter.grad, atol=1e-5, rtol=1e-4)
+    print(f"rank {dist.get_rank()}: conversations in shards equal one process", flush=True)
+
+
 def check_fsdp(*, shard_head: bool) -> None:
     """With the head in a group of its own its weight is a shard, and the model's own loss runs."""
     expected, gradients = single_process_reference()
@@ -109,6 +135,7 @@ def check_fsdp(*, shard_head: bool) -> None:
 if __name__ == "__main__":
     check_ddp(Path(sys.argv[1]))
     check_conversations(Path(sys.argv[1]))
+    check_conversations_in_shards()
     check_fsdp(shard_head=False)
     check_fsdp(shard_head=True)
     dist.destroy_process_group()
