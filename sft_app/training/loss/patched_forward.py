@@ -75,12 +75,8 @@ def install_chunked_loss(
     if obstacle is not None:
         return _own_loss(plan, [obstacle])
     findings: list[str] = []
-    shared = vocabulary_shard(model.get_output_embeddings().weight) is not None
     for head in dict.fromkeys((plan.head, LossHead.chunked)):
-        if head is LossHead.liger and shared:
-            difference, finding = math.inf, "tensor-parallel ranks share the head, which it gathers"
-        else:
-            difference, finding = _try_head(model, called or model, head)
+        difference, finding = _try_head(model, called or model, head)
         if finding is None:
             name = type(model).__name__.removeprefix("FSDP")  # fully_shard makes a class of its own
             equal = f"equal to {name}'s own within {difference:.0e}"
@@ -104,6 +100,9 @@ def _try_head(
     model: PreTrainedModel, called: nn.Module, head: LossHead
 ) -> tuple[float, str | None]:
     """Install it; return how far it is off, and what is wrong with it, where it is taken out."""
+    own_head: Any = model.get_output_embeddings()
+    if head is LossHead.liger and vocabulary_shard(own_head.weight) is not None:
+        return math.inf, f"{NAMES[head]} needs the head whole, and tensor-parallel ranks share it"
     transform = logit_transform(model.config)
     before = current_forward(model)
     model.forward = MethodType(_chunked_forward(before, transform, head), model)
@@ -226,9 +225,9 @@ def supervised_loss(
     """
     flat_labels = shift_labels.flatten()
     kept = (flat_labels != IGNORE_INDEX).nonzero().flatten()  # the one wait for the device
-    weight, bias = head.weight, _linear_inside(head).bias  # of PEFT's wrapper: with rows it trains
+    weight: Any = head.weight  # of PEFT's wrapper: with the rows that it trains
     shard = vocabulary_shard(weight)
-    weight, bias = (_own(p, shard) for p in (weight, bias))
+    weight, bias = (_own(p, shard) for p in (weight, _linear_inside(head).bias))
     rows, targets = hidden.flatten(0, 1).index_select(0, kept), flat_labels[kept]
     if loss_head is LossHead.liger and loss_weights is None and shard is None:
         total = liger_cross_entropy(rows, weight, targets, bias)

@@ -71,11 +71,11 @@ def largest_tensor() -> int:
     """Elements of the largest tensor that the loss makes: neither a head nor its gradient."""
     mesh = init_device_mesh("cpu", (2,), mesh_dim_names=("tp",))
     words, positions = 4096, 64
-    weight = distribute_tensor(torch.randn(words, 16), mesh, [Shard(0)]).requires_grad_()
+    weight = distribute_tensor(torch.randn(words, 16), mesh, [Shard(0)])
     hidden = torch.randn(positions, 16, requires_grad=True)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         chunked_cross_entropy(
-            hidden, weight.to_local(), torch.arange(positions), chunk_rows=4,
+            hidden, weight.to_local().requires_grad_(), torch.arange(positions), chunk_rows=4,
             shard=vocabulary_shard(weight),
         ).backward()  # fmt: skip
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
