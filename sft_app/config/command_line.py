@@ -12,6 +12,7 @@ from sft_app.config.forgotten import USAGE
 from sft_app.config.one_sentence import EXIT_BAD_INPUT, exit_with_message, program_name
 from sft_app.config.overrides.aliases import OUR_NAME
 from sft_app.config.overrides.read_overrides import read_overrides
+from sft_app.config.own_config_files import check_config_dir
 
 FLAGS = (
     "--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m",
@@ -103,8 +104,10 @@ def _any(arguments: list[str], *beginnings: str) -> bool:
 def _checked_value(option: str, value: str) -> str:
     if option in ("--cfg", "-c") and value not in CFG_CHOICES:
         raise ConfigError(f"{option} {value} is not possible: choose {', '.join(CFG_CHOICES)}.")
-    if option in ("--config-dir", "-cd") and not Path(value).is_dir():
-        raise ConfigError(f"{option} {value}: there is no such folder.")
+    if option in ("--config-dir", "-cd"):
+        if not Path(value).is_dir():
+            raise ConfigError(f"{option} {value}: there is no such folder.")
+        check_config_dir(Path(value))
     return value
 
 

@@ -68,6 +68,9 @@ WRONG_VALUES = [
     "data.packing=yes", "data.overlong=keep", "data.on_bad_record=ignore", "data.train_on=user",
     "data.num_proc=0", "data.max_examples=0", "adapter.method=dora", "adapter.rank=0",
     "adapter.target_modules=5.5.5=", "adapter.dropout=1", "launch.device=tpu", "launch.nnodes=0",
+    "launch.rdzv_endpoint=nohost", "launch.rdzv_endpoint=host:port",
+    "launch.rdzv_endpoint='http://host:1'", "launch.nproc_per_node=nan",
+    "launch.nproc_per_node=1.5", "launch.nproc_per_node=100000000000000000000",
     "launch.nnodes=2", "launch.nproc_per_node=many", "launch.nproc_per_node=0",
     "launch.node_rank=1", "sweep.budget=time", "rope.factor=0.5", "rope.method=abf",
     "rope.method=longrope", "rope.theta=1", "rope.beta_fast=3", "rope.short_factor=2",
@@ -80,6 +83,8 @@ SEVERAL = [
     ["context_length=4096,8192"], ["trainer.bf16=true", "trainer.fp16=true"],
 
     ["rope=linear", "rope.beta_fast=3"], ["rope=abf", "rope.theta=???"],
+    ["trainer.on_loss_spike=rewind", "trainer.save_strategy=no"],
+    ["trainer.on_loss_spike=rewind", "trainer.save_total_limit=1"],
     ["trainer.fp16=true", "launch.device=cpu"], ["trainer.parallelism=fsdp", "adapter=qlora"],
     ["adapter=lora", "adapter.quantization=fp4"],
     ["trainer.parallelism=fsdp", "trainer.optim=muon"],

@@ -240,6 +240,12 @@ def _check_launch(config: AppConfig) -> None:
         raise ConfigError(
             f"launch.node_rank={launch.node_rank} must be from 0 to {launch.nnodes - 1}."
         )
+    endpoint = launch.rdzv_endpoint
+    if endpoint is not None and not re.fullmatch(r"[^\s/]+:\d{1,5}", endpoint):
+        raise ConfigError(
+            f"launch.rdzv_endpoint={endpoint} is no HOST:PORT: write node 0's, such as "
+            "launch.rdzv_endpoint=node0:29500."
+        )
     if launch.nnodes > 1 and config.trainer.auto_find_batch_size:
         raise ConfigError(
             f"trainer.auto_find_batch_size=true starts a job again, which launch.nnodes="

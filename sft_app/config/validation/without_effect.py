@@ -37,6 +37,9 @@ def settings_without_effect(config: AppConfig) -> list[str]:
     if trainer.max_steps > 0:
         reason = f"trainer.max_steps={trainer.max_steps}, which ends the training"
         notes += _given(trainer, "trainer", ("num_train_epochs",), reason)
+    if config.launch.nnodes == 1:
+        unused = ["rdzv_endpoint", "rdzv_timeout_seconds"]
+        notes += _given(config.launch, "launch", unused, "launch.nnodes=1")
     if data.eval is not None:
         notes += _given(data, "data", ("eval_examples",), "data.eval")
     if config.sweep.budget is not Budget.tokens:

@@ -49,6 +49,8 @@ class PrepareRun(Callback):
                 sys.exit(help_node_0(typed))
             check_folder_name("hydra.run.dir", Path(config.hydra.run.dir))
             is_left_to_do = prepare_run(typed, Path(config.hydra.run.dir))
+        except OSError as error:  # as of a name that no file system takes
+            raise _cannot_be_made(Path(config.hydra.run.dir), error) from error
         except JobFailed as error:
             print(f"sft-train: {error}", file=sys.stderr)
             sys.exit(error.exit_code)
@@ -64,10 +66,14 @@ def _make(run_dir: Path) -> None:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"hydra.run.dir={run_dir} cannot be made ({error.strerror}): name a folder that you "
-            "may write to, or give the run a run.name."
-        ) from error
+        raise _cannot_be_made(run_dir, error) from error
+
+
+def _cannot_be_made(run_dir: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"hydra.run.dir={run_dir} cannot be made or used ({error.strerror}): name a folder that "
+        "you may write to, or give the run a run.name."
+    )
 
 
 def with_slurm(config: AppConfig) -> AppConfig:

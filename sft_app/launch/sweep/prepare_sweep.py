@@ -212,7 +212,13 @@ def _announce(sweep: Sweep) -> None:
 def _make_ready(sweep: Sweep) -> None:
     """Move away what was run with other settings, and note each job that is to be run."""
     for job in sweep.jobs:
-        job.run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            job.run_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"hydra.sweep.dir={sweep.directory}: {job.run_dir} cannot be made "
+                f"({error.strerror}): name a folder that you may write to."
+            ) from error
         try:
             with only_one(job.run_dir):
                 _make_job_ready(job, sweep)
