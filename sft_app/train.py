@@ -31,6 +31,7 @@ from sft_app.launch.sweep.leave_sweep import leave
 from sft_app.launch.sweep.prepare_sweep import PrepareSweep, Sweep
 from sft_app.launch.sweep.run_sweep_job import run_sweep_job
 from sft_app.records.paste_lines import go_on_with
+from sft_app.reporting.halving.places import places
 from sft_app.reporting.run.run_report import write_run_report
 from sft_app.reporting.sweep.cells import collect_sweep
 from sft_app.reporting.sweep.sweep_csv import write_sweep_csv
@@ -123,7 +124,7 @@ def train_sweep_job(config: DictConfig, run_dir: Path) -> None:
             SWEEP_PAGE.refresh()
 
         result = run_sweep_job(
-            to_typed(config), run_dir, overrides, label, warm=warm, refresh=refresh
+            to_typed(config), run_dir, overrides, label, warm=warm, refresh=refresh, judge=places
         )
     except JobInterrupted:
         report_run(run_dir)
@@ -168,7 +169,7 @@ def end_sweep(sweep: Sweep, *, interrupted: bool) -> bool:
                  write_sweep_report(sweep.directory, None, cells)):  # fmt: skip
         print(path)
     own = {cell.name for cell in sweep.jobs}
-    return all(cell.is_completed for cell in cells if cell.name in own)
+    return all(cell.status in ("completed", "dropped") for cell in cells if cell.name in own)
 
 
 make_callable(__name__, api.train)  # sft_app.train(...), from Python

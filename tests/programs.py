@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -77,6 +78,17 @@ def everything_marked(mark: str) -> list[psutil.Process]:
             if process.environ().get(STARTED_BY) == mark:
                 found.append(process)
     return found
+
+
+def wait_for(
+    what: Callable[[], object], process: subprocess.Popen[bytes], timeout: float = 200
+) -> None:
+    """Wait until `what` is true, as long as `process` runs."""
+    deadline = time.monotonic() + timeout
+    while not what():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.05)
 
 
 def run_on_ranks(world_size: int, module: str, *arguments: str) -> str:

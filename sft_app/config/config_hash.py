@@ -15,7 +15,7 @@ from sft_app.config.schema.app import AppConfig
 CANNOT_CHANGE_THE_OUTCOME = {
     # The budget stands in trainer.max_steps; supervised_tokens alone becomes steps only later.
     "sweep": ("name", "budget", "tokens", "tokens_per_step", "skip_longer_after_oom", "lengths",
-              "heldout_length", "best_by"),
+              "heldout_length", "best_by", "continue_budgets", "rungs", "keep_one_in", "rung"),
     "run": None,
     "plan": None,
     "launch": ("rdzv_endpoint", "rdzv_timeout_seconds", "node_rank", "cpu_threads",

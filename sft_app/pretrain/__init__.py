@@ -1,6 +1,10 @@
-"""A tiny Llama of our own, trained in minutes from what is installed: the subject of `make sweep`.
+"""Small Llamas of our own, trained in minutes from what is installed, for sweeps on a CPU.
 
-    python -m sft_app.pretrain FOLDER      makes it there, unless it is there already
+    python -m sft_app.pretrain FOLDER                           the one of `make sweep`
+    python -m sft_app.pretrain FOLDER --recipe needle_llama     the one of `make leaderboard`
+    python -m sft_app.pretrain FOLDER --recipe needle_llama_2m    the same, at four times the size
 
-text ─▶ tokenizer ─▶ token stream ─▶ model, at a short context that the sweep then extends.
+Each is made unless it is there already; the recipes are the YAML files of this folder.
+
+text ─▶ tokenizer ─▶ rows of tokens ─▶ model, at a short context that the sweep then extends.
 """

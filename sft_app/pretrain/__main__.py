@@ -1,7 +1,8 @@
-"""python -m sft_app.pretrain FOLDER [SETTINGS.yaml]: the tiny Llama, and conversations for it."""
+"""python -m sft_app.pretrain FOLDER [--recipe NAME]: a small Llama, and conversations for it."""
 
 import argparse
 import json
+import random
 import time
 from pathlib import Path
 
@@ -10,15 +11,19 @@ import transformers
 from transformers import PreTrainedTokenizerFast
 
 from sft_app.common.permissions import as_umask_says
+from sft_app.pretrain.retrieval_text import tokenizer_texts, tuning_retrievals
 from sft_app.pretrain.settings import (
     DEFAULT,
     MADE_FROM,
+    RECIPES,
     PretrainSettings,
     is_made,
     load_settings,
+    recipes,
 )
 from sft_app.pretrain.tiny_model import build_model, pretrain
-from sft_app.pretrain.train_tokenizer import END, START, learn_tokenizer
+from sft_app.pretrain.train_tokenizer import as_chatml, learn_tokenizer
+from sft_app.pretrain.training_rows import TrainingRows
 from sft_app.pretrain.training_text import Chat, conversations, python_sources
 from sft_app.records.run_files import write_atomically
 
@@ -27,11 +32,14 @@ def main() -> None:
     """Make the model and its conversations in FOLDER, unless they are there already."""
     parser = argparse.ArgumentParser(prog="python -m sft_app.pretrain", description=__doc__)
     parser.add_argument("folder", type=Path, help="where the model and the conversations go")
-    parser.add_argument("settings", type=Path, nargs="?", default=DEFAULT)
+    parser.add_argument("settings", type=Path, nargs="?", help="a YAML file of your own")
+    parser.add_argument(
+        "--recipe", choices=recipes(), default=DEFAULT.stem, help="one that comes with sft_app"
+    )
     arguments = parser.parse_args()
-    settings = load_settings(arguments.settings)
+    settings = load_settings(arguments.settings or RECIPES / f"{arguments.recipe}.yaml")
     if is_made(arguments.folder, settings):
-        print(f"The tiny Llama is in {arguments.folder} already.")
+        print(f"The small Llama is in {arguments.folder} already.")
         return
     transformers.logging.disable_progress_bar()
     make(arguments.folder, settings)
@@ -45,32 +53,34 @@ def make(folder: Path, settings: PretrainSettings) -> None:
     first, then = settings.pretrain_conversations, settings.train_conversations
     chats = conversations(first + then + settings.eval_conversations)
     texts = python_sources(settings.source_megabytes, settings.seed)
-    texts += [chat_text(chat) for chat in chats[:first]]
-    tokenizer = learn_tokenizer(texts, settings.vocab_size, settings.context_length)
+    texts += [as_chatml(chat.conversation.messages) for chat in chats[:first]]
+    tokenizer = learn_tokenizer(
+        tokenizer_texts(texts, settings),
+        settings.vocab_size,
+        settings.context_length,
+        digit_tokens=settings.digit_tokens,
+    )
     stream = token_stream(texts, tokenizer)
     model = build_model(settings, tokenizer)
     print(
         f"Pre-training a Llama of {model.num_parameters() / 1e6:.2f}M parameters at "
-        f"{settings.context_length} tokens of context, on {len(stream):,} tokens of Python sources "
-        "and conversations",
+        f"{settings.context_length} tokens of context, on {len(stream):,} tokens of text",
         flush=True,
     )
-    loss = pretrain(model, stream, settings)
+    loss = pretrain(model, TrainingRows(stream, tokenizer, settings), settings)
     model.save_pretrained(folder)
     as_umask_says(folder)
     tokenizer.save_pretrained(folder)
-    write_records(folder / "train.json", chats[first : first + then])
+    train = chats[first : first + then]
+    if settings.train_retrievals:
+        train += tuning_retrievals(tokenizer, settings)
+        random.Random(settings.seed).shuffle(train)
+    write_records(folder / "train.json", train)
     write_records(folder / "eval.json", chats[first + then :])
     seconds = round(time.perf_counter() - started, 1)
     record = {"digest": settings.digest(), "loss": loss, "seconds": seconds}
     write_atomically(folder / MADE_FROM, json.dumps(record, indent=2) + "\n")
     print(f"Pre-trained in {seconds:g} s, loss {loss:.3f}: {folder}")
-
-
-def chat_text(chat: Chat) -> str:
-    """Return what the tokenizer's template makes of it, so that the model knows the format."""
-    messages = chat.conversation.messages
-    return "".join(f"{START}{m.role}\n{m.content}{END}\n" for m in messages)
 
 
 def token_stream(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:

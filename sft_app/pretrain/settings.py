@@ -2,18 +2,19 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
-DEFAULT = Path(__file__).with_name("tiny_llama.yaml")
+RECIPES = Path(__file__).parent
+DEFAULT = RECIPES / "tiny_llama.yaml"
 MADE_FROM = "pretrain.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSettings:
-    """The fields of tiny_llama.yaml, which explains each."""
+    """The fields of tiny_llama.yaml and needle_llama.yaml, which explain each."""
 
     seed: int
     context_length: int
@@ -29,10 +30,23 @@ class PretrainSettings:
     pretrain_conversations: int
     train_conversations: int
     eval_conversations: int
+    # What follows came later, with needle_llama.yaml.
+    rope_theta: float = 10000.0
+    digit_tokens: bool = False
+    retrieval_share: float = 0.0
+    short_length: int = 1
+    short_steps: int = 0
+    train_retrievals: int = 0
+    train_retrieval_lengths: list[int] = field(default_factory=list)
 
     def digest(self) -> str:
         """Return the SHA-256 of the settings: equal settings make the same model."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
+
+
+def recipes() -> list[str]:
+    """List the names of the settings that come with the application."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
 def load_settings(path: Path) -> PretrainSettings:

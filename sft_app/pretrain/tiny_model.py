@@ -1,13 +1,13 @@
-"""The model, and its pre-training on a stream of tokens."""
+"""The model, and its pre-training on rows of tokens."""
 
 import math
 import time
 
 import torch
-from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from sft_app.pretrain.settings import PretrainSettings
+from sft_app.pretrain.training_rows import TrainingRows
 
 WARMUP_STEPS = 20
 LOG_STEPS = 25
@@ -24,6 +24,7 @@ def build_model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerFast) 
             num_hidden_layers=settings.num_layers,
             num_attention_heads=settings.num_heads,
             max_position_embeddings=settings.context_length,
+            rope_parameters={"rope_type": "default", "rope_theta": settings.rope_theta},
             tie_word_embeddings=True,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
@@ -32,22 +33,18 @@ def build_model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerFast) 
     )
 
 
-def pretrain(model: LlamaForCausalLM, stream: Tensor, settings: PretrainSettings) -> float:
-    """Train on random windows of `stream` (LongTensor [T]); return the last steps' mean loss."""
-    generator = torch.Generator().manual_seed(settings.seed)
+def pretrain(model: LlamaForCausalLM, rows: TrainingRows, settings: PretrainSettings) -> float:
+    """Train on batches of `rows`; return the last steps' mean loss."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.1
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _rate(s, settings.num_steps))
-    offsets = torch.arange(settings.context_length)
     losses: list[float] = []
     started = time.perf_counter()
     for step in range(1, settings.num_steps + 1):
-        starts = torch.randint(
-            len(stream) - settings.context_length, (settings.batch_size,), generator=generator
-        )
-        tokens = stream[starts[:, None] + offsets]  # [B, T]
-        loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+        batch = rows.batch(step)
+        output = model(input_ids=batch.tokens, labels=batch.labels, use_cache=False)
+        loss = output.loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -57,8 +54,10 @@ def pretrain(model: LlamaForCausalLM, stream: Tensor, settings: PretrainSettings
         if step % LOG_STEPS == 0:
             left = (time.perf_counter() - started) / step * (settings.num_steps - step)
             mean = sum(losses[-LOG_STEPS:]) / LOG_STEPS
-            progress = f"step {step}/{settings.num_steps}  loss {mean:.3f}  {left:.0f} s left"
-            print(progress, flush=True)
+            found = batch.share_right(output.logits)
+            answers = "" if math.isnan(found) else f"  answers {found:.0%}"
+            progress = f"step {step}/{settings.num_steps}  loss {mean:.3f}{answers}"
+            print(f"{progress}  {left:.0f} s left", flush=True)
     tail = losses[-LOG_STEPS:]
     return sum(tail) / len(tail)
 

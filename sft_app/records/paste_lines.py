@@ -19,7 +19,10 @@ _OF_THE_DATA = ("eval", "format", "columns", "roles")
 _UNREADABLE = (
     OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError,
 )  # fmt: skip
-_WORDS_OF_HYDRA = ("hydra.mode=", "hydra.run.dir=", "hydra.sweep.dir=")
+_WORDS_OF_HYDRA = (
+    "hydra.mode=", "hydra.run.dir=", "hydra.sweep.dir=",
+    "hydra.job.config.override_dirname.exclude_keys=",
+)  # fmt: skip
 
 
 def train_further(model: Path, config: Mapping[str, Any]) -> str | None:

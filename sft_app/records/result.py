@@ -25,6 +25,8 @@ class Status(StrEnum):
     """Never begun: a shorter context of the same settings ran out of memory."""
     shared = "shared"
     """Not run: another job of the sweep would do the same, and has its result for both."""
+    dropped = "dropped"
+    """Not run: successive halving did not keep its setting after a shorter run of it."""
 
 
 @dataclass(kw_only=True)

@@ -89,7 +89,8 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
         check_room(config, plans, run_dir)
     measured = plan_what_to_measure(config, plans, data)
     heldout = plan_heldout(config, plans, data)
-    evaluates_before = bool(measured) and config.evaluation.before
+    is_known = record.result.evaluation_before is not None  # from a run that this one prolongs
+    evaluates_before = bool(measured) and config.evaluation.before and not is_known
     evaluates_after = bool(measured) and config.evaluation.after
 
     with record.phase("load"):

@@ -4,7 +4,6 @@ import csv
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import psutil
 import pytest
 
 from sft_app.records.result import RunResult, Status, read_result
-from tests.programs import started
+from tests.programs import started, wait_for
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 PRETEND = {"PYTHONPATH": str(Path(__file__).parents[1] / "pretend")}
@@ -164,13 +163,3 @@ def test_interrupted_it_ends_in_seconds_and_goes_on_from_the_checkpoint(
     assert list(before.by_length) == list(after.by_length)
     assert next(iter(before.by_length)) == "64"
     assert after.by_length["64"].loss < before.by_length["64"].loss
-
-
-def wait_for(
-    what: Callable[[], object], process: subprocess.Popen[bytes], timeout: float = 200
-) -> None:
-    deadline = time.monotonic() + timeout
-    while not what():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.05)

@@ -54,6 +54,18 @@ class SweepConfig:
     best_by: BestBy = BestBy.perplexity
     """What names the best cell: perplexity, effective_length or cliff. The report states the rule;
     sft-report --best-by looks at the same files by another one."""
+    continue_budgets: bool = False
+    """A cell goes on from the checkpoint of the finished one that differs in nothing but fewer
+    steps. That is exact, and so asked for, only where the learning rate does not depend on the
+    number of steps: trainer.lr_scheduler_type=constant_with_warmup, warm-up in whole steps."""
+    rungs: int = 1
+    """Successive halving: so many rounds, each with `keep_one_in` times the tokens of the one
+    before; the last one trains `tokens`. After each, the best settings by `best_by` go on. 1: all
+    settings train all of it."""
+    keep_one_in: int = 3
+    """With rungs: of so many settings one goes on."""
+    rung: int | None = None
+    """Of a job: its round, from 0. The sweep sets it."""
     heldout_length: int | None = None
     """Tokens to which held-out conversations are fitted in every cell, whatever its own context, so
     that all are measured on the same ones; null: the shortest context of the sweep."""

@@ -31,7 +31,7 @@ def niah_multivalue(index: int, rng: random.Random) -> Exercise:
     """Hide four access numbers under one name, and ask for all of them."""
     (key,) = new_keys(1, rng)
     values = new_numbers(NUM_NEEDLES, rng)
-    needles = _spread([_sentence(key, value) for value in values], rng)
+    needles = _spread([access_number(key, value) for value in values], rng)
     return Exercise(
         intro=INTRO,
         question=f"Which access numbers does the text give for {key}? List all of them in the "
@@ -45,7 +45,7 @@ def niah_multivalue(index: int, rng: random.Random) -> Exercise:
 def niah_multiquery(index: int, rng: random.Random) -> Exercise:
     """Hide four access numbers under different names, and ask for all of them."""
     keys, values = new_keys(NUM_NEEDLES, rng), new_numbers(NUM_NEEDLES, rng)
-    sentences = [_sentence(key, value) for key, value in zip(keys, values, strict=True)]
+    sentences = [access_number(key, value) for key, value in zip(keys, values, strict=True)]
     needles = _spread(rng.sample(sentences, len(sentences)), rng)
     names = ", ".join(keys)
     return Exercise(
@@ -75,8 +75,8 @@ def passkey(index: int, rng: random.Random) -> Exercise:
 def _one_of(count: int, index: int, rng: random.Random) -> Exercise:
     keys, values = new_keys(count, rng), new_numbers(count, rng)
     depth = DEPTHS[index % len(DEPTHS)]
-    wanted = Needle(depth=depth, text=_sentence(keys[0], values[0]))
-    others = [_sentence(key, value) for key, value in zip(keys[1:], values[1:], strict=True)]
+    wanted = Needle(depth=depth, text=access_number(keys[0], values[0]))
+    others = [access_number(key, value) for key, value in zip(keys[1:], values[1:], strict=True)]
     return Exercise(
         intro=INTRO,
         question=f"Which access number does the text give for {keys[0]}?",
@@ -87,7 +87,8 @@ def _one_of(count: int, index: int, rng: random.Random) -> Exercise:
     )
 
 
-def _sentence(key: str, value: str) -> str:
+def access_number(key: str, value: str) -> str:
+    """Return the sentence that tells it."""
     return f"The access number of {key} is {value}."
 
 

@@ -29,6 +29,8 @@ def sweep_job_closing(result: RunResult, name: str, left: str = "") -> str:
     after = f"; {left}" if left else ""
     if result.status is Status.shared:
         return f"{name}: not run; {result.same_as} runs for both{after}"
+    if result.status is Status.dropped and result.error is not None:
+        return f"{name}: dropped: {result.error.message}{after}"
     if result.status is not Status.completed:
         return f"{name}: {result.status}{after}"
     parts = [f"completed in {_duration(result)}"]

@@ -25,7 +25,7 @@ from sft_app.launch.warm.warm_python import WarmPython
 from sft_app.records.failure import clear_failures
 from sft_app.records.identity import identity_of
 from sft_app.records.liveness import SECONDS_BETWEEN_STAMPS, stamp
-from sft_app.records.result import RunResult, Status
+from sft_app.records.result import Evaluation, RunResult, Status
 from sft_app.records.run_files import CONFIG, JOB_LABEL, STACKS
 
 SECONDS_FOR_OTHER_STACKS = 3.0
@@ -42,6 +42,7 @@ def run_job(
     run_id: str | None = None,
     warm: WarmPython | None = None,
     refresh: Callable[[], None] | None = None,
+    before: Evaluation | None = None,
 ) -> RunResult:
     """Run one job in `run_dir` and return its result, which stands in result.json as well.
 
@@ -49,11 +50,14 @@ def run_job(
     nodes of a job of several have agreed on. A single worker is forked from `warm`, if given.
     With trainer.auto_find_batch_size, one that runs out of memory goes on with smaller batches.
     `refresh` is called about once a second while the job runs: it brings pages up to date.
+    `before`: what is known of the model before training, which is then not measured again.
     Raises JobFailed when the job failed, and JobInterrupted after a signal.
     """
     while True:
         try:
-            return _run_once(config, run_dir, label, run_id=run_id, warm=warm, refresh=refresh)
+            return _run_once(
+                config, run_dir, label, run_id=run_id, warm=warm, refresh=refresh, before=before
+            )
         except JobFailed:
             smaller = with_smaller_batch(config, run_dir)
             if smaller is None:
@@ -76,12 +80,15 @@ def _run_once(
     run_id: str | None,
     warm: WarmPython | None,
     refresh: Callable[[], None] | None,
+    before: Evaluation | None,
 ) -> RunResult:
     try:
         save_config(config, run_dir / CONFIG)
         clear_failures(run_dir)
         shutil.rmtree(run_dir / STACKS, ignore_errors=True)
-        initial_result(config, Status.running).write(run_dir)
+        result = initial_result(config, Status.running)
+        result.evaluation_before = before
+        result.write(run_dir)
     except OSError as error:
         raise JobFailed(f"{run_dir} cannot be written to: {error}") from error
     if label is None:

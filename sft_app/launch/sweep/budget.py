@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.data import Overlong, Packing
-from sft_app.config.schema.sweep import Budget
+from sft_app.config.schema.sweep import Budget, SweepConfig
 from sft_app.config.validation.check_parallel import check_tensor_parallel_size, check_world_size
 from sft_app.launch.job.worker_processes import num_local_processes
 
@@ -93,7 +93,7 @@ def _max_steps(config: AppConfig, per_step: int) -> int:
                     f"sweep.budget=tokens needs sweep.tokens, at least one step's {per_step}: "
                     f"sweep.tokens={100 * per_step}, for example."
                 )
-            return -(-sweep.tokens // per_step)
+            return -(-sweep.tokens // (per_step * _share_of_rung(sweep)))
         case Budget.supervised:
             if sweep.supervised_tokens is None:
                 raise ConfigError(
@@ -127,14 +127,24 @@ def _max_steps(config: AppConfig, per_step: int) -> int:
             return -1
 
 
+def _share_of_rung(sweep: SweepConfig) -> int:
+    """Return n, where a job of this rung of successive halving trains the n-th part."""
+    rung = sweep.rungs - 1 if sweep.rung is None else sweep.rung
+    return int(sweep.keep_one_in ** (sweep.rungs - 1 - rung))
+
+
 def describe_budget(configs: Sequence[AppConfig]) -> str:
     """Say in one line what every job trains on; `configs` have their budget applied."""
     first = configs[0]
     per_step = tokens_per_step(first)
     total = f"{first.trainer.num_train_epochs:g} epochs"
     if first.trainer.max_steps > 0:
-        steps = first.trainer.max_steps
-        total = f"{steps:,} steps, {steps * per_step:,} tokens in all"
+        every = sorted({config.trainer.max_steps for config in configs})
+        steps, tokens = (
+            " or ".join(f"{n:,}" for n in counts)
+            for counts in (every, [n * per_step for n in every])
+        )
+        total = f"{steps} steps, {tokens} tokens in all"
     if first.sweep.budget is Budget.supervised:
         total = f"as many steps as {first.sweep.supervised_tokens or 0:,} supervised tokens take"
     batches = {

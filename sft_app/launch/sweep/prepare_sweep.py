@@ -4,7 +4,7 @@ import dataclasses
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -32,6 +32,8 @@ from sft_app.launch.sweep.compose_jobs import SweepJob, add_task_override, compo
 from sft_app.launch.sweep.equal_plans import jobs_that_share
 from sft_app.launch.sweep.launcher import Launcher, settle_processes, which_launcher
 from sft_app.launch.sweep.ray_pool import start_pool
+from sft_app.launch.sweep.rungs.continue_budget import check_can_continue
+from sft_app.launch.sweep.rungs.halving import add_rungs, jobs_left, one_batch_a_rung
 from sft_app.launch.sweep.slurm import prepare_slurm
 from sft_app.launch.sweep.watch import Watch
 from sft_app.launch.warm.warm_python import WarmPython
@@ -68,7 +70,7 @@ class PrepareSweep(Callback):
         """Prepare the sweep, or end the command where something is wrong or nothing is left."""
         sweep = prepare_sweep(config)
         PrepareSweep.sweep = sweep
-        if all(job_state(c.run_dir, c.config) is JobState.done for c in sweep.jobs):
+        if not jobs_left(sweep.jobs):
             print("Nothing is left to do: every job completed with these settings.")
             sys.exit(0)
         if sweep.watch is not None:
@@ -90,15 +92,17 @@ def prepare_sweep(master: DictConfig) -> Sweep:
     _check_sweep(master)
     print("Checking the jobs of the sweep before the first one starts ...", flush=True)
     launcher = which_launcher(master)
+    add_rungs(master)
     jobs = compose_jobs(master, on_slurm=launcher is Launcher.slurm)
     for job in jobs:
         check_folder_name("hydra.sweep.dir or hydra.sweep.subdir", job.run_dir)
+    one_batch_a_rung(master, jobs)
     if launcher is not Launcher.serial:
         jobs, launch = settle_processes(master, launcher, jobs)
     else:
         _check_nodes(jobs)
     jobs = _settle(master, jobs)
-    to_run = [job for job in jobs if job_state(job.run_dir, job.config) is not JobState.done]
+    to_run = jobs_left(jobs)
     warm = warm_python(to_run) if launcher is Launcher.serial else None
     try:
         plans = check_plans(to_run, warm)
@@ -119,7 +123,7 @@ def prepare_sweep(master: DictConfig) -> Sweep:
         shared=jobs_that_share(jobs, plans),
     )
     _announce(sweep)
-    _make_ready(sweep)
+    _make_ready(sweep, to_run)
     return sweep
 
 
@@ -189,6 +193,7 @@ def _with_shared(job: SweepJob, shared: Mapping[str, Any]) -> SweepJob:
     sweep = dataclasses.replace(job.config.sweep, **shared)
     try:
         config = apply_budget(dataclasses.replace(job.config, sweep=sweep))
+        check_can_continue(config)
     except ConfigError as error:
         raise ConfigError(f"job {job.name}: {error}") from error
     return dataclasses.replace(job, config=config)
@@ -209,9 +214,9 @@ def _announce(sweep: Sweep) -> None:
     sys.stdout.flush()
 
 
-def _make_ready(sweep: Sweep) -> None:
+def _make_ready(sweep: Sweep, to_run: Sequence[SweepJob]) -> None:
     """Move away what was run with other settings, and note each job that is to be run."""
-    for job in sweep.jobs:
+    for job in to_run:
         try:
             job.run_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -15,11 +15,14 @@ from sft_app.launch.nodes.slurm_rendezvous import run_id_on_slurm, slurm_rendezv
 from sft_app.launch.sweep.budget import apply_budget
 from sft_app.launch.sweep.equal_plans import shared_result
 from sft_app.launch.sweep.out_of_memory import shorter_out_of_memory
+from sft_app.launch.sweep.rungs.continue_budget import Beginning, find_beginning, go_on_from
+from sft_app.launch.sweep.rungs.halving import drop, why_dropped
 from sft_app.launch.sweep.slurm_node import (
     publish_decision,
     wait_for_decision,
 )
 from sft_app.launch.warm.warm_python import WarmPython
+from sft_app.records.place import Judge
 from sft_app.records.result import RunError, RunResult, Status, read_result
 from sft_app.records.run_files import CONFIG
 
@@ -32,13 +35,15 @@ def run_sweep_job(
     *,
     warm: WarmPython | None = None,
     refresh: Callable[[], None] | None = None,
+    judge: Judge | None = None,
 ) -> RunResult | None:
     """Run what is left to do of this job, and return its result, which may be that of a failure.
 
     `overrides` are the job's own, as Hydra lists them; `label` is what it is called on the screen
     (None: as its folder); `warm`, where this process runs all jobs, is what their workers are
-    forked from; `refresh` is called about once a second while the job runs. None: this node
-    only helped node 0. Raises JobInterrupted.
+    forked from; `refresh` is called about once a second while the job runs; `judge` tells, of a
+    rung of successive halving, which settings go on. None: this node only helped node 0. Raises
+    JobInterrupted.
     """
     config = apply_budget(config)
     config = dataclasses.replace(config, launch=slurm_rendezvous(config.launch))
@@ -47,6 +52,10 @@ def run_sweep_job(
         return None
     with only_one(run_dir, wait=True):  # of the same sweep, started twice: what it did is found
         finished = settle_without_running(config, run_dir, overrides)
+        beginning = None
+        if finished is None and config.sweep.continue_budgets:
+            beginning = find_beginning(run_dir, config)
+            finished = _dropped(config, run_dir, beginning, judge)
         if config.launch.nnodes > 1:
             publish_decision(run_dir, runs=finished is None)
         if finished is not None:
@@ -54,7 +63,13 @@ def run_sweep_job(
         run_id = run_id_on_slurm() if config.launch.nnodes > 1 else None
         try:
             return run_job(
-                config, run_dir, label or run_dir.name, run_id=run_id, warm=warm, refresh=refresh
+                go_on_from(beginning, run_dir, config),
+                run_dir,
+                label or run_dir.name,
+                run_id=run_id,
+                warm=warm,
+                refresh=refresh,
+                before=beginning.before if beginning else None,
             )
         except JobFailed:
             return read_result(run_dir)  # told already; the sweep goes on
@@ -70,6 +85,16 @@ def settle_without_running(
         return shared
     shorter = shorter_out_of_memory(run_dir, config, overrides)
     return skip(config, run_dir, shorter) if shorter is not None else None
+
+
+def _dropped(
+    config: AppConfig, run_dir: Path, beginning: Beginning | None, judge: Judge | None
+) -> RunResult | None:
+    """Return the record of a job that successive halving leaves out; None when it is to be run."""
+    if judge is None:
+        return None
+    why = why_dropped(run_dir, config, beginning, judge)
+    return drop(config, run_dir, why) if why is not None else None
 
 
 def help_node_0(config: AppConfig, run_dir: Path) -> None:

@@ -19,6 +19,7 @@ STATUS_LABELS = {
     "interrupted": "interrupted",
     "skipped": "skipped",
     "shared": "shared",
+    "dropped": "dropped",
     "pending": "not started",
     "unreadable": "unreadable",
     "missing": "no result",
@@ -51,6 +52,8 @@ def sentence(run: RunFolder) -> str:
         return f"Ran out of memory at {result.context_length:,} tokens, {_after_steps(result)}."
     if run.status == "shared":
         return f"Not run: {result.same_as} would do the same, and has the result for both."
+    if run.status == "dropped":
+        return f"Not run: {result.error.message}." if result.error else "Not run."
     if run.status == "skipped":
         return f"Never begun: {result.error.message}." if result.error else "Never begun."
     if run.status == "interrupted":

@@ -68,6 +68,9 @@ def _tasks(cells: list[CellRecord]) -> str:
 
 def _training_tokens(cells: list[CellRecord]) -> str:
     """Say how far each cell's supervised tokens are off the smallest number, where it matters."""
+    if any(cell.settings.get("sweep.continue_budgets") for cell in cells):  # they differ on purpose
+        most = max(cell.settings.get("trainer.max_steps", 0) for cell in cells)
+        cells = [cell for cell in cells if cell.settings.get("trainer.max_steps") == most]
     counts = {cell.name: cell.result.tokens.supervised for cell in cells if cell.result}
     least = min(counts.values(), default=0)
     if not least or max(counts.values()) <= NEARLY_EQUAL * least:

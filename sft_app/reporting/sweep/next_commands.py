@@ -26,7 +26,7 @@ def next_commands(
     asked = _asked_for(sweep_dir, cells)
     commands = []
     if asked is not None:
-        ended = all(cell.is_completed for cell in cells)
+        ended = all(cell.status in ("completed", "dropped") for cell in cells)
         if not ended:
             commands.append(Command(purpose="go on with what is not completed", line=_line(asked)))
         seeds = sorted({cell.seed for cell in cells if cell.seed is not None})
@@ -45,6 +45,12 @@ def next_commands(
         if (further := train_further(folder / MODEL, best.config)) is not None:
             commands.append(Command(purpose="go on from the best model", line=further))
     return commands
+
+
+def sweep_command(sweep_dir: Path, cells: list[CellRecord]) -> str | None:
+    """Return the command that started the sweep, and continues it; None when not recorded."""
+    asked = _asked_for(sweep_dir, cells)
+    return None if asked is None else _line(asked)
 
 
 def _asked_for(sweep_dir: Path, cells: list[CellRecord]) -> list[str] | None:

@@ -1,0 +1,1 @@
+"""Successive halving: how the settings of a rung rank."""

@@ -1,0 +1,115 @@
+"""The leaderboard's numbers as texts: a table a length, and which methods differ."""
+
+import math
+
+from sft_app.reporting.leaderboard.leaderboard_table import LengthBoard, Standing
+from sft_app.reporting.leaderboard.published_claims import recovery_text
+from sft_app.reporting.leaderboard.significance import Pair
+from sft_app.reporting.page import format_values
+from sft_app.reporting.page.format_values import NOT_MEASURED, Formatter
+from sft_app.reporting.sweep.seed_groups import Spread
+from sft_app.reporting.sweep.sweep_table import Column, Row, Table, Value
+
+MOST_PAIRS = 8
+
+
+def board_table(board: LengthBoard) -> Table:
+    """Build the table of one length: a row a method, the lowest tuned loss first."""
+    length, window = board.context_length, board.window
+    at_length, inside = f"at {length:,} tokens", f"at {window:,}, the old window"
+    columns = [
+        Column(title="seeds"),
+        Column(title="perplexity", group=at_length),
+        Column(title="task score", group=at_length),
+        Column(title="unlike the best", group=at_length, is_number=False),
+        Column(title="recovery tokens"),
+        Column(title="effective length"),
+        Column(title="loss", group=inside),
+        Column(title="task score", group=inside),
+        Column(title=f"score at {2 * length:,}"),
+        Column(title="tuning"),
+        Column(title="memory"),
+    ]
+    return Table(
+        columns=columns,
+        rows=[
+            Row(name=s.method, link="", values=_values(s), is_best=number == 0)
+            for number, s in enumerate(board.standings)
+        ],
+    )
+
+
+def pair_sentences(board: LengthBoard) -> list[str]:
+    """Say which methods differ by more than the spread over seeds explains, and which do not."""
+    return [
+        _pairs_sentence(f"Perplexity at {board.context_length:,} tokens", board.loss_pairs),
+        _pairs_sentence(f"Task score at {board.context_length:,} tokens", board.score_pairs),
+    ]
+
+
+def _pairs_sentence(what: str, pairs: list[Pair]) -> str:
+    tested = [pair for pair in pairs if not math.isnan(pair.p)]
+    if not tested:
+        return f"{what}: one seed a method, so that nothing can be tested."
+    differing = sorted((pair for pair in tested if pair.differs), key=lambda pair: pair.p)
+    if not differing:
+        return (
+            f"{what}: none of the {len(tested)} pairs of methods differs by more than the spread "
+            "over seeds explains."
+        )
+    shown = ", ".join(_pair(pair) for pair in differing[:MOST_PAIRS])
+    more = len(differing) - MOST_PAIRS
+    return (
+        f"{what}: {len(differing)} of {len(tested)} pairs differ by more than the spread over "
+        f"seeds explains: {shown}{f', and {more} more' if more > 0 else ''}."
+    )
+
+
+def _pair(pair: Pair) -> str:
+    low, high = (pair.first, pair.second) if pair.difference < 0 else (pair.second, pair.first)
+    return f"{low} below {high} (p {pair.p:.2g})"
+
+
+def _values(standing: Standing) -> list[Value]:
+    unlike = {None: NOT_MEASURED, True: "yes", False: "no"}[standing.differs_from_best]
+    return [
+        Value(text=str(standing.seeds), sort=str(standing.seeds)),
+        _value(_exp(standing.loss_tuned), format_values.perplexity, _exp(standing.loss_untuned)),
+        _value(standing.score_tuned, format_values.share, standing.score_untuned),
+        Value(text=unlike, is_number=False),
+        Value(
+            text=recovery_text(standing.recovery),
+            sort=str(standing.recovery.tokens.mean if standing.recovery.tokens else math.inf),
+        ),
+        _value(standing.effective_length, format_values.count),
+        _value(standing.window_loss_tuned, format_values.loss, standing.window_loss_untuned),
+        _value(standing.window_score_tuned, format_values.share, standing.window_score_untuned),
+        _value(standing.score_beyond, format_values.share),
+        _value(standing.seconds, format_values.duration),
+        _value(standing.memory, format_values.byte_size),
+    ]
+
+
+def _value(after: Spread | None, as_text: Formatter, before: Spread | None = None) -> Value:
+    return Value(
+        text=spread_text(after, as_text),
+        before=as_text(before.mean) if before else "",
+        sort=str(after.mean) if after else "",
+    )
+
+
+def spread_text(value: Spread | None, as_text: Formatter) -> str:
+    """Return mean ± deviation over seeds; a dash where nothing was measured."""
+    if value is None:
+        return NOT_MEASURED
+    deviation = f" ± {as_text(value.deviation)}" if value.deviation else ""
+    return as_text(value.mean) + deviation
+
+
+def _exp(loss: Spread | None) -> Spread | None:
+    """Turn a mean loss into the perplexity of it; its deviation by the derivative there."""
+    if loss is None:
+        return None
+    perplexity = math.exp(loss.mean) if loss.mean < 700 else math.inf
+    deviation = None if loss.deviation is None else perplexity * loss.deviation
+    return Spread(mean=perplexity, deviation=deviation, count=loss.count)

@@ -1,0 +1,151 @@
+"""What each method came to with each budget: the cells of a sweep, seed by seed."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sft_app.evaluation.scoring.effective_length import mean_scores
+from sft_app.records.result import Evaluation
+from sft_app.reporting.run.long_context import effective_length
+from sft_app.reporting.run.summary import at
+from sft_app.reporting.sweep.cells import CellRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One model: a method, a seed, and so many tokens of tuning."""
+
+    tokens: int
+    """Positions trained on, padding included; 0: the extension is applied, and nothing trained."""
+    steps: int
+    loss: Mapping[int, float]
+    """Length in tokens -> nats a token."""
+    score: Mapping[int, float]
+    """Length in tokens -> mean score of the tasks, 0 to 1."""
+    effective_length: int | None
+    seconds: float
+    """Of training, from the first step, whichever cell trained them."""
+    memory: int | None
+    """Bytes, at the peak."""
+
+
+@dataclass(kw_only=True)
+class Trajectory:
+    """The points of one method to one length, with one seed."""
+
+    method: str
+    context_length: int
+    window: int | None
+    """Tokens that the model was pre-trained for."""
+    theta: float | None
+    """Base of the rotation, as it is used; None: the plan names none."""
+    seed: int | None
+    points: list[Point] = field(default_factory=list)
+    """By tokens; the first one untuned, where that was measured."""
+
+    @property
+    def tuned(self) -> Point | None:
+        """Return the point of the largest budget."""
+        return self.points[-1] if self.points and self.points[-1].tokens else None
+
+    @property
+    def untuned(self) -> Point | None:
+        """Return the point before training."""
+        return self.points[0] if self.points and not self.points[0].tokens else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lost:
+    """A cell without a result."""
+
+    name: str
+    status: str
+    why: str
+
+
+def trajectories(cells: Iterable[CellRecord]) -> list[Trajectory]:
+    """Group the completed cells by method, length and seed; the budgets of a group are its points.
+
+    Cells that differ in more than that (a learning rate, say) are kept apart by nothing: the
+    leaderboard is of sweeps over method, length, budget and seed.
+    """
+    by_folder = {cell.run.directory.absolute(): cell for cell in cells}
+    found: dict[tuple[str, int, int | None], Trajectory] = {}
+    for cell in by_folder.values():
+        result = cell.result
+        if not cell.is_completed or result is None or cell.context_length is None:
+            continue
+        method = asked_method(cell)
+        key = (method, cell.context_length, cell.seed)
+        theta = at(cell.run.plan, "rope.rope_parameters.rope_theta")
+        window = at(cell.run.plan, "rope.original_context_length")
+        trajectory = found.setdefault(
+            key,
+            Trajectory(
+                method=method,
+                context_length=cell.context_length,
+                window=window if isinstance(window, int) else None,
+                theta=float(theta) if isinstance(theta, int | float) else None,
+                seed=cell.seed,
+            ),
+        )
+        if result.evaluation_before is not None and trajectory.untuned is None:
+            trajectory.points.append(_point(result.evaluation_before, 0, 0, 0.0, None))
+        if result.evaluation_after is not None:
+            trajectory.points.append(
+                _point(
+                    result.evaluation_after,
+                    result.tokens.total,
+                    result.steps,
+                    _seconds(cell, by_folder),
+                    cell.peak_memory_bytes,
+                )
+            )
+        trajectory.points.sort(key=lambda point: point.tokens)
+    return sorted(found.values(), key=lambda t: (t.context_length, t.method, t.seed or 0))
+
+
+def lost_cells(cells: Iterable[CellRecord]) -> list[Lost]:
+    """List the cells that have no result, and why."""
+    return [
+        Lost(
+            name=cell.name,
+            status=cell.status,
+            why=cell.result.error.message if cell.result and cell.result.error else "",
+        )
+        for cell in cells
+        if not cell.is_completed
+    ]
+
+
+def asked_method(cell: CellRecord) -> str:
+    """Return the method as the sweep asked for it, which is what cells are compared by."""
+    asked = cell.settings.get("rope.method")
+    return str(asked) if asked not in (None, "auto") else str(cell.method)
+
+
+def _point(
+    evaluation: Evaluation, tokens: int, steps: int, seconds: float, memory: int | None
+) -> Point:
+    return Point(
+        tokens=tokens,
+        steps=steps,
+        loss={int(length): m.loss for length, m in evaluation.by_length.items()},
+        score=mean_scores(evaluation.tasks),
+        effective_length=effective_length(evaluation),
+        seconds=seconds,
+        memory=memory,
+    )
+
+
+def _seconds(cell: CellRecord, by_folder: Mapping[Path, CellRecord]) -> float:
+    """Count the training of the cells that this one went on from, too."""
+    result = cell.result
+    if result is None:
+        return 0.0
+    own = result.seconds.get("train", 0.0)
+    begun = result.resumed_from
+    for folder, other in by_folder.items():
+        if begun and other is not cell and begun.startswith(f"{folder}/"):
+            return own + _seconds(other, by_folder)
+    return own
