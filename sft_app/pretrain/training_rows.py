@@ -12,7 +12,8 @@ from sft_app.pretrain.retrieval_text import TASKS, fitting_retrieval, retold_fac
 from sft_app.pretrain.settings import PretrainSettings
 from sft_app.pretrain.train_tokenizer import END, as_chatml
 
-SHARE_RETOLD = 0.15
+SHORT_TASKS = ("passkey", "niah_single", "niah_single")
+SHARE_RETOLD = 0.25
 """Of the retrievals: facts that are all told again."""
 
 
@@ -38,7 +39,7 @@ class TrainingRows:
 
     A row is `context_length` tokens of the text. With probability `retrieval_share` its beginning
     is a conversation in which something hidden is asked for, as long as chance wills up to the
-    whole row. A pass key is told twice in its text, a few words apart: copying over a fixed
+    whole row. Names and numbers are told again a few words further on: copying over a fixed
     distance is learned first, looking up over any distance then.
     """
 
@@ -55,8 +56,8 @@ class TrainingRows:
     def batch(self, step: int) -> Batch:
         """Return what is trained on in a step, from 1.
 
-        The first `short_steps` are of pass keys alone, in rows of `short_length`, as many as have
-        the tokens of the longer ones: whatever else there is to predict would drown them.
+        The first `short_steps` are of single needles alone, in rows of `short_length`, as many as
+        have the tokens of the longer ones: whatever else there is to predict would drown them.
         """
         settings = self.settings
         size, length = settings.batch_size, settings.context_length
@@ -79,12 +80,11 @@ class TrainingRows:
 
     def _retrieval(self, length: int, *, is_short: bool) -> tuple[list[int], slice]:
         """Return the tokens of a conversation, and where in them its last number is."""
-        if is_short:
-            chat = fitting_retrieval("passkey", length, self.tokenizer, self.rng)
-        elif self.rng.random() < SHARE_RETOLD:
+        tasks = SHORT_TASKS if is_short else TASKS
+        if self.rng.random() < SHARE_RETOLD:
             chat = retold_facts(self.rng)
         else:
-            chat = fitting_retrieval(self.rng.choice(TASKS), length, self.tokenizer, self.rng)
+            chat = fitting_retrieval(self.rng.choice(tasks), length, self.tokenizer, self.rng)
         ids = self._encode(as_chatml(chat.conversation.messages))
         answer = chat.conversation.messages[1].content
         said = answer.rstrip(".")

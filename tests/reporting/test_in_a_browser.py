@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sft_app.records.result import RunError, Status
+from sft_app.reporting.leaderboard.leaderboard_page import write_leaderboard
 from sft_app.reporting.run.run_report import write_run_report
 from sft_app.reporting.sweep.sweep_report import write_sweep_report
 from tests.reporting.browser import DARK, LIGHT, find_chromium, measure, screenshot
@@ -68,8 +69,18 @@ def close_sweep(folder: Path) -> Path:
     return write_sweep_report(folder)
 
 
+def leaderboard(folder: Path) -> Path:
+    pytest.importorskip("scipy", reason="the extra leaderboard is not installed")
+    write_sweep(folder, seeds=(1, 2, 3))
+    for cell in folder.iterdir():
+        write_run(cell, plan=plan_of())
+    write_failed_cell(folder / "oom", length=65536)
+    return write_leaderboard(folder)[-1]
+
+
 PAGES: list[Callable[[Path], Path]] = [
     completed_run, running_run, failed_run, sweep_with_seeds, wide_sweep, close_sweep,
+    leaderboard,
 ]  # fmt: skip
 
 

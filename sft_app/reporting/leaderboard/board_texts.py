@@ -49,6 +49,8 @@ def pair_sentences(board: LengthBoard) -> list[str]:
 
 def _pairs_sentence(what: str, pairs: list[Pair]) -> str:
     tested = [pair for pair in pairs if not math.isnan(pair.p)]
+    if not pairs:
+        return f"{what}: measured of fewer than two methods."
     if not tested:
         return f"{what}: one seed a method, so that nothing can be tested."
     differing = sorted((pair for pair in tested if pair.differs), key=lambda pair: pair.p)
