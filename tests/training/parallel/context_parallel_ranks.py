@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
 from sft_app.evaluation.token_reader import TokenReader
+from sft_app.training.activation_memory.tile_layers import install_tiles
 from sft_app.training.parallel.context_parallel import (
     ContextParallelGroup,
     context_parallel_attention,
@@ -74,6 +75,7 @@ def plain_rows() -> Batch:
 CASES: dict[str, tuple[str, dict[str, Any], Callable[[], Batch]]] = {
     "packed": ("llama", {}, packed_batch),
     "packed, the model's own loss": ("llama", {}, packed_batch),
+    "packed, MLPs in tiles": ("llama", {}, packed_batch),
     "padded": ("llama", {}, padded_batch),
     "plain": ("llama", {}, plain_rows),
     "one key and value head": ("llama", {"num_key_value_heads": 1}, packed_batch),
@@ -137,6 +139,8 @@ def check_gradients(cp_group: ContextParallelGroup) -> None:
         ours = prepared(build_random_model(family, **overrides)).model
         if case.endswith("own loss"):
             del ours.forward
+        if case.endswith("tiles"):
+            install_tiles(ours, 5)
         loss, found = step_in_shards(ours, batch, num_items, cp_group)
         assert loss == pytest.approx(expected, rel=1e-5), case
         for name, gradient in gradients.items():
