@@ -68,8 +68,14 @@ class ModelPlans:
         return "\n".join(line for line in map(str, decided) if line)
 
 
-def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
-    """Ask the loader for everything, then decide how to train; ConfigError when it cannot be."""
+def plan_model(
+    config: AppConfig, device: torch.device, *, kernels_for: torch.device | None = None
+) -> ModelPlans:
+    """Ask the loader for everything, then decide how to train; ConfigError when it cannot be.
+
+    `kernels_for`: the kind of device whose attention and loss are planned, where it is not here.
+    """
+    kernels_for = kernels_for or device
     trainer = config.trainer
     pretrained = load_pretrained_config(config.model)
     weights = plan_weights(config.model, pretrained)
@@ -88,8 +94,8 @@ def plan_model(config: AppConfig, device: torch.device) -> ModelPlans:
         check_tensor_parallel(planned, rope, tokenizer_plan, trainer.tensor_parallel_size)
 
     packing = plan_packing(config.data.packing, config.tokenizer.padding_side)
-    attention = choose_attention(pretrained, device, config.model.attn_implementation)
-    loss = plan_loss(trainer.loss_head, pretrained, device)
+    attention = choose_attention(pretrained, kernels_for, config.model.attn_implementation)
+    loss = plan_loss(trainer.loss_head, pretrained, kernels_for)
     parallel = plan_parallelism(trainer, planned, attention, config.context_length)
     precision = plan_precision(config, pretrained, weights, device)
     estimator = MemoryEstimator(
@@ -175,7 +181,8 @@ def plan_everything(config: AppConfig) -> WholePlan:
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     device = torch.device("cuda" if uses_cuda(config.launch.device) else "cpu")
-    plans = plan_model(config, device)
+    named = torch.device("cuda") if config.plan.gpu is not None else device
+    plans = plan_model(config, device, kernels_for=named)
     data = plan_data(config, plans.tokenizer, plans.packing)
     hardware = None
     if config.plan.gpu is not None:

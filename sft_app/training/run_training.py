@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments, set_seed
 
+from sft_app.common import ranks
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.validation.check_parallel import check_tensor_parallel_size
@@ -35,6 +36,7 @@ from sft_app.training.optim.muon import muon_for
 from sft_app.training.optim.supervised_budget import limit_to_budget
 from sft_app.training.parallel.context_parallel import init_context_parallel_group
 from sft_app.training.parallel.evaluation_split import evaluation_split
+from sft_app.training.parallel.unused_parameters import leaves_parameters_unused
 from sft_app.training.peft.lora import plain_model
 from sft_app.training.peft.merge_qlora import bring_to_device
 from sft_app.training.prepare_model import PreparedModel, prepare_model, reads_on_host
@@ -202,6 +204,8 @@ def make_trainer(
 ) -> SFTTrainer:
     """Make the trainer, with the callbacks that write the run's files."""
     model = plain_model(prepared.model)
+    if ranks.is_distributed() and not prepared.sharded and args.ddp_find_unused_parameters is None:
+        args.ddp_find_unused_parameters = leaves_parameters_unused(model, prepared.model)
     trainer = SFTTrainer(
         prepared=prepared,
         args=args,

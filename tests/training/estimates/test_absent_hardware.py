@@ -1,6 +1,7 @@
 """Plans for GPUs that are not here, on published shapes: closed forms and what they must say."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from sft_app.config.schema.app import AppConfig
 from sft_app.config.validation.validate import validate
 from sft_app.training.estimates.absent_hardware import HardwarePlan, plan_hardware
 from sft_app.training.estimates.memory_estimate import estimate_memory
+from sft_app.training.model_plan import plan_model
 
 Compose = Callable[..., AppConfig]
 
@@ -63,6 +65,15 @@ def test_the_longest_context_fits_and_the_next_does_not_and_time_is_arithmetic(
     flops = 6 * body * tokens + 6 * head * tokens / 2 + 100 * 6 * 2 * 4096 * 4096**2
     assert plan.gpu_hours == pytest.approx(flops / (0.5 * 989.4e12) / 3600, rel=1e-6)
     assert plan.seconds == pytest.approx(plan.gpu_hours * 3600 / 8)
+
+
+def test_attention_is_planned_for_the_gpu_that_is_named(compose: Compose, tiny_model: Path) -> None:
+    """This machine, which may have none, is not asked."""
+    config = compose(f"model.name_or_path={tiny_model}", "context_length=64", "plan.gpu=h100")
+    here = plan_model(config, torch.device("cpu"))
+    there = plan_model(config, torch.device("cpu"), kernels_for=torch.device("cuda"))
+    assert "flash kernel" in there.attention.reason
+    assert "flash kernel" not in here.attention.reason
 
 
 LLAMA_3_2_1B = LlamaConfig(
