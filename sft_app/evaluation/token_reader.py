@@ -109,11 +109,14 @@ class TokenReader:
 
         # In the head's place, beneath whatever wraps the model and has to see the forward (FSDP).
         head: Any = self.inner.get_output_embeddings()
+        before = vars(head).get("forward")  # transformers' own, where it sharded the head
         head.forward = keep
         try:
             self.model(**inputs, use_cache=False)
         finally:
             del head.forward
+            if before is not None:
+                head.forward = before
         if not kept:
             raise HeadPassedBy
         return kept[0]

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.trainer import LossHead
+from sft_app.evaluation.token_reader import TokenReader
 from sft_app.loader.model.tensor_parallel import disown_tensor_parallel, tensor_parallel_arguments
 from sft_app.training.loss.choose_loss import LossPlan
 from sft_app.training.loss.patched_forward import install_chunked_loss
@@ -74,7 +75,15 @@ def check_gradients(case: str, directory: Path) -> None:
             ours_whole = ours_whole.full_tensor()
         torch.testing.assert_close(ours_whole, gradient, atol=1e-5, rtol=1e-4, msg=case)
     check_weights_of_tokens(eager, ours.model, batch)
+    check_evaluation(eager, ours.model, batch)
     print(f"rank {dist.get_rank()}: {case}\n", end="", flush=True)  # in one piece
+
+
+def check_evaluation(eager: PreTrainedModel, cut: PreTrainedModel, batch: Batch) -> None:
+    """It takes the head's place, and leaves the head as transformers has cut it."""
+    found = [TokenReader(model, "cpu").losses(batch["input_ids"]) for model in (eager, cut, cut)]
+    for again in found[1:]:
+        torch.testing.assert_close(again, found[0], atol=1e-5, rtol=1e-4)
 
 
 def check_weights_of_tokens(eager: PreTrainedModel, cut: Any, batch: Batch) -> None:
