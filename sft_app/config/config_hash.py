@@ -18,7 +18,7 @@ CANNOT_CHANGE_THE_OUTCOME = {
               "heldout_length", "best_by", "continue_budgets", "rungs", "keep_one_in", "rung"),
     "run": None,
     "plan": None,
-    "launch": ("rdzv_endpoint", "rdzv_timeout_seconds", "node_rank", "cpu_threads",
+    "launch": ("model_timeout", "rdzv_endpoint", "rdzv_timeout_seconds", "node_rank", "cpu_threads",
                "shutdown_grace_seconds", "timeout"),
     "model": ("cache_dir",),
     "data": ("num_proc", "cache_dir", "preview"),

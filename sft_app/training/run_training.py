@@ -5,6 +5,7 @@ import logging
 import math
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ from sft_app.training.callbacks.progress import Progress
 from sft_app.training.callbacks.result_file import ResultFile
 from sft_app.training.guards.loss_spikes import SpikeRule
 from sft_app.training.guards.stop_signals import Interrupted
-from sft_app.training.guards.watchdog import Watchdog
+from sft_app.training.guards.watchdog import Watchdog, expected_within
 from sft_app.training.heldout_trainer import HeldoutMeasure
 from sft_app.training.model_plan import ModelPlans, plan_as_dict, plan_data, plan_model
 from sft_app.training.optim.muon import muon_for
@@ -95,7 +96,8 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     evaluates_before = bool(measured) and config.evaluation.before and not is_known
     evaluates_after = bool(measured) and config.evaluation.after
 
-    with record.phase("load"):
+    limited = partial(expected_within, config.launch.model_timeout, run_dir, args.process_index)
+    with record.phase("load"), limited():
         model = load(config, plans, device)
     quantised = config.adapter.method is AdapterMethod.qlora
     # What is quantised is evaluated from full precision, and so whole on every rank.
@@ -110,7 +112,11 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
             record.result.evaluation_before = measure(
                 model, "before", measured, plans, device, split
             )
-    with record.phase("prepare"), plans.precision.computing(device):  # verified as it will train
+    with (
+        record.phase("prepare"),
+        limited(),
+        plans.precision.computing(device),
+    ):  # verified as it will train
         prepared = prepare_model(
             model,
             config,
@@ -155,7 +161,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     record.note_peak_memory(device)
     trainer.release_training_state()
     # Saved before it is evaluated: what was trained is safe, whatever the evaluation needs.
-    with record.phase("save"):
+    with record.phase("save"), limited():
         final = save_final_model(prepared, config, plans, run_dir / MODEL, device)
         write_expected(
             final, plans, run_dir, sharded=prepared.sharded and not quantised, on_rank_0=quantised

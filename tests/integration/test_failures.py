@@ -161,23 +161,36 @@ def test_a_killed_rank_is_named_and_not_the_one_that_lost_it(start: Start, tmp_p
 
 
 @pytest.mark.slow
-def test_a_rank_that_hangs_ends_the_job_with_every_stack(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "limit", "said"),
+    [
+        ("sft_trainer.SFTTrainer.training_step", "timeout", "Hung: no micro-batch, step or"),
+        ("run_training.load", "model_timeout", "Hung: to load the model took more than"),
+        ("run_training.save_final_model", "model_timeout", "Hung: to save the model took more"),
+    ],
+)
+def test_a_rank_that_hangs_ends_the_job_with_every_stack(
+    start: Start, tmp_path: Path, method: str, limit: str, said: str
+) -> None:
+    """Rank 1 is sabotaged from outside, through Python's own start-up hook."""
     (tmp_path / "sitecustomize.py").write_text(
-        textwrap.dedent("""
+        textwrap.dedent(f"""
             import os, time
             if os.environ.get("RANK") == "1":
-                import sft_app.training.sft_trainer as trainer
+                import sft_app.training.run_training
+                import sft_app.training.sft_trainer
                 def wait_for_ever(*args, **kwargs):
                     time.sleep(600)
-                trainer.SFTTrainer.training_step = wait_for_ever
+                sft_app.training.{method} = wait_for_ever
         """)
     )
     process = start(
-        "launch.nproc_per_node=2", "launch.timeout=5", env={"PYTHONPATH": str(tmp_path)}
-    )
-    output = process.communicate(timeout=300)[0]
-    assert process.returncode == 1
-    assert "Hung: no micro-batch" in output and "(ranks 0, 1)" in output
+        "launch.nproc_per_node=2", f"launch.{limit}=12", "trainer.max_steps=2",
+        env={"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    output = process.communicate(timeout=120)[0]  # also of workers: nobody may hold it open
+    assert process.returncode == 1, output
+    assert said in output and f"larger launch.{limit} if" in output
     assert "wait_for_ever" in (tmp_path / "run/stacks/rank-1.txt").read_text()
 
 

@@ -1,5 +1,6 @@
 """sft-train --multirun as it is typed: checked first, continued, fair, and answered at the end."""
 
+import contextlib
 import csv
 import signal
 import subprocess
@@ -40,6 +41,30 @@ def test_one_bad_job_stops_the_sweep_by_name_before_a_folder_exists(
     assert "job context_length-128_rope-dynamic:" in answer.stderr
     assert "rope.force=true" in answer.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_same_sweep_started_twice_runs_each_job_once(tmp_path: Path, sweep: list[str]) -> None:
+    """Two terminals: whoever comes second to a job waits, and finds it done."""
+    program = Path(sys.executable).with_name(sweep[0])
+    command = [str(program), *sweep[1:], "context_length=128", "rope=linear", "seed=1,2,3"]
+    with contextlib.ExitStack() as both:
+        running = [
+            both.enter_context(
+                started(
+                    command, cwd=tmp_path, text=True, stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT, env=PRETEND,
+                )
+            )
+            for _ in range(2)
+        ]  # fmt: skip
+        outputs = [process.communicate(timeout=180)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], outputs
+    assert not any("Traceback" in output for output in outputs)
+    found = results(tmp_path / "outputs/sweeps/mine")
+    assert [result.status for result in found.values()] == [Status.completed] * 3
+    starts = [path.read_text() for path in (tmp_path / "outputs/sweeps/mine").glob("*/starts")]
+    assert starts == ["x"] * 3
 
 
 def test_jobs_fail_continue_and_change(run_command: Run, tmp_path: Path, sweep: list[str]) -> None:

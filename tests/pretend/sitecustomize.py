@@ -26,6 +26,8 @@ def run_training(config, run_dir):
         "started": started,
     }
     write_note(run_dir, rank, note)
+    with (run_dir / "starts").open("a") as starts:
+        starts.write("x")
     if config.seed == 13:
         raise OSError("the disk is on fire")
     if config.context_length > int(os.environ.get("PRETEND_MEMORY", 2**62)):

@@ -40,5 +40,8 @@ class LaunchConfig:
     they are killed; a second signal kills them at once."""
     timeout: int = 1800
     """Seconds without a finished micro-batch, step or checkpoint after which training counts as
-    hung: the job ends, with the stacks of every rank in `stacks/`. Loading before it, and the final
-    save and evaluation after it, are not covered. 0: never."""
+    hung: the job ends, with the stacks of every rank in `stacks/`. 0: never. Loading before it and
+    the final save after it have `model_timeout`; reading data and evaluation have no limit."""
+    model_timeout: int = 14400
+    """Seconds that loading the model, preparing it, or saving it at the end may take each before
+    the job counts as hung. 0: any."""

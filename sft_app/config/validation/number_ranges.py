@@ -107,6 +107,7 @@ NUMBER_RANGES: dict[str, Range] = {
     "launch.cpu_threads": Range(1, 4096),
     "launch.shutdown_grace_seconds": Range(0, 10**6),
     "launch.timeout": Range(0, 10**6),
+    "launch.model_timeout": Range(0, 10**6),
     "plan.gpus": Range(1, 65536),
     "plan.utilisation": Range(0, 1, above=True),
     "evaluation.max_examples": COUNT,

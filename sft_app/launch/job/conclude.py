@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from sft_app.common.counted import counted
+from sft_app.config.schema.launch import LaunchConfig
 from sft_app.launch.job.supervise import PASSED_ON, Ended
 from sft_app.records.failure import Failure, clear_failures, first_failure
 from sft_app.records.liveness import remove_stamp
@@ -25,7 +26,7 @@ LESS_MEMORY = (
 """What takes less memory, in the order in which it changes the training least."""
 
 
-def conclude(run_dir: Path, ended: Ended, *, timeout: int, oom_kills: int) -> RunResult:
+def conclude(run_dir: Path, ended: Ended, *, launch: LaunchConfig, oom_kills: int) -> RunResult:
     """Return the job's final result, which stands in result.json unless the disk is full.
 
     `oom_kills`: processes that the kernel has ended for memory while the job ran.
@@ -42,7 +43,7 @@ def conclude(run_dir: Path, ended: Ended, *, timeout: int, oom_kills: int) -> Ru
     result.finished_at = datetime.now().astimezone().isoformat(timespec="seconds")
     started = datetime.fromisoformat(result.started_at).timestamp()
     result.seconds.setdefault("total", round(time.time() - started, 3))
-    result.status, result.error = _how_it_ended(run_dir, ended, failure, timeout, oom_kills)
+    result.status, result.error = _how_it_ended(run_dir, result, ended, failure, launch, oom_kills)
     if result.status is Status.out_of_memory:
         result.error = _with_way_out(result, failure)
     try:
@@ -55,10 +56,15 @@ def conclude(run_dir: Path, ended: Ended, *, timeout: int, oom_kills: int) -> Ru
 
 
 def _how_it_ended(
-    run_dir: Path, ended: Ended, failure: Failure | None, timeout: int, oom_kills: int
+    run_dir: Path,
+    result: RunResult,
+    ended: Ended,
+    failure: Failure | None,
+    launch: LaunchConfig,
+    oom_kills: int,
 ) -> tuple[Status, RunError]:
     if ended.gave_up:
-        return Status.failed, _hung(run_dir, timeout)
+        return Status.failed, _hung(run_dir, result, launch)
     if ended.interrupted_by is not None:
         message = f"ended by {ended.interrupted_by.name}"
         return Status.interrupted, RunError(type="Interrupted", message=message)
@@ -116,14 +122,22 @@ def _with_way_out(result: RunResult, failure: Failure | None) -> RunError:
     )
 
 
-def _hung(run_dir: Path, timeout: int) -> RunError:
+def _hung(run_dir: Path, result: RunResult, launch: LaunchConfig) -> RunError:
+    """Say what took too long, and where each rank stands; phases that ended have their seconds."""
     files = [path for path in (run_dir / STACKS).glob("rank-*.txt") if path.stat().st_size]
     told = ", ".join(sorted(path.stem.removeprefix("rank-") for path in files))
+    if "prepare" in result.seconds and "train" not in result.seconds:
+        limit = f"launch.timeout={launch.timeout}"
+        what = f"no micro-batch, step or checkpoint was finished for {limit} seconds"
+    else:
+        phase = next(p for p in ("load", "prepare", "save") if p not in result.seconds)
+        limit = f"launch.model_timeout={launch.model_timeout}"
+        what = f"to {phase} the model took more than {limit} seconds"
+    limit = limit.partition("=")[0]
     return RunError(
         type="Hung",
-        message=f"no micro-batch, step or checkpoint was finished for launch.timeout={timeout} "
-        f"seconds. Where each rank stands is in {run_dir / STACKS} (ranks {told}); give a larger "
-        "launch.timeout if a step takes that long",
+        message=f"{what}. Where each rank stands is in {run_dir / STACKS} (ranks {told}); give a "
+        f"larger {limit} if it takes that long",
     )
 
 

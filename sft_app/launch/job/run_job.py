@@ -106,9 +106,7 @@ def _run_once(
     identity.join()
     more_oom_kills = (count_oom_kills() or 0) - (oom_kills or 0)
     try:
-        result = conclude(
-            run_dir, ended, timeout=config.launch.timeout, oom_kills=max(0, more_oom_kills)
-        )
+        result = conclude(run_dir, ended, launch=config.launch, oom_kills=max(0, more_oom_kills))
     except ValueError as error:  # somebody has removed the folder, or the file
         raise JobFailed(f"how the run ended cannot be told: {error}") from error
     remove_empty_stacks(run_dir)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol
 
-from sft_app.common.processes import die_with_parent
+from sft_app.common.processes import RunningProcess, die_with_parent, processes_below
 from sft_app.launch.warm.warm_python import WarmPython
 
 LOOK_SECONDS = 1.0
@@ -70,8 +70,9 @@ def run_supervised(
     With `warm`, `command` is `python -m MODULE ...`, and is forked from that interpreter.
 
     Signals are passed on as SIGTERM; a child that has not ended `grace_seconds` later, or a second
-    signal, is answered with SIGKILL to the whole session. The handlers that stood before are put
-    back. `look` is called about once a second; the child is killed when it returns False.
+    signal, is answered with SIGKILL to the whole session and all below it. The handlers that stood
+    before are put back. `look` is called about once a second; the child is killed when it returns
+    False.
     """
     received: list[tuple[float, signal.Signals]] = []
 
@@ -163,6 +164,8 @@ def _wait(
     deadline: float | None = None
     next_look = 0.0
     gave_up = False
+    below: set[RunningProcess] = set()
+    """What the child has started: torch elastic gives each worker a session of its own."""
     try:
         while True:
             due = next_look if deadline is None else min(next_look, deadline)
@@ -175,14 +178,15 @@ def _wait(
                 _say_goodbye(received[0][1])
                 child.terminate()  # it alone: processes that read its data must outlive the step
             if deadline is not None and (now > deadline or _is_impatient(received)):
-                _kill_session(child.pid)
+                _kill_all(child.pid, below)
             if now >= next_look:
                 next_look = now + LOOK_SECONDS
+                below |= processes_below(child.pid)
                 if not gave_up and not look():
                     gave_up = True
-                    _kill_session(child.pid)
+                    _kill_all(child.pid, below)
     finally:
-        _kill_session(child.pid)  # what the child itself left running
+        _kill_all(child.pid, below)  # what the child itself left running
 
 
 def _say_goodbye(signum: signal.Signals) -> None:
@@ -199,6 +203,11 @@ def _is_impatient(received: list[tuple[float, signal.Signals]]) -> bool:
     return any(s in IMPATIENT and at > first + PATIENCE_SECONDS for at, s in received[1:])
 
 
-def _kill_session(session: int) -> None:
+def _kill_all(session: int, below: set[RunningProcess]) -> None:
+    """End the child's session, and what it has started in others: a worker that hangs in a
+    collective notices no SIGTERM of its dying parent."""
+    below |= processes_below(session)
     with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left
         os.killpg(session, signal.SIGKILL)
+    for process in below:
+        process.kill()

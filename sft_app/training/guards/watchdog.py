@@ -5,12 +5,32 @@ collective, or in a library that never comes back. The parent sees the file, and
 """
 
 import faulthandler
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from transformers import TrainerCallback
 
 from sft_app.records.run_files import STACKS
+
+
+@contextmanager
+def expected_within(seconds: float, run_dir: Path, rank: int) -> Iterator[None]:
+    """Write this rank's stack to stacks/rank-N.txt when the block takes longer; 0: it may."""
+    if seconds <= 0:
+        yield
+        return
+    path = run_dir / STACKS / f"rank-{rank}.txt"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        faulthandler.dump_traceback_later(seconds, file=file)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    if not path.stat().st_size:
+        path.unlink()
 
 
 class Watchdog(TrainerCallback):

@@ -161,6 +161,9 @@ class CheckpointingTrainer(Trainer):
                 log.info("resume          %s", changed)
 
 
+SECONDS_OF_A_MINUTE = 60.0
+
+
 @contextmanager
 def told_when_slow(what: str, where: Path) -> Iterator[None]:
     """Log a line every minute that storage keeps a save waiting."""
@@ -168,7 +171,7 @@ def told_when_slow(what: str, where: Path) -> Iterator[None]:
 
     def tell() -> None:
         minutes = 0
-        while not ended.wait(60):
+        while not ended.wait(SECONDS_OF_A_MINUTE):
             minutes += 1
             log.warning("%s has been written to %s for %s", what, where, counted(minutes, "minute"))
 

@@ -36,6 +36,29 @@ def test_grandchildren_do_not_outlive_the_child(tmp_path: Path) -> None:
     assert ends_soon(int(note.read_text()))
 
 
+@pytest.mark.parametrize("ends", ["by itself", "given up"])
+def test_nor_do_those_that_hang_in_a_session_of_their_own(tmp_path: Path, ends: str) -> None:
+    """As torch elastic starts its workers; in a collective they notice no SIGTERM."""
+    note = tmp_path / "pid"
+    hangs = f"""
+        import os, signal, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        open({str(note)!r}, "w").write(str(os.getpid()))
+        time.sleep(600)
+    """
+    code = f"""
+        import subprocess, sys, time
+        subprocess.Popen([sys.executable, "-c", {textwrap.dedent(hangs)!r}], start_new_session=True)
+        time.sleep({600 if ends == "given up" else 3})
+    """
+
+    def look() -> bool:
+        return ends == "by itself" or not note.exists()
+
+    run_supervised(python(code), os.environ, grace_seconds=5, look=look)
+    assert ends_soon(int(note.read_text()))
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_child_that_ignores_it(tmp_path: Path, signum: signal.Signals) -> None:
     """The parent runs in a process of its own, so that the test can signal it."""

@@ -2,15 +2,19 @@
 
 import json
 import math
+import os
 import re
+import time
 from pathlib import Path
 
 import pytest
 
+from sft_app.records.liveness import SECONDS_UNTIL_DEAD, STAMP, remove_stamp, stamp
 from sft_app.records.result import Rewind, RunError, Status, TokenCounts, read_result
 from sft_app.records.run_files import CONFIG, METRICS, PLAN, RESULT
 from sft_app.reporting.page import html_templates
 from sft_app.reporting.run import summary
+from sft_app.reporting.run.read_run import read_run
 from sft_app.reporting.run.run_report import write_run_report
 from sft_app.reporting.sweep.failed_cells import ENDED_BADLY
 from sft_app.reporting.terminal.plain_text import STATUS_COLOURS
@@ -111,6 +115,20 @@ def test_other_endings_are_said_in_a_sentence(tmp_path: Path, status: Status, wo
     result = result_of(status=status, context_length=32768, steps=0)
     run = write_run(tmp_path / "run", result=result, metrics=metrics_of(7))
     assert words in text_of(write_run_report(run).read_text())
+
+
+def test_a_run_that_nobody_stamps_any_more_has_died(tmp_path: Path) -> None:
+    """Its result.json says running for ever: who would have written another word is gone."""
+    result = result_of(status=Status.running, steps=0)
+    run = write_run(tmp_path / "run", result=result, metrics=metrics_of(7))
+    stamp(run)
+    assert read_run(run).status == "running"
+    long_ago = time.time() - SECONDS_UNTIL_DEAD - 1
+    os.utime(run / STAMP, (long_ago, long_ago))
+    assert read_run(run).status == "died"
+    assert "Broke off without a word" in text_of(write_run_report(run).read_text())
+    remove_stamp(run)
+    assert read_run(run).status == "running", "started by hand: nobody ever stamped it"
 
 
 def test_where_training_went_back_or_left_steps_out_is_said(tmp_path: Path) -> None:

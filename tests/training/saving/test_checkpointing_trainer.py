@@ -2,6 +2,7 @@
 
 import errno
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,14 @@ def test_a_disk_that_fills_while_saving_leaves_nothing_half_written(
     with pytest.raises(DiskFull, match=r"save_total_limit=1"):
         trainer.train()
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-1"]
+
+
+def test_storage_that_keeps_a_save_waiting_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(checkpointing_trainer, "SECONDS_OF_A_MINUTE", 0.01)
+    with checkpointing_trainer.told_when_slow("the checkpoint of step 3", tmp_path):
+        while len(caplog.messages) < 2:
+            time.sleep(0.01)
+    told = f"the checkpoint of step 3 has been written to {tmp_path} for 2 minutes"
+    assert caplog.messages[1] == told
