@@ -43,7 +43,7 @@ def pretrain(model: LlamaForCausalLM, rows: TrainingRows, settings: PretrainSett
     started = time.perf_counter()
     for step in range(1, settings.num_steps + 1):
         batch = rows.batch(step)
-        output = model(input_ids=batch.tokens, labels=batch.labels, use_cache=False)
+        output = model(input_ids=batch.tokens, labels=batch.tokens, use_cache=False)
         loss = output.loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -97,7 +97,8 @@ def _tuned_before_untuned(length: int, group: Sequence[Trajectory]) -> Claim:
     if tuned and untuned:
         best, free = (max(scores.items(), key=lambda s: s[1]) for scores in (tuned, untuned))
         measured = f"best tuned: {best[0]} {best[1]:.0%}; best untuned: {free[0]} {free[1]:.0%}"
-        verdict = AGREES if best[1] >= free[1] else DISAGREES
+        if best[1] or free[1]:  # a model that does no task at all says nothing
+            verdict = AGREES if best[1] >= free[1] else DISAGREES
     return Claim(
         source="LCEG, arXiv:2409.12181, section 4",
         claim="exact attention fine-tuned comes before what is not tuned (agrees: the best tuned "
@@ -119,7 +120,7 @@ def _base_above_bound(length: int, group: Sequence[Trajectory]) -> Claim:
     named = ", ".join(f"{m} {bases[m]:,.0f} {scores[m]:.0%}" for m in sorted(bases) if m in scores)
     measured = f"bound {bound:,.0f}; base and task score after tuning: {named or 'none measured'}"
     verdict = OPEN
-    if below and above:
+    if below and above and any(scores.values()):
         verdict = AGREES if min(above.values()) > max(below.values()) else DISAGREES
     return Claim(
         source="Bound on the base, arXiv:2405.14591, table 2",
