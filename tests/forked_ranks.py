@@ -1,4 +1,4 @@
-"""Two gloo ranks that are forked from the test: the imports cost more than all the rest."""
+"""A few gloo ranks that are forked from the test: the imports cost more than all the rest."""
 
 import multiprocessing
 import os
@@ -14,7 +14,12 @@ from accelerate import PartialState
 
 
 def on_two_forked_ranks(what: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """Call `what(*arguments)` on both ranks, and return their answers; an exception is a failure.
+    """Call it on two ranks."""
+    return on_forked_ranks(2, what, *arguments)
+
+
+def on_forked_ranks(world_size: int, what: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """Call `what(*arguments)` on all ranks, and return their answers; an exception is a failure.
 
     Answers are pickled: numpy arrays rather than tensors, which would share memory.
     """
@@ -23,9 +28,9 @@ def on_two_forked_ranks(what: Callable[..., Any], *arguments: Any) -> list[Any]:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     ends, processes = [], []
-    for rank in range(2):
+    for rank in range(world_size):
         ours, theirs = fork.Pipe()
-        process = fork.Process(target=_rank, args=(rank, port, theirs, what, arguments))
+        process = fork.Process(target=_rank, args=(rank, world_size, port, theirs, what, arguments))
         process.start()
         ends.append(ours)
         processes.append(process)
@@ -38,7 +43,12 @@ def on_two_forked_ranks(what: Callable[..., Any], *arguments: Any) -> list[Any]:
 
 
 def _rank(
-    rank: int, port: int, end: Connection, what: Callable[..., Any], arguments: tuple[Any, ...]
+    rank: int,
+    world_size: int,
+    port: int,
+    end: Connection,
+    what: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> None:
     try:
         os.environ |= {
@@ -47,7 +57,7 @@ def _rank(
         }  # fmt: skip
         PartialState._reset_state()  # of the process that forked, where it had made a Trainer
         torch.set_num_threads(1)
-        dist.init_process_group("gloo", rank=rank, world_size=2)
+        dist.init_process_group("gloo", rank=rank, world_size=world_size)
         end.send((True, what(*arguments)))
         dist.destroy_process_group()
     except BaseException:

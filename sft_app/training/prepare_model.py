@@ -86,7 +86,7 @@ def prepare_model(
     shape = shape_of(model)
     sharded = wants_shards(config.trainer)
     if sharded:
-        shard(trained, model, device)
+        shard(trained, model, device, replicas=config.trainer.fsdp_replicas)
     packed, choice = settle_attention(model, trained, packing, attention)
     if packed != packing and config.sweep.budget is not Budget.own:
         raise ConfigError(

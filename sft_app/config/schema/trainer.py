@@ -156,6 +156,10 @@ class TrainerConfig:
     """What several processes share: ddp, the data alone; fsdp, also the parameters, gradients and
     optimizer state, of which each holds a shard (the host of rank 0 must hold the whole model, no
     device has to)."""
+    fsdp_replicas: int = 1
+    """Copies of the shards of parallelism=fsdp (HSDP): weights are gathered inside of each copy,
+    and gradients summed between them. As many as there are nodes keeps all but that sum inside of
+    a node. It divides the number of processes."""
     context_parallel_size: int = 1
     """Processes that share each row of the data, for contexts that are too long for one: each keeps
     its part of a row's activations. 1: whole rows. It divides the number of processes and the

@@ -7,6 +7,7 @@ from sft_app.config.schema.rope import RopeMethod
 from sft_app.config.schema.trainer import Parallelism
 
 CONTEXT = "trainer.context_parallel_size"
+REPLICAS = "trainer.fsdp_replicas"
 TENSOR = "trainer.tensor_parallel_size"
 
 LENGTH_DEPENDENT_ROPE = (RopeMethod.dynamic, RopeMethod.longrope)
@@ -27,10 +28,36 @@ OF_OWN_BATCHES = {
 
 def check_parallel(config: AppConfig) -> None:
     """Raise ConfigError for what does not go with sequence shards or tensor-parallel shards."""
+    _check_replicas(config)
     if config.trainer.context_parallel_size > 1:
         _check_context(config)
     if config.trainer.tensor_parallel_size > 1:
         _check_tensor(config)
+
+
+def _check_replicas(config: AppConfig) -> None:
+    replicas = config.trainer.fsdp_replicas
+    if replicas == 1:
+        return
+    if config.trainer.parallelism is not Parallelism.fsdp:
+        raise ConfigError(
+            f"{REPLICAS}={replicas} has no effect without trainer.parallelism=fsdp: every process "
+            "has a copy of its own."
+        )
+    if (world_size := _world_size(config)) is not None:
+        check_fsdp_replicas(replicas, world_size)
+
+
+def check_fsdp_replicas(replicas: int, world_size: int) -> None:
+    """Raise ConfigError unless `world_size` processes can hold so many copies of the shards.
+
+    A single process, as sft-plan is, shards nothing.
+    """
+    if world_size > 1 and world_size % replicas:
+        raise ConfigError(
+            f"{REPLICAS}={replicas} must divide the processes, and {_there_are(world_size)}: set "
+            f"{REPLICAS}={_largest_divisor(world_size, replicas)}."
+        )
 
 
 def _check_context(config: AppConfig) -> None:

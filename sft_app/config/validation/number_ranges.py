@@ -95,6 +95,7 @@ NUMBER_RANGES: dict[str, Range] = {
     "trainer.loss_spike_window": Range(2, 10**6),
     "trainer.max_rewinds": COUNT,
     "trainer.dataloader_num_workers": Range(0, 4096),
+    "trainer.fsdp_replicas": Range(1, 65536),
     "trainer.context_parallel_size": Range(1, 65536),
     "trainer.tensor_parallel_size": Range(1, 65536),
     "adapter.rank": Range(1, 65536),

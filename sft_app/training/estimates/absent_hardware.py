@@ -188,7 +188,7 @@ def _estimator(
     trainer, gpus = config.trainer, config.plan.gpus
     shards = trainer.tensor_parallel_size
     if trainer.parallelism is Parallelism.fsdp:
-        shards = gpus
+        shards = max(1, gpus // trainer.fsdp_replicas)
     return MemoryEstimator(
         pretrained,
         trainer,

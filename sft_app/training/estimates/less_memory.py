@@ -61,7 +61,7 @@ def bytes_needed(config: AppConfig, plans: ModelPlans, device: torch.device, pro
     precision = plan_precision(config, plans.pretrained, plans.weights, device)
     shards, replicas = config.trainer.tensor_parallel_size, 1
     if config.trainer.parallelism is Parallelism.fsdp:
-        shards = processes
+        shards = max(1, processes // config.trainer.fsdp_replicas)
     elif shards == 1:
         replicas = processes
     return estimate_memory(

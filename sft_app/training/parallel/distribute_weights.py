@@ -49,8 +49,9 @@ def scatter_shards(model: nn.Module, weights: dict[str, Tensor], device: torch.d
     """
     places = places_of(model)
     for name, empty in list(model.named_parameters()):
-        assert isinstance(empty, DTensor) and empty.placements == (Shard(0),), name
-        rows = _scatter_rows(weights.pop(name, None), empty.shape, empty.dtype, device)
+        assert isinstance(empty, DTensor) and empty.placements[-1] == Shard(0), name
+        num_shards = empty.device_mesh.size(-1)  # of each copy, where there are several
+        rows = _scatter_rows(weights.pop(name, None), empty.shape, empty.dtype, device, num_shards)
         filled = DTensor.from_local(
             rows,
             empty.device_mesh,
@@ -99,18 +100,23 @@ def replace(places: list[tuple[nn.Module, str]], tensor: Tensor) -> None:
 
 
 def _scatter_rows(
-    whole: Tensor | None, shape: torch.Size, dtype: torch.dtype, device: torch.device
+    whole: Tensor | None,
+    shape: torch.Size,
+    dtype: torch.dtype,
+    device: torch.device,
+    num_shards: int,
 ) -> Tensor:
     """Return this rank's rows of `whole`, which rank 0 has, in the sizes of FSDP2 (torch.chunk)."""
-    rank, world_size = ranks.rank(), ranks.world_size()
-    length = math.ceil(shape[0] / world_size)
+    part = ranks.rank() % num_shards
+    length = math.ceil(shape[0] / num_shards)
     mine = torch.empty((length, *shape[1:]), dtype=dtype, device=device)
     parts = None
     if whole is not None:
         on_device = whole.to(device)
-        parts = [_padded(on_device[r * length :][:length], length) for r in range(world_size)]
+        of_a_copy = [_padded(on_device[p * length :][:length], length) for p in range(num_shards)]
+        parts = of_a_copy * (ranks.world_size() // num_shards)
     dist.scatter(mine, parts, src=0)
-    return mine[: max(0, min(length, shape[0] - rank * length))]
+    return mine[: max(0, min(length, shape[0] - part * length))]
 
 
 def _padded(rows: Tensor, length: int) -> Tensor:

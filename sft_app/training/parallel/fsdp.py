@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import PreTrainedModel
 
@@ -41,11 +41,14 @@ def wants_shards(trainer: TrainerConfig) -> bool:
     return ranks.is_distributed() and trainer.parallelism is Parallelism.fsdp
 
 
-def shard(trained: nn.Module, model: PreTrainedModel, device: torch.device) -> None:
+def shard(
+    trained: nn.Module, model: PreTrainedModel, device: torch.device, *, replicas: int = 1
+) -> None:
     """Shard `trained` (the model, or PEFT's wrapper of it) in place over all ranks.
 
-    Rank 0 holds its weights; on the other ranks parameters may be without memory. Raises
-    ConfigError where it cannot be had.
+    With `replicas`, which divide the ranks, consecutive ranks share one copy (HSDP). Rank 0 holds
+    the weights; on the other ranks parameters may be without memory. Raises ConfigError where it
+    cannot be had.
     """
     if not compat.trainer_takes_sharded_models():
         raise ConfigError(
@@ -59,7 +62,7 @@ def shard(trained: nn.Module, model: PreTrainedModel, device: torch.device) -> N
             "trainer.parallelism=ddp."
         )
     weights = move_to_meta(trained)
-    mesh = init_device_mesh(device.type, (ranks.world_size(),))
+    mesh = _mesh(device, replicas)
     compute = compute_dtype(model, device)
     # Layers are gathered as they are multiplied: half the bytes. What flows between them stays as
     # it is: embeddings are whole float32, and so is the residual stream, as without shards.
@@ -74,6 +77,13 @@ def shard(trained: nn.Module, model: PreTrainedModel, device: torch.device) -> N
     # The outermost module: its forward is the one that is called, so its hooks run.
     fully_shard(trained, mesh=mesh, mp_policy=around)
     scatter_shards(trained, weights, device)
+
+
+def _mesh(device: torch.device, replicas: int) -> DeviceMesh:
+    if replicas == 1:
+        return init_device_mesh(device.type, (ranks.world_size(),))
+    shape = (replicas, ranks.world_size() // replicas)
+    return init_device_mesh(device.type, shape, mesh_dim_names=("replicas", "shards"))
 
 
 def reshard(trained: nn.Module) -> None:

@@ -8,6 +8,7 @@ from transformers import PretrainedConfig
 
 from sft_app.common import ranks
 from sft_app.config.schema.trainer import Parallelism, TrainerConfig
+from sft_app.config.validation.check_parallel import check_fsdp_replicas
 from sft_app.training.attention.choose_attention import AttentionPlan
 from sft_app.training.parallel.verify_context_parallel import check_context_parallel
 
@@ -63,7 +64,8 @@ def plan_parallelism(
         check_context_parallel(planned, attention, trainer.context_parallel_size)
     num_replicas, num_shards = 1, trainer.tensor_parallel_size
     if trainer.parallelism is Parallelism.fsdp:
-        num_shards = ranks.world_size()
+        check_fsdp_replicas(trainer.fsdp_replicas, ranks.world_size())
+        num_shards = max(1, ranks.world_size() // trainer.fsdp_replicas)
     elif num_shards == 1:
         num_replicas = ranks.world_size()
     return ParallelPlan(

@@ -121,7 +121,10 @@ class CheckpointingTrainer(Trainer):
             if isinstance(value, torch.Tensor)
         ]
         local = sum(_local_bytes(tensor) for tensor in [*weights.values(), *states])
-        return local * (self.args.world_size if self.prepared.sharded else 1)
+        if not self.prepared.sharded:
+            return local
+        copies = max(_copies(weight) for weight in weights.values())
+        return local * self.args.world_size // copies
 
     # -- sharded models ------------------------------------------------------------------------
 
@@ -182,6 +185,12 @@ def told_when_slow(what: str, where: Path) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+def _copies(tensor: torch.Tensor) -> int:
+    """Return how many ranks hold the same shard (HSDP)."""
+    several = isinstance(tensor, DTensor) and tensor.device_mesh.ndim > 1
+    return tensor.device_mesh.size(0) if several else 1
 
 
 def _local_bytes(tensor: torch.Tensor) -> int:

@@ -114,6 +114,16 @@ def test_a_missing_package_is_named(
             "length of a shard",
         ),
         (["trainer.loss_head=liger", "launch.device=cpu"], "launch.device=cpu"),
+        (["trainer.fsdp_replicas=2"], r"no effect without trainer\.parallelism=fsdp"),
+        (
+            [
+                "trainer.fsdp_replicas=4",
+                "trainer.parallelism=fsdp",
+                "launch.nproc_per_node=3",
+                "launch.nnodes=2",
+            ],
+            r"there are 6: set trainer\.fsdp_replicas=3",
+        ),
         (["trainer.tiled_mlp=sometimes"], "Allowed: auto, true, false"),
         (
             ["trainer.tiled_mlp=true", "trainer.tensor_parallel_size=2"],

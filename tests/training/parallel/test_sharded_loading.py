@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -18,11 +19,12 @@ from sft_app.loader.rope.rope_plan import plan_rope
 from sft_app.training.activation_memory.tiling_plan import WHOLE_ROWS, TilingPlan
 from sft_app.training.attention.choose_attention import choose_attention
 from sft_app.training.decoder_layers import decoder_layers
+from sft_app.training.guards.step_guard import gradient_norm
 from sft_app.training.packing_plan import PackingPlan
 from sft_app.training.parallel.fsdp import gather_weights
 from sft_app.training.peft.lora import merge_gathered
 from sft_app.training.prepare_model import PreparedModel, prepare_model
-from tests.forked_ranks import on_two_forked_ranks
+from tests.forked_ranks import on_forked_ranks, on_two_forked_ranks
 
 Answer = dict[str, Any]
 CPU = torch.device("cpu")
@@ -133,6 +135,51 @@ def test_the_sharded_model_is_the_whole_one(
         for name, parameter in whole.named_parameters():
             ours = torch.from_numpy(reader["gradients"][name])
             torch.testing.assert_close(ours, parameter.grad, atol=1e-6, rtol=1e-4)
+
+
+def step_of_own_row(config: AppConfig) -> Answer:
+    """Each rank has a row of its own; weights, gradients and their norm as all ranks have them."""
+    sharded = prepared(config)
+    model: Any = sharded.model
+    row = ROWS[dist.get_rank()][None]
+    loss = model(input_ids=row, labels=row, num_items_in_batch=44).loss
+    (loss * dist.get_world_size()).backward()  # FSDP averages what is to be summed
+    gathered = gather_weights(sharded.model)
+    return {
+        "held": sum(p.to_local().numel() for p in model.parameters()),
+        "gradients": {n: p.grad.full_tensor().numpy() for n, p in model.named_parameters()},
+        "norm": gradient_norm(model.parameters()).item(),
+        "weights": {n: w.numpy() for n, w in gathered.items()},
+    }
+
+
+ROWS = torch.arange(48).reshape(4, 12)
+
+
+def test_two_copies_of_two_shards_take_the_step_of_one_process(
+    compose: Callable[..., AppConfig],
+    random_model: Callable[..., PreTrainedModel],
+    tmp_path: Path,
+) -> None:
+    whole = random_model("llama")
+    whole.save_pretrained(tmp_path)
+    config = compose(
+        f"model.name_or_path={tmp_path}", "context_length=64", "trainer.parallelism=fsdp",
+        "trainer.fsdp_replicas=2",
+    )  # fmt: skip
+    answers = on_forked_ranks(4, step_of_own_row, config)
+    whole(input_ids=ROWS, labels=ROWS, num_items_in_batch=44).loss.backward()
+    norm = gradient_norm(whole.parameters()).item()
+    numel = sum(p.numel() for p in whole.parameters())
+    assert sum(answer["held"] for answer in answers) == 2 * numel, "each number twice"
+    for answer in answers:
+        assert answer["norm"] == pytest.approx(norm, rel=1e-5)
+        for name, parameter in whole.named_parameters():
+            ours = torch.from_numpy(answer["gradients"][name])
+            torch.testing.assert_close(ours, parameter.grad, atol=1e-6, rtol=1e-4)
+    for name, weight in answers[0]["weights"].items():
+        assert (weight == whole.state_dict()[name].numpy()).all(), name
+    assert not any(answer["weights"] for answer in answers[1:])
 
 
 def test_tiles_gather_a_layer_as_often_as_whole_rows(
