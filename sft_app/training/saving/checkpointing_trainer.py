@@ -189,8 +189,9 @@ def told_when_slow(what: str, where: Path) -> Iterator[None]:
 
 def _copies(tensor: torch.Tensor) -> int:
     """Return how many ranks hold the same shard (HSDP)."""
-    several = isinstance(tensor, DTensor) and tensor.device_mesh.ndim > 1
-    return tensor.device_mesh.size(0) if several else 1
+    if not isinstance(tensor, DTensor) or tensor.device_mesh.ndim == 1:
+        return 1
+    return tensor.device_mesh.size(0)
 
 
 def _local_bytes(tensor: torch.Tensor) -> int:
