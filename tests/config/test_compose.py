@@ -18,7 +18,7 @@ Compose = Callable[..., AppConfig]
 
 GROUPS = sorted(d.name for d in conf_dir().iterdir() if d.is_dir() and any(d.glob("*.yaml")))
 
-# What `make sweep` makes before it starts.
+# What `make sweep` and `make leaderboard` make before they start.
 TINY_DATA = ["data.train=org/data", "data.eval=org/data"]
 TINY_MODEL = ["model.name_or_path=org/model"]
 
@@ -30,6 +30,10 @@ NEEDED = {
     ("experiment", "vicuna_7b"): ["data.train=org/data"],
     ("model", "tiny_llama"): TINY_MODEL,
     ("data", "tiny_llama"): TINY_DATA,
+    ("model", "needle_llama"): TINY_MODEL,
+    ("data", "needle_llama"): TINY_DATA,
+    ("experiment", "leaderboard"): [*TINY_MODEL, *TINY_DATA],
+    ("experiment", "leaderboard_quick"): [*TINY_MODEL, *TINY_DATA],
     ("experiment", "context_sweep"): [*TINY_MODEL, *TINY_DATA],
     ("experiment", "lr_search"): [*TINY_MODEL, *TINY_DATA],
 }

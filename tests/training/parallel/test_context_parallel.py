@@ -29,6 +29,7 @@ GRADIENTS = {
     for case in (
         "packed",
         "packed, the model's own loss",
+        "packed, MLPs in tiles",
         "padded",
         "plain",
         "one key and value head",
