@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft_app.common.errors import DataError
+from sft_app.common.errors import ConfigError, DataError
 from sft_app.config.schema.data import OnBadRecord, Overlong, Packing, TrainOn
 from sft_app.data.batches.collators import CollateDocuments
 from sft_app.data.batches.datasets import LONGEST_PADDING_DOCUMENT, PackedDataset
 from sft_app.data.prepare_data import prepare_data
 from sft_app.data.statistics_text import describe_statistics
+from sft_app.loader.tokenizer.chat_template import template_names
 from sft_app.training.attention.document_bounds import lengths_of_batch
 from tests.data.chat_files import LENGTH, prepare, settings, sharegpt
 from tests.data.tokenizers_for_tests import CHATML, byte_level
@@ -234,6 +235,15 @@ def test_what_the_template_refuses_is_a_bad_record(chats, tmp_path):
         prepare(settings(chats, tmp_path), tokenizer)
     config = settings(chats, tmp_path, on_bad_record=OnBadRecord.skip)
     assert prepare(config, tokenizer).statistics.train_read.skipped == {"template_refused": 45}
+
+
+@pytest.mark.parametrize("on_bad_record", list(OnBadRecord))
+def test_a_model_without_a_chat_template_needs_the_name_of_one(chats, tmp_path, on_bad_record):
+    tokenizer = byte_level(CHATML)
+    tokenizer.chat_template = None
+    with pytest.raises(ConfigError, match="has no chat template") as error:
+        prepare(settings(chats, tmp_path, on_bad_record=on_bad_record), tokenizer)
+    assert all(name in str(error.value) for name in template_names())
 
 
 def test_a_context_too_short_for_everything_is_an_error(chats, tmp_path, tokenizer):

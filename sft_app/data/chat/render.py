@@ -15,6 +15,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from sft_app.common.errors import ConfigError
 from sft_app.config.schema.data import SpecialTokensInText
 from sft_app.data.chat.answer_places import Places, find_exchanges, find_places
 from sft_app.data.chat.conversation import Conversation, Message, Passage
@@ -58,6 +59,7 @@ class Renderer:
     ) -> None:
         """Ask the template of `tokenizer` what kind it is."""
         self.template = ChatTemplate(tokenizer, variables)
+        self._has_template = bool(tokenizer.chat_template)
         self.special_text = SpecialText(tokenizer, self.template.source())
         self._marks_special_text = special_tokens_in_text is SpecialTokensInText.text
         self._layouts: dict[tuple[str, ...], Layout | None] = {}
@@ -73,11 +75,19 @@ class Renderer:
         is stripped, for example) has no single text with every answer as the model writes it. Each
         answer then becomes a rendering of its own, with the turns before it as context.
 
-        Raises TemplateRefused, and NotRendered where the texts lack some of the conversation.
+        Raises TemplateRefused, NotRendered where the texts lack some of the conversation, and
+        ConfigError where there is no template, as with a model that is not tuned for chat yet.
         """
         self.noted = Counter()
         if isinstance(item, Passage):
             return [self._passage(item)]
+        if not self._has_template:
+            raise ConfigError(
+                "the tokenizer has no chat template, and the data are conversations: name the "
+                "format that the model shall learn, tokenizer.chat_template=chatml (or alpaca, "
+                "gemma, llama2, llama3, mistral, vicuna, zephyr, or a Jinja file); it is saved "
+                "with the model."
+            )
         if not self._marks_special_text or not self.special_text.is_in(item):
             return self._conversation(item)
         plain = self._conversation(item)
