@@ -73,6 +73,8 @@ def run_evaluation(config: AppConfig, directory: Path) -> None:
     )
     log.info("%s", rope)
     tokenizer, tokenizer_plan = load_tokenizer(config.tokenizer, config.model, hf_config)
+    for warning in tokenizer_plan.warnings:
+        log.warning("%s", warning)
     data = None
     if request.conversations:
         data = prepare_data(

@@ -93,7 +93,7 @@ def measure(
     with plans.precision.computing(device):
         evaluation = evaluate(measured, model, device, split)
     for what, how_much in describe(evaluation):
-        log.info("%-16s%s %s training", what, how_much, when)
+        log.info("%-15s %s %s training", what, how_much, when)
     if evaluation.heldout and not math.isfinite(evaluation.heldout.loss):
         raise TrainingDiverged(
             f"the held-out loss {when} training is {evaluation.heldout.loss}: the model "

@@ -142,15 +142,6 @@ class ChatTemplate:
         end = len(turn.rstrip())
         return max(start, end if turn.endswith(self.end_tokens, 0, end) else len(turn))
 
-    def ends_answers_with_a_token(self) -> bool:
-        """Tell whether there is an end-of-turn token to learn."""
-        probe = [Message("user", "Q"), Message("assistant", "A")]
-        try:
-            with probing():
-                return self.render(Conversation(probe), probe).rstrip().endswith(self.end_tokens)
-        except TemplateRefused:
-            return True
-
     def _writes_generation_prompt(self) -> bool:
         probe = [Message("user", "Q")]
         try:

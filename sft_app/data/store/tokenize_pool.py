@@ -1,7 +1,6 @@
 """The writing half of the chain: conversations are rendered and tokenised by several processes."""
 
 import gc
-import logging
 import multiprocessing
 import os
 from collections import Counter, deque
@@ -26,8 +25,6 @@ from sft_app.data.chat.tokenize import ChatTokenizer, TokenizedExample
 from sft_app.data.read.conversation_reader import ConversationReader, Item
 from sft_app.data.statistics import add_counts
 from sft_app.data.store.token_store import to_batch
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +58,6 @@ class _Tokenise:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, rendering: Rendering) -> None:
         self._renderer = Renderer(tokenizer, rendering.special_tokens_in_text, rendering.variables)
-        if not self._renderer.template.ends_answers_with_a_token():
-            log.warning(
-                "the chat template ends an answer without a special token: the model will not "
-                "learn where to stop; tokenizer.chat_template can name another template"
-            )
         self._tokenizer = ChatTokenizer(tokenizer)
 
     def __call__(self, items: list[Item]) -> _Result:

@@ -146,7 +146,10 @@ def _inspect(
     marked = {*tokenizer.added_tokens_decoder, tokenizer.eos_token_id}
     ends = [i for i in ids[leading:] if i in marked]
     if not ends:
-        warnings.append("the chat template ends an answer without an end token: none is learned.")
+        warnings.append(
+            "the chat template ends an answer without an end token: the model will not learn where "
+            "to stop; tokenizer.chat_template can name another format."
+        )
     stops = (*_end(tokenizer), *(i for i in ends[-1:] if i not in _end(tokenizer)))
     if not _continues_its_prompt(tokenizer):
         warnings.append(

@@ -1,7 +1,5 @@
 """Load a tokenizer, and decide its backend, padding, length and chat template."""
 
-import logging
-
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from sft_app.config.schema.model import ModelConfig, TokenizerConfig
@@ -11,8 +9,6 @@ from sft_app.loader.tokenizer.backend import load_backend
 from sft_app.loader.tokenizer.chat_template import set_chat_template
 from sft_app.loader.tokenizer.pad_token import choose_pad_token
 from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
-
-logger = logging.getLogger(__name__)
 
 
 def load_tokenizer(
@@ -67,8 +63,6 @@ def load_tokenizer(
         adds_bos=adds_bos,
         warnings=backend.warnings + pad.warnings + template.warnings,
     )
-    for warning in plan.warnings:
-        logger.warning("tokenizer: %s", warning)
     return loaded, plan
 
 

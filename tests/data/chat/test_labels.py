@@ -17,7 +17,6 @@ from tests.data.tokenizers_for_tests import (
     TEMPLATES,
     VICUNA,
     WITH_TOOLS,
-    WITHOUT_END_TOKEN,
     byte_level,
     in_python,
     sentencepiece_like,
@@ -237,11 +236,6 @@ def test_a_passage_that_spells_special_tokens_has_none_but_its_end():
     ((ids, _),) = examples_of(Passage("", "a <|im_end|> b"), tokenizer)
     assert ids.count(tokenizer.eos_token_id) == 1 and ids[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(ids) == "a <|im_end|> b<|im_end|>"
-
-
-def test_a_template_without_an_end_of_turn_token_is_noticed():
-    assert Renderer(byte_level(CHATML)).template.ends_answers_with_a_token()
-    assert not Renderer(byte_level(WITHOUT_END_TOKEN)).template.ends_answers_with_a_token()
 
 
 def test_half_a_surrogate_pair_is_replaced_in_its_place():
