@@ -342,14 +342,16 @@ def forget_quantization(model: "PreTrainedModel") -> None:
     quantiser's part out by itself.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import PrefixChange
+    from transformers.core_model_loading import WeightConverter
 
-    used = {tuple(entry.target_patterns) for entry in model._weight_conversions or ()}
-    model._weight_conversions = [
-        entry
-        for entry in get_model_conversion_mapping(model)
-        if tuple(entry.target_patterns) in used or not isinstance(entry, PrefixChange)
-    ] or None
+    def key(entry: Any) -> tuple[object, ...]:
+        sources = () if isinstance(entry, WeightConverter) else tuple(entry.source_patterns)
+        return (*sources, None, *entry.target_patterns, entry.scope_prefix)
+
+    # Of what was used when loading, as the same model without a quantiser would have it.
+    plain = {key(entry): entry for entry in get_model_conversion_mapping(model)}
+    used = [key(entry) for entry in model._weight_conversions or ()]
+    model._weight_conversions = [plain[one] for one in used if one in plain] or None
 
 
 def without_quantization(config: "PretrainedConfig") -> "PretrainedConfig":

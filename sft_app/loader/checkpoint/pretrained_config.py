@@ -3,11 +3,13 @@
 import re
 from typing import Any
 
+import transformers
 from transformers import AutoConfig, PretrainedConfig
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.model import ModelConfig
 from sft_app.loader.checkpoint.locate import Checkpoint, find_checkpoint
+from sft_app.loader.checkpoint.quantized_source import state_quantization
 
 _LARGEST = {
     r"num_hidden_layers|num_layers|n_layers?|num_decoder_layers": 2_000,
@@ -31,14 +33,17 @@ def load_pretrained_config(model_config: ModelConfig) -> PretrainedConfig:
     except Exception as error:
         raise _explained(error, model_config) from error
     _check_size(stated, model_config.name_or_path)
+    _check_quantization(stated, model_config.name_or_path)
     try:
-        return AutoConfig.from_pretrained(
+        hf_config: PretrainedConfig = AutoConfig.from_pretrained(
             checkpoint.location,
             trust_remote_code=model_config.trust_remote_code,
             **checkpoint.arguments(),
         )
     except Exception as error:
         raise _explained(error, model_config) from error
+    state_quantization(hf_config)
+    return hf_config
 
 
 def _check_size(stated: dict[str, Any], name: str) -> None:
@@ -54,6 +59,16 @@ def _check_size(stated: dict[str, Any], name: str) -> None:
                     f"model.name_or_path: the config.json of {name!r} says {key}={value!r:.50}, "
                     f"and no model has more than {limit:,}; give the checkpoint's own config.json."
                 )
+
+
+def _check_quantization(stated: dict[str, Any], name: str) -> None:
+    quantization = stated.get("quantization_config")
+    if quantization is not None and not isinstance(quantization, dict):
+        raise ConfigError(
+            f"model.name_or_path: the config.json of {name!r} says "
+            f"quantization_config={quantization!r:.50}, where names and values are expected; give "
+            "the checkpoint's own config.json."
+        )
 
 
 def check_remote_code(model_config: ModelConfig, checkpoint: Checkpoint) -> None:
@@ -76,6 +91,14 @@ def _explained(error: Exception, model_config: ModelConfig) -> ConfigError:
         return ConfigError(
             f"model.trust_remote_code: false, but {model_config.name_or_path!r} needs Python code "
             "of its own; read that code, then set model.trust_remote_code=true."
+        )
+    if "does not recognize this architecture" in text:
+        found = re.search(r"model type `([^`]*)`", text)
+        family = found.group(1) if found else "?"
+        return ConfigError(
+            f"model.name_or_path: {model_config.name_or_path!r} is of the type {family!r}, which "
+            f"transformers {transformers.__version__} does not know; install a newer one, or give "
+            "a model of a family that it has."
         )
     return ConfigError(
         f"model.name_or_path: no configuration can be read from {model_config.name_or_path!r} "

@@ -8,17 +8,45 @@ GPTQ, AWQ and others) are refused, because their unquantised originals exist and
 import re
 from typing import Any
 
-import torch
 from transformers import PretrainedConfig
 
 from sft_app.common.errors import ConfigError
 from sft_app.common.processes import is_installed
-from sft_app.loader.checkpoint.tensor_headers import Headers, TensorHeader
+from sft_app.loader.checkpoint.locate import Checkpoint
+from sft_app.loader.checkpoint.stored_tensor import FLOATING, Headers
 
 _DECODED = {"fp8": None, "mxfp4": None, "compressed-tensors": "compressed_tensors"}
 """Format -> the package that decoding needs, None: transformers itself."""
 
-_COMPANION = re.compile(r"(weight_scale(_inv)?|activation_scale|input_scale|_scales)$")
+_DECODED_COMPRESSED = ("float-quantized", "naive-quantized", "int-quantized", "pack-quantized")
+"""Formats of compressed-tensors of whose decoded weights the shapes are known."""
+
+_KEYS = ("quantization_config", "compression_config", "quantization")
+"""Where a config.json states it; the second is of older compressed-tensors, the third of MLX."""
+
+_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
+"""Where others state it: ModelOpt, older GPTQ, older AWQ."""
+
+_PARTS = re.compile(
+    r"\.(qweight|qzeros|W_q|SCB|codebooks|weight_packed|weight_scale(_inv|_2)?|input_scale|scales|"
+    r"weight\.(absmax|quant_map|quant_state\..*)|(weight\.)?_data|(weight\.)?_scale)$"
+)
+"""Names that quantisers give to parts of a weight."""
+
+
+def state_quantization(hf_config: PretrainedConfig) -> None:
+    """Put a quantisation that stands elsewhere in config.json where all of this looks for it."""
+    if getattr(hf_config, "quantization_config", None) is not None:
+        return
+    text = hf_config.get_text_config(decoder=True)
+    for holder in (hf_config, text):
+        for key in _KEYS:
+            stated = getattr(holder, key, None)
+            if isinstance(stated, dict) and stated:
+                hf_config.quantization_config = stated
+                if holder is text and text is not hf_config:
+                    delattr(text, key)
+                return
 
 
 def quantization_of(hf_config: PretrainedConfig) -> dict[str, Any] | None:
@@ -34,7 +62,14 @@ def quantization_method(stated: dict[str, Any]) -> str:
     for bits in ("4bit", "8bit"):
         if stated.get(f"load_in_{bits}"):
             return f"bitsandbytes {bits}"
-    return str(stated.get("quant_method", "unknown"))
+    method = str(stated.get("quant_method") or "")
+    if method == "modelopt" and stated.get("quant_algo"):
+        return f"modelopt {stated['quant_algo']}"
+    if method:
+        return method
+    if "w_bit" in stated:
+        return "awq"
+    return "MLX" if {"bits", "group_size"} <= stated.keys() else "in an unnamed format"
 
 
 def plan_quantized_source(hf_config: PretrainedConfig, name: str) -> str | None:
@@ -47,10 +82,7 @@ def plan_quantized_source(hf_config: PretrainedConfig, name: str) -> str | None:
         return None
     method = quantization_method(stated)
     if method not in _DECODED:
-        raise ConfigError(
-            f"model.name_or_path: {name!r} is quantised ({method}), which cannot be trained; give "
-            "the unquantised model it was made from (adapter=qlora keeps that in 4 bits meanwhile)."
-        )
+        raise _refusal(name, method)
     package = _DECODED[method]
     if package is not None and not is_installed(package):
         raise ConfigError(
@@ -58,7 +90,36 @@ def plan_quantized_source(hf_config: PretrainedConfig, name: str) -> str | None:
             f"package that is not installed; pip install {package.replace('_', '-')}, or give the "
             "unquantised model."
         )
+    layout = str(stated.get("format", "float-quantized"))
+    if method == "compressed-tensors" and layout not in _DECODED_COMPRESSED:
+        raise _refusal(name, f"{method} {layout}")
     return f"{method} in the checkpoint, decoded to plain weights when loaded, saved unquantised"
+
+
+def check_stated(
+    hf_config: PretrainedConfig, checkpoint: Checkpoint, headers: Headers, name: str
+) -> None:
+    """Raise ConfigError for parts of quantised weights below a config.json that names no format."""
+    if quantization_of(hf_config) is not None:
+        return
+    coded = [n for n, header in headers.items() if header.dtype not in (*FLOATING, "BOOL")]
+    parts = [n for n in headers if _PARTS.search(n)]
+    if not coded or not parts:
+        return
+    file = next((f for f in _FILES if checkpoint.file(f) is not None), None)
+    stated = f"{file} says how, " if file else ""
+    raise ConfigError(
+        f"model.name_or_path: {name!r} is quantised ({parts[0]}, and {len(parts) - 1:,} more such "
+        f"parts of weights; {stated}its config.json does not say how), which cannot be trained; "
+        "give the unquantised model that it was made from."
+    )
+
+
+def _refusal(name: str, method: str) -> ConfigError:
+    return ConfigError(
+        f"model.name_or_path: {name!r} is quantised ({method}), which cannot be trained; give the "
+        "unquantised model it was made from (adapter=qlora keeps that in 4 bits meanwhile)."
+    )
 
 
 def decode_when_loaded(hf_config: PretrainedConfig) -> None:
@@ -66,37 +127,3 @@ def decode_when_loaded(hf_config: PretrainedConfig) -> None:
     stated = quantization_of(hf_config)
     if stated is not None:
         hf_config.quantization_config = {**stated, "dequantize": True}
-
-
-def decoded_headers(headers: Headers) -> Headers:
-    """Return the headers as the plain checkpoint would have them: scales gone, blocks unpacked."""
-    plain: Headers = {}
-    for name, header in headers.items():
-        if _COMPANION.search(name):
-            continue
-        if name.endswith("_blocks"):  # MXFP4: (experts, rows, groups, 16 bytes of two numbers)
-            experts, rows, groups, packed = header.shape
-            shape = (experts, groups * packed * 2, rows)
-            plain[name.removesuffix("_blocks")] = TensorHeader("BF16", shape, header.file)
-        elif header.dtype.startswith("F8"):
-            plain[name] = TensorHeader("BF16", header.shape, header.file)
-        else:
-            plain[name] = header
-    return plain
-
-
-TORCH_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
-"""Names of safetensors."""

@@ -5,10 +5,8 @@ the header as JSON, then the tensors' bytes. A sharded checkpoint has an index b
 """
 
 import json
-import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,14 @@ from huggingface_hub.errors import NotASafetensorsRepoError
 
 from sft_app.common.errors import ConfigError
 from sft_app.loader.checkpoint.locate import Checkpoint
+from sft_app.loader.checkpoint.pickled_headers import (
+    PICKLED,
+    PICKLED_INDEX,
+    is_pickled,
+    no_safetensors,
+    read_pickled,
+)
+from sft_app.loader.checkpoint.stored_tensor import Headers, NoHeaders, TensorHeader
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -24,43 +30,24 @@ _LARGEST_HEADER = 512 << 20
 """Bytes; a header that claims more is not one."""
 
 
-@dataclass(frozen=True)
-class TensorHeader:
-    """What a file says of one tensor."""
-
-    dtype: str
-    """As safetensors writes it: F32, BF16, F8_E4M3, U8, ..."""
-    shape: tuple[int, ...]
-    file: str
-
-    @property
-    def num_elements(self) -> int:
-        """Return how many numbers the tensor holds."""
-        return math.prod(self.shape)
-
-
-Headers = dict[str, TensorHeader]
-
-
-@dataclass(frozen=True)
-class NoHeaders:
-    """Why there is nothing to look at before the weights are read."""
-
-    reason: str
-
-
-def read_headers(checkpoint: Checkpoint) -> Headers | NoHeaders:
+def read_headers(checkpoint: Checkpoint, *, allow_pickle: bool = False) -> Headers | NoHeaders:
     """Read the headers of all weight files, on this machine or (a few kilobytes) from the hub.
 
-    Raises ConfigError for a shard that is missing, cut short or no safetensors file.
+    Raises ConfigError for a shard that is missing, cut short or no safetensors file, and for
+    weights that are pickled only, unless `allow_pickle`.
     """
-    if checkpoint.is_local:
-        return _read_folder(Path(checkpoint.location))
-    cached = _cached_folder(checkpoint)
-    return _read_folder(cached) if cached is not None else _read_hub(checkpoint)
+    folder = weights_folder(checkpoint)
+    if folder is None:
+        return _read_hub(checkpoint, allow_pickle=allow_pickle)
+    return _read_folder(folder, allow_pickle=allow_pickle)
 
 
-def _read_folder(folder: Path) -> Headers | NoHeaders:
+def weights_folder(checkpoint: Checkpoint) -> Path | None:
+    """Return where on this machine all of the checkpoint's weights are; None: on the hub."""
+    return Path(checkpoint.location) if checkpoint.is_local else _cached_folder(checkpoint)
+
+
+def _read_folder(folder: Path, *, allow_pickle: bool) -> Headers | NoHeaders:
     if (folder / INDEX).is_file():
         return _read_shards(folder)
     if (folder / WHOLE).exists():
@@ -71,12 +58,37 @@ def _read_folder(folder: Path) -> Headers | NoHeaders:
             f"model.name_or_path: {folder} has {len(parts)} weight shards and no {INDEX} that says "
             "what is in them; copy that file there as well."
         )
-    if any(folder.glob("pytorch_model*.bin*")):
-        return NoHeaders("pickled weights have no header")
+    if is_pickled(folder):
+        return read_pickled(folder, allowed=allow_pickle)
     raise ConfigError(
-        f"model.name_or_path: {folder} has no weights ({WHOLE} or {INDEX}); give a directory that "
-        "holds them, or a hub id."
+        f"model.name_or_path: {folder} has no weights ({WHOLE} or {INDEX}){_instead(folder)}; give "
+        "a directory that holds them, or a hub id."
     )
+
+
+_OTHER_WEIGHTS = {
+    "adapter_model.safetensors": "a LoRA adapter, to be merged into its base model first",
+    "adapter_model.bin": "a LoRA adapter, to be merged into its base model first",
+    "*.gguf": "which model.gguf_file={name} takes",
+    "consolidated*.safetensors": "in Mistral's own layout, not that of transformers",
+    "consolidated*.pth": "in Meta's own layout, not that of transformers",
+    "*.h5": "TensorFlow's",
+    "*.msgpack": "Flax's",
+    "*.distcp": "shards of torch's distributed checkpoints, to be put together first",
+    "zero_to_fp32.py": "DeepSpeed's, to be put together by that script first",
+    "*.safetensors": "a name that transformers does not look for",
+    "*.bin": "a name that transformers does not look for",
+}
+"""What lies where weights are looked for, by the pattern of its name."""
+
+
+def _instead(folder: Path) -> str:
+    """Say what else lies there: the way out is another for each."""
+    for pattern, what in _OTHER_WEIGHTS.items():
+        found = sorted(folder.glob(pattern))
+        if found:
+            return f", but {found[0].name}: {what.format(name=found[0].name)}"
+    return ""
 
 
 def _read_shards(folder: Path) -> Headers:
@@ -138,30 +150,32 @@ def _read_file(path: Path) -> Iterator[tuple[str, TensorHeader]]:
 
 def _cached_folder(checkpoint: Checkpoint) -> Path | None:
     """Find the snapshot of a hub model that was downloaded before."""
-    for name in (INDEX, WHOLE):
+    for name in (INDEX, WHOLE, PICKLED_INDEX, PICKLED):
         found = try_to_load_from_cache(
             checkpoint.location, name, cache_dir=checkpoint.cache_dir, revision=checkpoint.revision
         )
         if isinstance(found, str):
             folder = Path(found).parent
             # Some shards may be there and others not yet: then the hub knows more.
-            if name == WHOLE or _is_whole(folder):
+            if name in (WHOLE, PICKLED) or _is_whole(folder / name):
                 return folder
     return None
 
 
-def _is_whole(folder: Path) -> bool:
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+def _is_whole(path: Path) -> bool:
+    folder, index = path.parent, json.loads(path.read_text(encoding="utf-8"))
     return all((folder / file).is_file() for file in set(index["weight_map"].values()))
 
 
-def _read_hub(checkpoint: Checkpoint) -> Headers | NoHeaders:
+def _read_hub(checkpoint: Checkpoint, *, allow_pickle: bool) -> Headers | NoHeaders:
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         return NoHeaders("the hub is not asked (HF_HUB_OFFLINE), and no copy is on this machine")
     try:
         metadata = get_safetensors_metadata(checkpoint.location, revision=checkpoint.revision)
-    except NotASafetensorsRepoError:
-        return NoHeaders("the hub has no safetensors weights of it")
+    except NotASafetensorsRepoError as error:
+        if not allow_pickle:
+            raise no_safetensors(checkpoint.location) from error
+        return NoHeaders("the hub has pickled weights of it only")
     except Exception as error:  # whatever a network can do: the weights are checked when loaded
         return NoHeaders(f"the hub did not say ({type(error).__name__})")
     return {

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from sft_app.loader.checkpoint.compare_headers import ROTARY_BUFFERS
 from sft_app.loader.checkpoint.locate import Checkpoint
 from sft_app.loader.checkpoint.weights_plan import WeightsPlan
 from sft_app.records.run_files import write_atomically
@@ -37,7 +38,7 @@ def count_no_dropped_layers(directory: Path, weights_plan: WeightsPlan) -> None:
 
     Who reads the number (vLLM, llama.cpp's converter) would look for weights that are not there.
     """
-    if not weights_plan.dropped:
+    if not set(weights_plan.dropped) - {ROTARY_BUFFERS}:
         return
     path = directory / "config.json"
     settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

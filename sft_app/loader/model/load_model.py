@@ -16,9 +16,12 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.schema.model import ModelConfig
 from sft_app.loader.architecture.auto_class import auto_class
 from sft_app.loader.architecture.skeleton import freeze_towers
+from sft_app.loader.checkpoint.decoded_headers import is_of_activations
+from sft_app.loader.checkpoint.load_report import check_loaded
 from sft_app.loader.checkpoint.locate import find_checkpoint
+from sft_app.loader.checkpoint.pickled_headers import no_safetensors
 from sft_app.loader.checkpoint.quantized_source import decode_when_loaded, quantization_of
-from sft_app.loader.checkpoint.weights_plan import check_loaded
+from sft_app.loader.checkpoint.tied_weights import check_tied
 from sft_app.loader.model.broadcast import receive_weights, send_weights
 from sft_app.loader.model.dtype import choose_dtype
 from sft_app.loader.model.generation import make_saveable
@@ -168,10 +171,7 @@ def _from_pretrained(
     except OSError as error:
         text = " ".join(str(error).split())
         if "safetensors" in text:
-            raise ConfigError(
-                f"model.allow_pickle: false, and {model_config.name_or_path!r} has no safetensors "
-                "weights; unpickling can run code: if you trust it, set model.allow_pickle=true."
-            ) from error
+            raise no_safetensors(model_config.name_or_path) from error
         raise ConfigError(
             f"model.name_or_path: the weights of {model_config.name_or_path!r} cannot be read "
             f"({text})."
@@ -190,6 +190,9 @@ def _from_pretrained(
         ) from error
     if quantization_of(hf_config) is not None:
         compat.forget_quantization(built)
+        unexpected = {key for key in info["unexpected_keys"] if not is_of_activations(key)}
+        info = {**info, "unexpected_keys": unexpected}
     check_loaded(info, model_config.name_or_path)
+    check_tied(built, model_config.name_or_path)
     check_finite(built, model_config.name_or_path)
     return built
