@@ -54,7 +54,7 @@ def test_not_allowed_is_told_before_anything_is_tokenised(pickled: tuple[Path, W
 
 def test_shards_are_read_by_their_index(pickled: tuple[Path, Weights]) -> None:
     directory, weights = pickled
-    where = {}
+    where: dict[str, str] = {}
     for number in (1, 2):
         part = {n: t for i, (n, t) in enumerate(weights.items()) if i % 2 == number - 1}
         file = f"pytorch_model-0000{number}-of-00002.bin"
