@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from sft_app.common.errors import ConfigError
+from sft_app.config.conf_files import group_options
 from sft_app.config.forgotten import USAGE
 from sft_app.config.one_sentence import EXIT_BAD_INPUT, exit_with_message, program_name
-from sft_app.config.overrides.aliases import OUR_NAME
+from sft_app.config.overrides.key_names import FILE_KEYS, what_is_meant
 from sft_app.config.overrides.read_overrides import read_overrides
 from sft_app.config.own_config_files import check_config_dir
+from sft_app.config.reference.describe_settings import all_settings
 
 FLAGS = (
     "--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m",
@@ -86,7 +88,8 @@ def separate(arguments: list[str]) -> tuple[list[str], list[str]]:
         elif word in FLAGS:
             options.append(word)
         else:
-            raise ConfigError(f"'{word}' is not an option.{_meant(word)}")
+            follows = rest[0] if rest and not separator and "=" not in rest[0] else ""
+            raise ConfigError(f"'{word}' is not an option.{_meant(name, value or follows)}")
     modes = [
         option
         for option in options
@@ -111,13 +114,17 @@ def _checked_value(option: str, value: str) -> str:
     return value
 
 
-def _meant(word: str) -> str:
-    name = word.partition("=")[0]
+def _meant(name: str, value: str) -> str:
     near = get_close_matches(name, [*FLAGS, *WITH_A_VALUE, *INFO], n=1, cutoff=0.8)
     if near:
         return f" Did you mean {near[0]}?"
-    key = OUR_NAME.get(name.lstrip("-").replace("-", "_"), name.lstrip("-").replace("-", "_"))
-    return f" Settings are written without dashes, as key=value: {key}=..."
+    key = name.lstrip("-").replace("-", "_")
+    options = group_options(key)
+    if options and value not in options:
+        key = FILE_KEYS.get(key, key)
+    known = key in all_settings() or bool(options)
+    meant = f": {key}={value or '...'}" if known else what_is_meant(key, value)
+    return f" Settings are written without dashes, as key=value{meant}"
 
 
 def print_help(topics: list[str], overrides: list[str]) -> NoReturn:

@@ -9,8 +9,12 @@ from hydra.core.override_parser.types import Override
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.conf_files import group_options, is_there
-from sft_app.config.overrides.aliases import OUR_NAME, VALUES_OF_OUR_NAME
-from sft_app.config.reference.describe_settings import all_groups, all_settings, is_union
+from sft_app.config.overrides.alias_values import write_as_ours
+from sft_app.config.overrides.aliases import OUR_NAME
+from sft_app.config.overrides.elsewhere import ELSEWHERE
+from sft_app.config.overrides.value_types import fits_as_written
+from sft_app.config.reference.describe_settings import all_groups, all_settings, is_union, shown
+from sft_app.config.transformers_names import training_argument_names
 
 FILE_KEYS = {
     "model": "model.name_or_path",
@@ -41,11 +45,38 @@ def check_key(override: Override, *, check_options: bool) -> None:
         raise ConfigError(
             f"'{key}' is a group of settings: set one of its keys, such as {name}=..."
         )
-    if key in OUR_NAME:
-        ours = OUR_NAME[key]
-        value = VALUES_OF_OUR_NAME.get(ours, written or "...")
-        raise ConfigError(f"'{key}' is not a setting; here it is {ours}: write {ours}={value}")
-    raise ConfigError(f"'{key}' is not a setting.{_suggest(key)}")
+    raise ConfigError(f"'{key}' is not a setting{what_is_meant(key, written)}")
+
+
+def what_is_meant(key: str, written: str = "") -> str:
+    """Return the rest of a sentence that says what stands here for `key=written`.
+
+    Exact names come first: another tool's, with its group (`tokenizer.path`) or without
+    (`trainer.lr`), and ours without its group. Only then comes what is spelt alike.
+    """
+    name = key.lower().replace("-", "_")
+    last = name.rpartition(".")[2]
+    for alias in (name, last):
+        if alias in OUR_NAME:
+            ours = OUR_NAME[alias]
+            return f"; here it is {ours}: write {_as_ours(alias, ours, written)}"
+        if alias in ELSEWHERE:
+            return f"; here, {ELSEWHERE[alias]}."
+        same = [ours for ours in all_settings() if ours.rpartition(".")[2] == alias]
+        if same:
+            written_here = [_as_ours(alias, ours, written) for ours in same]
+            return f". Did you mean {' or '.join(written_here)}?"
+        if alias in training_argument_names():
+            return f". Did you mean trainer.extra.{alias}={written or '...'}?"
+    return f".{_suggest(key)}"
+
+
+def _as_ours(alias: str, key: str, written: str) -> str:
+    setting = all_settings().get(key)
+    default = shown(setting.default) if setting is not None else "null"
+    return write_as_ours(
+        alias, key, written, fits=fits_as_written, default="..." if default == "null" else default
+    )
 
 
 def is_inside_open_setting(key: str) -> bool:
@@ -95,12 +126,10 @@ def _plain_values(override: Override) -> Iterator[str]:
 def _suggest(key: str) -> str:
     keys = sorted(all_settings())
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.75)
-    if not near:  # the right name in the wrong group, or without one
-        last = key.rpartition(".")[2]
-        same = [k for k in keys if k.rpartition(".")[2] == last]
+    if not near:  # nearly the right name, in the wrong group or without one
         by_last = {k.rpartition(".")[2]: k for k in keys} | OUR_NAME
-        close = difflib.get_close_matches(last, by_last, n=1, cutoff=0.75)
-        near = same[:1] or [by_last[c] for c in close]
+        close = difflib.get_close_matches(key.rpartition(".")[2], by_last, n=1, cutoff=0.8)
+        near = [by_last[c] for c in close]
     if near:
         return f" Did you mean {near[0]}?"
     group = key.partition(".")[0]

@@ -12,7 +12,12 @@ from hydra.errors import HydraException
 from sft_app.common.errors import ConfigError
 from sft_app.config.conf_files import conf_dir, group_options, is_there
 from sft_app.config.overrides.key_names import check_key
-from sft_app.config.overrides.value_types import check_values, takes_a_list, write_out_tokens
+from sft_app.config.overrides.value_types import (
+    check_values,
+    takes_a_list,
+    thousands_in,
+    write_out_tokens,
+)
 from sft_app.config.reference.describe_settings import all_groups, all_settings
 
 _WORD = re.compile(r"(?P<sign>\+\+|\+|)(?P<key>[^=+~\s]+)=(?P<value>.*)", re.DOTALL)
@@ -50,6 +55,12 @@ def _read(word: str, own_options: bool, may_sweep: bool) -> str:
     check_key(override, check_options=not own_options)
     check_values(override)
     if override.is_sweep_override() and not may_sweep:
+        number = thousands_in(override.key_or_group, word.partition("=")[2])
+        if number is not None:
+            raise ConfigError(
+                f"'{word}' gives several values: one number is written without commas, "
+                f"{override.key_or_group}={number}; --multirun would run each."
+            )
         raise ConfigError(
             f"'{word}' gives several values: add --multirun to run each, or quote it to mean one, "
             f"{override.key_or_group}=\"'...'\"."

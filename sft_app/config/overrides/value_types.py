@@ -6,7 +6,9 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Any, get_args, get_origin
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Transformer
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -15,12 +17,18 @@ from sft_app.config.reference.describe_settings import Setting, all_settings, is
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.validation.number_ranges import NUMBER_RANGES
 
-LENGTHS = ("context_length", "model.original_context_length", "tokenizer.model_max_length",
-           "evaluation.lengths", "sweep.lengths")  # fmt: skip
+LENGTHS = (
+    "context_length", "model.original_context_length", "tokenizer.model_max_length",
+    "evaluation.lengths", "evaluation.stride", "sweep.lengths", "sweep.heldout_length",
+)  # fmt: skip
 """Tokens of a row: 16k is 16 x 1024, as models' contexts are named."""
-AMOUNTS = ("evaluation.max_tokens", "sweep.tokens", "sweep.tokens_per_step")
-"""Tokens in all: 10M is 10 x 1000 x 1000."""
-_AMOUNT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([kKmM])(?![\w.])")
+AMOUNTS = (
+    "evaluation.max_tokens", "sweep.tokens", "sweep.supervised_tokens", "sweep.tokens_per_step",
+)  # fmt: skip
+"""Tokens in all: 10M is 10 x 1000 x 1000, and 1B a thousand times 1M."""
+_AMOUNT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([kKmMbBgG])(?![\w.])")
+_NEARLY = re.compile(r"(\d+(?:\.\d+)?) ?([kKmM])(?:i|[iI]?[bB]|[tT]| ?[tT]okens?)?")
+_IN_THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
 
 
 def write_out_tokens(key: str, value: str) -> str:
@@ -28,9 +36,13 @@ def write_out_tokens(key: str, value: str) -> str:
     if key not in LENGTHS and key not in AMOUNTS:
         return value
     thousand = 1024 if key in LENGTHS else 1000
+    powers = {"k": 1, "m": 2} if key in LENGTHS else {"k": 1, "m": 2, "b": 3, "g": 3}
 
     def number(match: re.Match[str]) -> str:
-        times = thousand if match[2] in "kK" else thousand**2
+        power = powers.get(match[2].lower())
+        if power is None:
+            return match[0]
+        times = thousand**power
         exact = float(match[1]) * times
         return str(int(exact)) if exact.is_integer() else match[0]
 
@@ -57,6 +69,25 @@ def check_values(override: Override) -> None:
     for value in _values(override):
         if not _fits(key, value):
             raise ConfigError(f"{key}={shown(value)} is not possible.{_what_fits(setting, value)}")
+
+
+def fits_as_written(key: str, text: str) -> bool:
+    """Tell whether the text of an override's right side can be the value of `key`."""
+    setting = all_settings().get(key)
+    if setting is None:
+        return True
+    as_list = takes_a_list(key) and not text.startswith(("[", "{", "'", '"', "$"))
+    text = f"[{text}]" if as_list else text
+    try:
+        override = OverridesParser.create().parse_override(f"{key}={write_out_tokens(key, text)}")
+        values = list(_values(override))
+    except (HydraException, RecursionError):
+        return False
+    limits = NUMBER_RANGES.get(key)
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    return all(_fits(key, value) for value in values) and (
+        limits is None or all(number in limits for number in numbers)
+    )
 
 
 def _has_glob(override: Override) -> bool:
@@ -106,8 +137,29 @@ def _what_fits(setting: Setting, value: Any) -> str:
         return f"{hint} Allowed: {', '.join(allowed)}."
     allowed_range = NUMBER_RANGES.get(setting.key)
     limits = f" {allowed_range}" if allowed_range else ""
+    if setting.key in (*LENGTHS, *AMOUNTS):
+        return _what_tokens_fit(setting, value, limits)
     example = f", such as {setting.key}=[a, b]" if takes_a_list(setting.key) and not limits else ""
     return f" It takes a {setting.kind}{limits}{example}."
+
+
+def _what_tokens_fit(setting: Setting, value: Any, limits: str) -> str:
+    """Return what a number of tokens is, and the one that `16kb` or `16 k` may mean."""
+    nearly = _NEARLY.fullmatch(str(value))
+    near = f"{nearly[1]}{nearly[2]}" if nearly else ""
+    if near and fits_as_written(setting.key, near):
+        return f" Did you mean {setting.key}={near}?"
+    numbers = ("8192", "16k") if setting.key in LENGTHS else ("1000000", "10M")
+    first, second = numbers
+    example = f"[{', '.join(numbers)}]" if takes_a_list(setting.key) else f"{first} or {second}"
+    return f" It takes a {setting.kind}{limits}, such as {example}."
+
+
+def thousands_in(key: str, text: str) -> str | None:
+    """Return the number that `16,384` means, where tokens are counted; None for other texts."""
+    if key not in (*LENGTHS, *AMOUNTS) or not _IN_THOUSANDS.fullmatch(text):
+        return None
+    return text.replace(",", "")
 
 
 def _options(setting: Setting) -> tuple[Any, ...]:
