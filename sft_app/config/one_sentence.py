@@ -5,6 +5,7 @@ With HYDRA_FULL_ERROR=1 the traceback comes first; the exit code is the same.
 
 import functools
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,6 +18,12 @@ from sft_app.common.secrets import hide_secrets
 EXIT_BAD_INPUT = 2
 LONGEST = 700
 """Characters of a sentence that was not written here: libraries quote whole configurations."""
+
+_VALUE_IN_A_FILE = re.compile(
+    r"(In '[^']*': )?ValidationError raised while composing config: (?:Value|Invalid value) "
+    r"'(.*)'(?: of type '.*' could not be converted|, expected).* full_key: (\S+)"
+)
+"""What Hydra says of a value in a YAML file that is none of its key's."""
 
 PROGRAMS = {
     "train": "sft-train",
@@ -71,6 +78,12 @@ def as_sentence(error: BaseException) -> str:
         return f"{_shortened(str(error.filename))}: {error.strerror}."
     cause = f" {_one_line(error.__cause__)}" if error.__cause__ is not None else ""
     text = _one_line(error) + (cause if cause.strip() not in _one_line(error) else "")
+    in_a_file = _VALUE_IN_A_FILE.search(text)
+    if in_a_file is not None:
+        from sft_app.config.overrides.value_types import what_fits_in_a_file
+
+        file, value, key = in_a_file.groups()
+        return f"{file or ''}{key}: {value} is not possible.{what_fits_in_a_file(key, value)}"
     of_composing = type(error).__module__.partition(".")[0] in ("hydra", "omegaconf")
     return _shortened(text if of_composing else f"{type(error).__name__}: {text}")
 

@@ -166,11 +166,14 @@ def _nothing_left(
     reasons = {**read.skipped, **read.repaired, **fit.lost_tokens}
     counts = ", ".join(f"{name} {count:,}" for name, count in sorted(reasons.items()))
     examples = f"; the first: {read.examples_of_skipped[0]}" if read.examples_of_skipped else ""
+    none_was_read = read.records == sum(read.skipped.values())  # the example says why
+    check = "" if none_was_read and examples else (
+        ". Check data.format, data.columns, data.overlong and the counts."
+    )  # fmt: skip
     return (
         f"data.train={data.train} leaves nothing to train on at context_length={context_length}: "
         f"{counted(read.records, 'record')}, {counted(read.conversations, 'conversation')} read"
-        f" ({counts or 'no record was refused'}){examples}. Check data.format, data.columns, "
-        "data.overlong and the counts."
+        f" ({counts or 'no record was refused'}){examples}{check}"
     )
 
 

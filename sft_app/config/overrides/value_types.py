@@ -143,6 +143,18 @@ def _what_fits(setting: Setting, value: Any) -> str:
     return f" It takes a {setting.kind}{limits}{example}."
 
 
+def what_fits_in_a_file(key: str, value: str) -> str:
+    """Return what a key takes in a YAML file, where amounts of tokens are whole numbers."""
+    setting = all_settings().get(key)
+    if setting is None:
+        return ""
+    nearly = _NEARLY.fullmatch(value)
+    number = write_out_tokens(key, f"{nearly[1]}{nearly[2]}" if nearly else value)
+    if number != value and fits_as_written(key, number):
+        return f" In a file, write {key}: {number}"
+    return _what_fits(setting, value)
+
+
 def _what_tokens_fit(setting: Setting, value: Any, limits: str) -> str:
     """Return what a number of tokens is, and the one that `16kb` or `16 k` may mean."""
     nearly = _NEARLY.fullmatch(str(value))

@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from sft_app.data.chat.conversation import Message
-from sft_app.data.parse.field_names import CALLERS, FieldNames, NotThisFormat
+from sft_app.data.parse.field_names import CALLERS, ROLES, FieldNames, NotThisFormat
 from sft_app.data.parse.tool_calls import parse_json, read_calls, tool_call
 
 SPEAKER_KEYS = ("role", "from", "speaker")
@@ -28,7 +28,9 @@ def read_turns(
     """
     for number, turn in enumerate(turns, start=1):
         if not isinstance(turn, dict):
-            raise NotThisFormat(f"expected turns with text, found turn {number} to be no object")
+            raise NotThisFormat(
+                f"expected turns with speaker and text, found turn {number} to be {_kind(turn)}"
+            )
     renamed = [names.rename(turn) for turn in turns]
     speaker_key = _common_key(renamed, SPEAKER_KEYS)
     text_key = _common_key(renamed, TEXT_KEYS)
@@ -38,11 +40,49 @@ def read_turns(
     ]
 
 
+def in_turn(turns: list[Any]) -> list[Any]:
+    """Return texts without speakers, or pairs of them, as what user and assistant say in turn.
+
+    Only where the user has said which column holds the turns: nothing in them says who speaks.
+    """
+    flat = [text for turn in turns for text in (turn if isinstance(turn, list) else [turn])]
+    if not flat or not all(isinstance(text, str) for text in flat):
+        return turns
+    return [
+        {"role": ("user", "assistant")[number % 2], "content": text}
+        for number, text in enumerate(flat)
+    ]
+
+
+def by_speaker(turns: list[Any]) -> list[Any]:
+    """Return turns that hold texts under the speakers' names, `{human: ..., assistant: ...}`, as
+    one turn for each.
+    """
+    split: list[Any] = []
+    for turn in turns:
+        if not isinstance(turn, dict) or not turn or not all(map(_is_speaker, turn)):
+            return turns
+        said = {name: text for name, text in turn.items() if text is not None}
+        if not all(isinstance(text, str) for text in said.values()):
+            return turns
+        split += [{"role": name, "content": text} for name, text in said.items()]
+    return split
+
+
+def _is_speaker(name: Any) -> bool:
+    return isinstance(name, str) and name.strip().lower() in ROLES
+
+
 def refuse_media(holder: dict[str, Any], where: str) -> None:
     """Raise NotThisFormat for images and the like, which no text stands for."""
     for key in _MEDIA:
         if holder.get(key):
             raise NotThisFormat(f"{where} has {key}, and only text can be trained on", "media")
+
+
+def _kind(value: Any) -> str:
+    kinds = {str: "a bare text", list: "a list", type(None): "null"}
+    return kinds.get(type(value), f"a {type(value).__name__}")
 
 
 def _common_key(turns: list[dict[str, Any]], keys: tuple[str, ...]) -> str:
@@ -101,6 +141,8 @@ def plain_text(value: Any, key: str) -> str:
     if isinstance(value, str):
         return value
     parts = value if isinstance(value, list) else []
+    if len(parts) == 1 and isinstance(parts[0], str):
+        return parts[0]
     texts = [part.get("text") for part in parts if isinstance(part, dict)]
     if parts and len(texts) == len(parts) and all(isinstance(text, str) for text in texts):
         return "".join(map(str, texts))

@@ -47,12 +47,38 @@ class NotThisFormat(ValueError):
         self.reason = reason
 
 
+def at_path(holder: Any, path: str) -> Any:
+    """Return what stands under a name, or inside of it: `payload.turns`, `answers.text.0`.
+
+    A name that has dots of its own comes before a path. None where nothing stands.
+    """
+    if isinstance(holder, dict) and path in holder:
+        return holder[path]
+    first, dot, rest = path.partition(".")
+    while dot:
+        inside = _member(holder, first)
+        if inside is not None and (found := at_path(inside, rest)) is not None:
+            return found
+        more, dot, rest = rest.partition(".")
+        first = f"{first}.{more}"
+    return _member(holder, first)
+
+
+def _member(holder: Any, name: str) -> Any:
+    if isinstance(holder, dict):
+        return holder.get(name)
+    if isinstance(holder, list) and name.isdecimal() and int(name) < len(holder):
+        return holder[int(name)]
+    return None
+
+
 @dataclass(frozen=True)
 class FieldNames:
     """Hold what the user says about names; whatever they leave out is found by itself."""
 
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Our names of fields, and the keys under which records or turns hold them."""
+    """Our names of fields, and the keys under which records or turns hold them; what is inside of
+    another field has a path, `payload.turns`, and a place in a list its number, `answers.0`."""
     roles: Mapping[str, str] = field(default_factory=dict)
     """Names of speakers, and system, user, assistant or tool."""
 
@@ -63,8 +89,9 @@ class FieldNames:
         taken = set(self.columns) | set(self.columns.values())
         renamed = {key: value for key, value in holder.items() if key not in taken}
         for ours, theirs in self.columns.items():
-            if theirs in holder:
-                renamed[ours] = holder[theirs]
+            found = at_path(holder, theirs)
+            if found is not None or theirs in holder:
+                renamed[ours] = found
         return renamed
 
     def role(self, speaker: str, where: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from sft_app.config.schema.data import DataFormat
 from sft_app.data.chat.conversation import Conversation, Message, Passage
-from sft_app.data.chat.turns import read_turns, read_weight, refuse_media
+from sft_app.data.chat.turns import by_speaker, in_turn, read_turns, read_weight, refuse_media
 from sft_app.data.parse.field_names import FieldNames, NotThisFormat
 from sft_app.data.parse.tool_calls import parse_json, read_tools
 
@@ -36,14 +36,16 @@ def detect(record: Any, names: FieldNames | None = None) -> DataFormat | None:
     """
     if not isinstance(record, dict):
         raise NotThisFormat(_expected(type(record).__name__))
-    record = (names or FieldNames()).rename(record)
+    names = names or FieldNames()
+    record = names.rename(record)
     present = {key for key, value in record.items() if value is not None}
     for key in _TURNS:
-        turns = _list_of(record.get(key))
+        turns = list_of(record.get(key))
         if turns == []:
             return None
         if turns is not None:
-            first = turns[0] if isinstance(turns[0], dict) else {}
+            turns = by_speaker(turns)
+            first = names.rename(turns[0]) if isinstance(turns[0], dict) else {}
             return DataFormat.messages if "role" in first else DataFormat.sharegpt
     if {"prompt", "completion"} <= present:
         return DataFormat.prompt_completion
@@ -88,20 +90,25 @@ def _expected(found: str) -> str:
     )
 
 
-def _list_of(value: Any) -> list[Any] | None:
-    """A list, or one that a cell of a table holds as JSON text."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
+def list_of(value: Any) -> list[Any] | None:
+    """A list, or one that a cell of a table holds as JSON text, or as a list for each key."""
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
         value = parse_json(value)
+    if isinstance(value, dict) and len(value) > 1:
+        columns = list(value.values())
+        if all(isinstance(c, list) and len(c) == len(columns[0]) for c in columns):
+            value = [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
     return value if isinstance(value, list) else None
 
 
 def _conversation(record: dict[str, Any], names: FieldNames) -> Conversation:
-    turns = next(
-        (found for key in _TURNS if (found := _list_of(record.get(key))) is not None), None
-    )
+    turns = next((found for key in _TURNS if (found := list_of(record.get(key))) is not None), None)
     if turns is None:
         raise NotThisFormat(f"expected a list under {' or '.join(_TURNS)}")
     tools = read_tools(record)
+    turns = by_speaker(turns)
+    if any(key in names.columns for key in _TURNS):
+        turns = in_turn(turns)
     return Conversation([*_system(record), *read_turns(turns, names, tools)], tools)
 
 
@@ -143,7 +150,7 @@ def _alpaca(record: dict[str, Any]) -> Conversation:
     if about.strip():
         question = f"{question}\n\n{about}"
     messages = _system(record)
-    for pair in _list_of(record.get("history")) or []:
+    for pair in list_of(record.get("history")) or []:
         if not isinstance(pair, list) or [type(text) for text in pair] != [str, str]:
             raise NotThisFormat("expected pairs of texts under history")
         messages += [Message("user", pair[0]), Message("assistant", pair[1])]

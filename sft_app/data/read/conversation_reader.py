@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sft_app.common.errors import DataError
 from sft_app.config.schema.data import DataConfig, DataFormat, OnBadRecord, TrainOn
@@ -11,6 +12,7 @@ from sft_app.data.chat.conversation import Conversation, Passage, content_key
 from sft_app.data.parse.field_names import FieldNames, NotThisFormat
 from sft_app.data.parse.formats import detect, normalise
 from sft_app.data.parse.repair import repair
+from sft_app.data.parse.suggest_columns import suggest
 from sft_app.data.read.read_files import read_file
 from sft_app.data.read.read_hub import read_hub
 from sft_app.data.read.record import BadRecord, Origin, Record, place_in_file
@@ -86,7 +88,7 @@ class ConversationReader:
                     log.info("%s: format %s, seen from its records", name, format.value)
                 content = normalise(record.value, format, self._names)
             except NotThisFormat as error:
-                self.bad_record(error.reason, f"{record.where}: {error}")
+                self.bad_record(error.reason, f"{record.where}: {error}{self._hint(record.value)}")
                 continue
             add_counts(self.statistics.formats, {format.value: 1})
             usable = self._usable(content)
@@ -97,6 +99,13 @@ class ConversationReader:
                     self._number, content_key(usable), source, file, place_in_file(record, name)
                 )
                 yield Item(usable, record.where, origin)
+
+    def _hint(self, record: Any) -> str:
+        """What would read the first records that are refused, while none was read."""
+        if self.statistics.conversations or self.statistics.examples_of_skipped:
+            return ""
+        settings = suggest(record, self._data.format)
+        return f"; these settings read it: {settings}" if settings else ""
 
     def _usable(self, content: Conversation | Passage) -> Conversation | Passage | None:
         if isinstance(content, Passage):

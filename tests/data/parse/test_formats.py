@@ -196,7 +196,7 @@ def test_weights_of_messages():
         ([1], DataFormat.sharegpt, "expected an object, found list"),
         ({"conversations": "x"}, DataFormat.sharegpt, "expected a list under"),
         ({"conversations": [{"value": "x"}]}, DataFormat.sharegpt, "turn 1 names no speaker"),
-        ({"messages": ["x"]}, DataFormat.messages, "turn 1 to be no object"),
+        ({"messages": ["x"]}, DataFormat.messages, "turn 1 to be a bare text"),
         ({"conversations": [{"from": "gpt", "value": 3}]}, DataFormat.sharegpt, "found int"),
         (
             {"messages": [{"role": "user", "content": [{"image": "x"}]}]},
