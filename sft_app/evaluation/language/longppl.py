@@ -56,28 +56,31 @@ def _at_length(reader: TokenReader, documents: Sequence[Tensor], length: int) ->
 def short_losses(reader: TokenReader, documents: Sequence[Tensor], length: int) -> Tensor:
     """Return losses [N, T-1] of tokens that see only a short context; NaN before it is full.
 
-    Windows of the short length slide by a quarter of it, and their last quarter is scored.
+    As the authors compute it: windows slide by a quarter of the short context, and the tokens of
+    that quarter, which stand behind a whole short context, are scored together.
     """
     short = short_length(length)
     step = max(1, short // 4)
+    starts = range(0, length - short, step)
+    whole = [(n, start) for start in starts[:-1] for n in range(len(documents))]
+    last = [(n, starts[-1]) for n in range(len(documents))]  # which ends with the documents
+    batches = [*_batches(whole, reader.rows_at_once(short + step)),
+               *_batches(last, reader.rows_at_once(short + step))]  # fmt: skip
     found = torch.zeros(len(documents), length - 1)
-    known = torch.zeros(length - 1, dtype=torch.bool)
-    jobs = []
-    for start in range(0, length - short + 1, step):
-        last = start + short
-        known[last - step - 1 : last - 1] = True
-        jobs += [(number, start) for number in range(len(documents))]
-    wanted = torch.zeros(1, short - 1, dtype=torch.bool)
-    wanted[:, short - 1 - step :] = True
-    batches = torch.arange(len(jobs)).split(reader.rows_at_once(short))
     for turn, counts in reader.split.turns(len(batches)):
-        chosen = [jobs[i] for i in batches[turn]]
-        rows = torch.stack([documents[number][start : start + short] for number, start in chosen])
-        losses = reader.losses(rows, wanted.expand(len(rows), -1))
+        chosen = batches[turn]
+        size = min(short + step, length - chosen[0][1])
+        rows = torch.stack([documents[number][start : start + size] for number, start in chosen])
+        wanted = torch.zeros(len(rows), size - 1, dtype=torch.bool)
+        wanted[:, short - 1 :] = True
+        losses = reader.losses(rows, wanted)
         if counts:
             for (number, start), row in zip(chosen, losses, strict=True):
-                last = start + short - 1
-                found[number, last - step : last] = row[-step:]
+                found[number, start + short - 1 : start + size - 1] = row[short - 1 :]
     found = reader.split.sum(found, reader.device)
-    found[:, ~known] = math.nan
+    found[:, : short - 1] = math.nan
     return found
+
+
+def _batches(jobs: list[tuple[int, int]], size: int) -> list[list[tuple[int, int]]]:
+    return [jobs[i : i + size] for i in range(0, len(jobs), size)]

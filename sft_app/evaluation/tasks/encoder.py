@@ -23,9 +23,9 @@ class Encoder:
 
         Tokenizers put a space in front of what begins, and join what belongs together; so the two
         are tokenised together, and the ids of the context taken off. Where both share a token, the
-        last character of the context has to do, and then none.
+        last character of the context has to do, and then a line break, which shares none.
         """
-        for before in (context, context[-1:]):
+        for before in (context, context[-1:], "\n"):
             if before:
                 known = self._encode_context(before)
                 ids = self.encode(before + text)

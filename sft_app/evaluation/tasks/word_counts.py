@@ -1,8 +1,9 @@
 """Counting words: the common ones of a list, and the frequent ones of a Zipf distribution.
 
 RULER's aggregation tasks (arXiv:2404.06654, section 3.3): ten words stand 30 times each among words
-that stand 3 times; or words stand as often as a Zipf distribution with exponent 2.0 says, and the
-three most frequent are asked for. So that there is one right answer, the first are to be given in
+that stand 3 times; or the k-th word stands as often as a Zipf distribution with exponent 2.0 says,
+the most frequent one being noise (three dots, which are to be ignored), and the three most frequent
+ones after it are asked for. So that there is one right answer, the first are to be given in
 alphabetical order, the second most frequent first.
 """
 
@@ -18,8 +19,8 @@ from sft_app.evaluation.tasks.words import made_words
 NUM_COMMON, TIMES_COMMON, TIMES_UNCOMMON = 10, 30, 3
 NUM_FREQUENT, ZIPF_EXPONENT = 3, 2.0
 NUM_ZIPF_WORDS = 400
-MIN_FREQUENT_TOKENS = 60
-"""Of the list: below this the third and the fourth word are as frequent as each other."""
+ZIPF_NOISE = "..."
+"""The word of the first rank."""
 NO_TOKEN = -1
 INTRO = "Below is a list of words, many of which stand in it several times."
 
@@ -31,7 +32,9 @@ class WordLists:
         """`longest`: tokens of the longest list."""
         count = NUM_COMMON + NUM_ZIPF_WORDS + longest // TIMES_UNCOMMON // 2
         self.words = made_words(count)
-        ids = encoder.encode_words(list(self.words))
+        self.noise = len(self.words)
+        """Its row in the table, behind those of the words."""
+        ids = encoder.encode_words([*self.words, ZIPF_NOISE])
         self.lengths = np.array([len(row) for row in ids])
         self.table = np.full((len(ids), self.lengths.max()), NO_TOKEN)
         """Token ids of each word [W, longest], filled up with NO_TOKEN."""
@@ -55,15 +58,16 @@ class WordLists:
         )
 
     def frequent_words(self, index: int, rng: random.Random) -> Exercise:
-        """Ask for the three most frequent words of a Zipf distribution."""
-        chosen = rng.sample(range(len(self.words)), NUM_ZIPF_WORDS)
+        """Ask for the most frequent words of a Zipf distribution, behind the noise."""
+        chosen = [self.noise, *rng.sample(range(len(self.words)), NUM_ZIPF_WORDS - 1)]
+        asked_for = chosen[1 : 1 + NUM_FREQUENT]
         shuffle_seed = rng.getrandbits(64)
         return Exercise(
             intro=INTRO,
-            question=f"Which {NUM_FREQUENT} words stand most often in the list? Give the most "
-            "frequent one first.",
+            question=f"Which {NUM_FREQUENT} words stand most often in the list? Ignore the dots "
+            f"'{ZIPF_NOISE}'. Give the most frequent one first.",
             answer_prefix=f"The {NUM_FREQUENT} most frequent words are",
-            references=tuple(self.words[i] for i in chosen[:NUM_FREQUENT]),
+            references=tuple(self.words[i] for i in asked_for),
             fill=lambda room: self._fill_frequent(room, chosen, shuffle_seed),
         )
 
@@ -79,14 +83,12 @@ class WordLists:
 
     def _fill_frequent(self, room: int, chosen: Sequence[int], seed: int) -> Ids | None:
         """As many occurrences as fit, shared out by rank; those of less than one are left out."""
-        if room < MIN_FREQUENT_TOKENS:
-            return None
         shares = np.arange(1, NUM_ZIPF_WORDS + 1) ** -ZIPF_EXPONENT
         shares /= shares.sum()
         total = int(room / (shares * self.lengths[np.array(chosen)]).sum())
         times = np.floor(shares * total).astype(int)
-        if times[NUM_FREQUENT - 1] <= times[NUM_FREQUENT]:
-            return None
+        if not (np.diff(times[: NUM_FREQUENT + 2]) < 0).all():
+            return None  # too few for the words asked for, and the next, to differ
         counts = [(i, int(n)) for i, n in zip(chosen, times, strict=True) if n > 0]
         return self._shuffled(counts, room, seed)
 

@@ -48,6 +48,33 @@ def test_with_a_stride_the_end_of_each_window_counts(tiny_model: Path) -> None:
     assert found.loss == pytest.approx(nats / 16, rel=1e-5)
 
 
+@pytest.mark.parametrize(("length", "stride"), [(16, 4), (32, 8), (48, 48)])
+def test_windows_are_those_of_the_recipe_in_transformers_documentation(
+    tiny_model: Path, length: int, stride: int
+) -> None:
+    """Perplexity of fixed-length models: labels of -100 before the last `stride` of each window.
+
+    The recipe also scores the whole first window, whose tokens have less context; here they do not
+    count, for which the end of what was scored begins a stride before the first window's end.
+    """
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    document = torch.randint(0, 256, (96,))
+    nats, tokens, scored_to = 0.0, 0, length - stride
+    for begin in range(0, len(document) - length + 1, stride):
+        end = begin + length
+        labels = document[None, begin:end].clone()
+        labels[:, : -(end - scored_to)] = -100
+        counted = int((labels[:, 1:] != -100).sum())
+        with torch.no_grad():
+            loss = model(document[None, begin:end], labels=labels).loss.item()
+        nats, tokens, scored_to = nats + loss * counted, tokens + counted, end
+    long = LongDocuments(lengths=(length,), documents=(document,))
+    reader = TokenReader(model, "cpu")
+    found = measure_by_length(reader, long, stride=stride, max_windows=99)[str(length)]
+    assert found.tokens == tokens
+    assert found.perplexity == pytest.approx(math.exp(nats / tokens), rel=1e-5)
+
+
 def test_of_many_windows_some_are_read_from_the_first_to_the_last() -> None:
     assert evenly_spread(range(0, 100, 10), 4) == [0, 30, 60, 90]
     assert evenly_spread(range(3), 4) == [0, 1, 2]

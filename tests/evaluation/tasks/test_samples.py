@@ -16,6 +16,15 @@ from sft_app.evaluation.tasks.encoder import Encoder
 from sft_app.evaluation.tasks.haystack import document_haystack, noise_haystack
 from sft_app.evaluation.tasks.prompt_frame import prompt_frame
 from sft_app.evaluation.tasks.words import made_words
+from tests.data.tokenizers_for_tests import (
+    CHATML,
+    LLAMA2,
+    LLAMA3,
+    VICUNA,
+    byte_level,
+    in_python,
+    sentencepiece_like,
+)
 
 Make = Callable[..., TaskSamples]
 
@@ -114,19 +123,22 @@ def test_common_words_stand_30_times_and_the_others_3_times(
         assert list(sample.references) == sorted(sample.references)
 
 
-def test_frequent_words_follow_a_zipf_distribution(
+def test_frequent_words_follow_a_zipf_distribution_whose_first_rank_is_noise(
     make: Make, tokenizer: PreTrainedTokenizerBase
 ) -> None:
+    """RULER, section 3.3: the word of rank k stands N / (k^2 * zeta(2)) times, in whole numbers."""
     for sample in make("frequent_words", lengths=(6000,)).of("frequent_words", 6000):
         counts = word_counts(tokenizer.decode(sample.input_ids[: sample.prompt_length]))
-        ranked = counts.most_common(4)
-        assert [word for word, _ in ranked[:3]] == list(sample.references)
-        assert ranked[2][1] > ranked[3][1]
-        assert ranked[0][1] / ranked[1][1] == pytest.approx(2**2.0, rel=0.05)
+        ranked = counts.most_common(6)
+        assert ranked[0][0] == "..."
+        assert [word for word, _ in ranked[1:4]] == list(sample.references)
+        for rank, (_, times) in enumerate(ranked, start=1):
+            assert times == pytest.approx(ranked[0][1] / rank**2, abs=1.0)
+        assert ranked[3][1] > ranked[4][1], "there is one right answer"
 
 
 def word_counts(prompt: str) -> Counter[str]:
-    known = set(made_words(3000))
+    known = {*made_words(3000), "..."}
     return Counter(word for word in prompt.split() if word in known)
 
 
@@ -163,3 +175,50 @@ def test_without_a_chat_template_the_prompt_is_plain(tiny_model: Path) -> None:
     text = tokenizer.decode(sample.input_ids)
     assert "<|im_start|>" not in text
     assert text.endswith(f"\nThe pass key is {sample.references[0]}")
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{{ raise_exception('a system turn,\nplease') }}", "a system turn, please"),
+        ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "as it is"),
+        ("{% for m in messages %}{{ m.content }} {{ m.content }}{% endfor %}", "as it is"),
+    ],
+    ids=["refuses", "changes the case", "shows it twice"],
+)
+def test_a_template_that_cannot_frame_a_question_is_told_and_left_out(
+    tiny_model: Path, template: str, why: str
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = template
+    frame = prompt_frame(tokenizer)
+    assert (frame.before, frame.after) == ("", "\n")
+    assert frame.name.startswith("plain text (the chat template") and why in frame.name
+
+
+def test_what_follows_a_word_keeps_its_text_where_the_tokenizer_joins_both() -> None:
+    """The corpus has "Hello,", so that an o and a comma are one token."""
+    encoder = Encoder(sentencepiece_like())
+    ids = encoder.encode("romo") + encoder.encode_after("romo", ", paga")
+    assert encoder.tokenizer.decode(ids) == "romo, paga"
+
+
+KINDS = {"bytes": byte_level, "sentencepiece": sentencepiece_like, "python": in_python}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("template", [CHATML, LLAMA2, LLAMA3, VICUNA, None])
+def test_every_kind_of_tokenizer_and_template_gives_the_answer_as_it_is_written(
+    kind: str, template: str | None
+) -> None:
+    tokenizer = KINDS[kind](CHATML)
+    tokenizer.chat_template = template
+    haystack = noise_haystack(tokenizer, 2000, 0)
+    material = Material(Encoder(tokenizer), prompt_frame(tokenizer), haystack)
+    for task in (name for name in TASK_NAMES if name != "common_words"):
+        for sample in TaskSamples(material, [task], (2001,), samples=2, seed=1).of(task, 2001):
+            assert len(sample.input_ids) == 2001
+            answer = tokenizer.decode(sample.input_ids[sample.prompt_length :])
+            assert answer.strip() == ", ".join(sample.references)
+            for reference, (begin, end) in zip(sample.references, sample.spans, strict=True):
+                assert tokenizer.decode(sample.input_ids[begin:end]).strip(", ") == reference
