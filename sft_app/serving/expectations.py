@@ -5,6 +5,8 @@ probe and the logits that the model in memory gave for it.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,14 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from sft_app.common.permissions import as_umask_says
+from sft_app.loader.tokenizer.template_variables import FIXED_DATE
 from sft_app.records.run_files import write_atomically
 
 EXPECTED, PROBE = "expected.json", "probe.safetensors"
 PROBE_TOKENS = 48
+SPECIAL_IDS = ("pad_token_id", "eos_token_id", "bos_token_id")
+OF_THE_WRITER = ("transformers_version", "use_cache")
+"""Of a generation configuration: who wrote it, and what is looked at by itself."""
 TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
     "Two  spaces,   three; a\ttab\nand a newline.\n\n",
@@ -58,12 +64,13 @@ def write_expectations(
     probe: tuple[torch.Tensor, torch.Tensor] | None,
     *,
     serving_length: int,
+    saved_template: str | None,
     computed_in: str,
 ) -> None:
     """Write what a fresh process is to find, on rank 0; without a `probe` logits are not compared.
 
-    `serving_length`: the tokenizer's model_max_length in what was saved; `computed_in`: the dtype
-    of the matrix products behind the logits.
+    `serving_length` and `saved_template`: the tokenizer's model_max_length and chat template in
+    what was saved; `computed_in`: the dtype of the matrix products behind the logits.
     """
     folder.mkdir(exist_ok=True)
     if probe is not None:
@@ -76,8 +83,10 @@ def write_expectations(
         "rope_parameters": rope_facts(text),
         "max_position_embeddings": getattr(text, "max_position_embeddings", None),
         "model_max_length": serving_length,
-        **tokenizer_facts(tokenizer),
+        **model_facts(model),
     }
+    with _with_template(tokenizer, saved_template):
+        expected |= tokenizer_facts(tokenizer)
     write_atomically(folder / EXPECTED, json.dumps(expected, indent=2) + "\n")
 
 
@@ -100,19 +109,51 @@ def without_legacy_type(parameters: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def model_facts(model: PreTrainedModel) -> dict[str, Any]:
+    """Return what a model's configurations say about special tokens and about generating."""
+    text, generation = model.config.get_text_config(decoder=True), model.generation_config
+    stated = {} if generation is None else generation.to_diff_dict()
+    return {
+        "special_ids": {name: getattr(text, name, None) for name in SPECIAL_IDS},
+        "generation": {
+            key: value
+            for key, value in stated.items()
+            if key not in OF_THE_WRITER and not key.startswith("_")
+        },
+    }
+
+
 def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Return what two tokenizers that are the same have in common."""
+    """Return what two tokenizers that are the same have in common.
+
+    Conversations are rendered as of a fixed day, for templates that ask for the date.
+    """
     turns = None
     if tokenizer.chat_template is not None:
         try:
             turns = tokenizer.apply_chat_template(
-                list(TURNS), tokenize=False, add_generation_prompt=True
+                list(TURNS),
+                tokenize=False,
+                add_generation_prompt=True,
+                strftime_now=FIXED_DATE.strftime,
             )
         except Exception as error:  # templates raise whatever they like
             turns = f"fails: {type(error).__name__}"
     return {
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
         "text_ids": [tokenizer(text)["input_ids"] for text in TEXTS],
+        "chat_template": tokenizer.chat_template,
         "chat": turns,
     }
+
+
+@contextmanager
+def _with_template(tokenizer: PreTrainedTokenizerBase, template: str | None) -> Iterator[None]:
+    before = tokenizer.chat_template
+    tokenizer.chat_template = template
+    try:
+        yield
+    finally:
+        tokenizer.chat_template = before

@@ -20,13 +20,16 @@ from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from sft_app.common.processes import die_with_parent
+from sft_app.records.manifest import MANIFEST, damage_of
 from sft_app.records.run_files import ADAPTER
 from sft_app.records.verification import Check, Verification
 from sft_app.serving.expectations import (
     EXPECTED,
     PROBE,
+    model_facts,
     probe_logits,
     rope_facts,
     tokenizer_facts,
@@ -34,6 +37,8 @@ from sft_app.serving.expectations import (
 )
 
 PEFT_CONFIG = "adapter_config.json"
+SHOWN = 80
+"""Characters of a value that is not as it was."""
 FLOAT32_BELOW = 3e9
 """Parameters: what is larger is compared in its own dtype, for the host's memory."""
 TOLERANCE = {"float32": 1e-3}
@@ -44,12 +49,16 @@ TOLERANCE_16_BITS = 5e-2
 def verify_saved(directory: Path, expectations: Path | None) -> Verification:
     """Return what plain transformers makes of `directory`."""
     checks: dict[str, Check] = {}
+    if (directory / MANIFEST).is_file():
+        damage = damage_of(directory)
+        checks["files"] = Check(passed=damage is None, detail=damage or "as they were written")
     try:
         model, missing = _load(directory)
         tokenizer = AutoTokenizer.from_pretrained(directory)
     except Exception as error:  # whatever a reader would run into
         text = " ".join(f"{type(error).__name__}: {error}".split())
-        return Verification(passed=False, checks={"loads": Check(passed=False, detail=text)})
+        checks["loads"] = Check(passed=False, detail=text)
+        return Verification(passed=False, checks=checks)
     checks["loads"] = Check(
         passed=not missing, detail=missing or "every weight is there, and none too many"
     )
@@ -57,14 +66,14 @@ def verify_saved(directory: Path, expectations: Path | None) -> Verification:
     if expectations is not None and (expectations / EXPECTED).is_file():
         expected = json.loads((expectations / EXPECTED).read_text(encoding="utf-8"))
     checks["cache"] = _use_cache(model)
-    checks["special tokens"] = _special_tokens(model, tokenizer)
+    checks["special tokens"] = _special_tokens(model, tokenizer, directory)
     checks["positions"] = _positions(model, tokenizer, expected)
     if expected is not None:
         facts = tokenizer_facts(tokenizer)
-        checks["tokenizer"] = _same(
-            {key: facts[key] for key in ("text_ids", "pad_token_id", "eos_token_id")}, expected
-        )
-        checks["chat template"] = _same({"chat": facts["chat"]}, expected)
+        of_template = {key: facts.pop(key) for key in ("chat", "chat_template")}
+        checks["tokenizer"] = _same(facts, expected)
+        checks["chat template"] = _same(of_template, expected)
+        checks["generation"] = _same(model_facts(model), expected)
     checks["logits"] = _logits(model, tokenizer, expectations, expected)
     adapter = expectations.parent / ADAPTER if expectations is not None else None
     if adapter is not None and (adapter / PEFT_CONFIG).is_file() and expected is not None:
@@ -91,7 +100,7 @@ def _use_cache(model: Any) -> Check:
     return Check(passed=not off, detail=f"use_cache is off in {off}" if off else "use_cache is on")
 
 
-def _special_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> Check:
+def _special_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, directory: Path) -> Check:
     rows = model.get_input_embeddings().num_embeddings
     config, generation = model.config.get_text_config(decoder=True), model.generation_config
     wrong = []
@@ -99,7 +108,9 @@ def _special_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> Check:
         own = getattr(tokenizer, name)
         if own is not None and own >= rows:
             wrong.append(f"{name} {own} has no row in an embedding of {rows}")
-    ends = _as_list(getattr(generation, "eos_token_id", None)) or _as_list(config.eos_token_id)
+    ends = _as_list(getattr(generation, "eos_token_id", None))
+    if not (directory / GENERATION_CONFIG_NAME).is_file():  # else that file alone is asked
+        ends = ends or _as_list(config.eos_token_id)
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ends:
         wrong.append(
             f"generation ends at {ends}, and the tokenizer's EOS is {tokenizer.eos_token_id}"
@@ -130,11 +141,21 @@ def _positions(
 def _same(found: dict[str, Any], expected: dict[str, Any]) -> Check:
     # Through JSON, as what was expected came: numbers as keys, tuples.
     other = [
-        f"{key} is {str(value)[:80]}, and was {str(expected[key])[:80]}"
+        f"{key} is {_differing(value, expected[key])}"
         for key, value in json.loads(json.dumps(found)).items()
-        if value != expected[key]
+        if key in expected and value != expected[key]  # a run of an older version wrote less
     ]
     return Check(passed=not other, detail="; ".join(other) or "the same")
+
+
+def _differing(found: Any, expected: Any) -> str:
+    """Both values, shortened; of long texts where they begin to differ."""
+    one, other = str(found), str(expected)
+    pairs = zip(one, other, strict=False)
+    same = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+    begin = max(0, same - 20) if max(len(one), len(other)) > SHOWN else 0
+    shown = [text[begin : begin + SHOWN] for text in (one, other)]
+    return f"{shown[0]!r}, and was {shown[1]!r}"
 
 
 def _logits(

@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Phi3Config
 
 from sft_app.loader.rope.legacy_keys import add_legacy_rope_keys
+from sft_app.loader.tokenizer.template_variables import fix_variables
+from sft_app.records.manifest import write_manifest
 from sft_app.serving.expectations import probe_logits, rope_facts, write_expectations
 from sft_app.serving.verify_saved import verify_saved
 
@@ -25,7 +27,7 @@ def expected(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     write_expectations(
         folder, model, tokenizer, probe_logits(model, tokenizer, CPU),
-        serving_length=64, computed_in="float32",
+        serving_length=64, saved_template=tokenizer.chat_template, computed_in="float32",
     )  # fmt: skip
     return folder
 
@@ -34,7 +36,7 @@ def test_what_was_saved_is_found_as_it_was(tiny_model: Path, expected: Path) -> 
     verdict = verify_saved(tiny_model, expected)
     assert verdict.passed, verdict.sentence()
     assert set(verdict.checks) == {"loads", "cache", "special tokens", "positions", "tokenizer",
-                                   "chat template", "logits"}  # fmt: skip
+                                   "chat template", "generation", "logits"}  # fmt: skip
 
 
 def test_any_directory_can_be_looked_at(tiny_model: Path) -> None:
@@ -85,6 +87,27 @@ def drop_a_weight(directory: Path) -> None:
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
 
 
+def flip_a_bit(directory: Path) -> None:
+    """The lowest one of one number of the last layer: no logit differs by a thousandth."""
+    path = directory / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-4] ^= 1
+    path.write_bytes(data)
+
+
+def change_a_line_of_the_template(directory: Path) -> None:
+    """One that no conversation of the probe comes by."""
+    path = directory / "chat_template.jinja"
+    path.write_text(path.read_text() + "{% if tools %}{{ tools }}{% endif %}")
+
+
+def forget_the_end(directory: Path) -> None:
+    path = directory / "generation_config.json"
+    settings = json.loads(path.read_text())
+    del settings["eos_token_id"]
+    path.write_text(json.dumps(settings))
+
+
 def change_a_token(directory: Path) -> None:
     path = directory / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
@@ -103,17 +126,46 @@ def change_a_token(directory: Path) -> None:
         (edit("config.json", rope_parameters={"rope_type": "linear", "factor": 2.0,
                                               "rope_theta": 10000.0}), "positions"),
         (edit("generation_config.json", use_cache=False), "cache"),
+        (edit("generation_config.json", temperature=0.5, do_sample=True), "generation"),
+        (edit("config.json", pad_token_id=3), "generation"),
         (edit("tokenizer_config.json", eos_token="<|pad|>"), "special tokens"),
+        (forget_the_end, "special tokens"),
+        (change_a_line_of_the_template, "chat template"),
+        (lambda directory: (directory / "chat_template.jinja").unlink(), "chat template"),
+        (flip_a_bit, "files"),
         (lambda directory: (directory / "config.json").unlink(), "loads"),
     ],
-    ids=["weight", "missing weight", "token", "length", "rope", "cache", "eos", "config"],
+    ids=["weight", "missing weight", "token", "length", "rope", "cache", "sampling", "pad",
+         "eos", "no end", "template", "no template", "bit", "config"],
 )  # fmt: skip
 def test_damage_is_found_and_named(
     tiny_model: Path, expected: Path, tmp_path: Path, damage: Damage, check: str
 ) -> None:
     copy = tmp_path / "model"
     shutil.copytree(tiny_model, copy)
+    write_manifest(copy)
     damage(copy)
     verdict = verify_saved(copy, expected)
     assert not verdict.passed
     assert not verdict.checks[check].passed, verdict.sentence()
+    assert not verdict.checks["files"].passed, verdict.sentence()
+
+
+def test_a_template_that_asks_for_the_date_is_the_same_on_another_day(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """What is trained has a fixed day, and what is saved the clock."""
+    template = "{{ strftime_now('%d %b %Y') }}{{ messages[0].content }}"
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    for name, saved in (("same", template), ("other", template.replace("%Y", "%y"))):
+        folder = tmp_path / name
+        model.save_pretrained(folder)
+        tokenizer.chat_template = saved
+        tokenizer.save_pretrained(folder)
+        tokenizer.chat_template = fix_variables(template, {}).training
+        write_expectations(
+            tmp_path / "verification", model, tokenizer, None,
+            serving_length=64, saved_template=template, computed_in="float32",
+        )  # fmt: skip
+        assert verify_saved(folder, tmp_path / "verification").passed == (name == "same")

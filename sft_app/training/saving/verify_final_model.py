@@ -38,6 +38,8 @@ def write_expected(
             plans.tokenizer,
             probe,
             serving_length=serving_length(plans.rope, plans.tokenizer_plan),
+            saved_template=plans.tokenizer_plan.saved_chat_template
+            or plans.tokenizer.chat_template,
             computed_in=name_of(plans.precision.compute if sharded else model.dtype),
         )
 
