@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from sft_app.common.console import guard_console
-from sft_app.records.run_files import MODEL, VERIFICATION
+from sft_app.records.run_files import ADAPTER, MODEL, VERIFICATION
 from sft_app.records.verification import Verification
 from sft_app.serving.fresh_process import verify_in_fresh_process
 
@@ -22,10 +22,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("directory", metavar="DIR", type=Path, help="a run, or any saved model")
     directory: Path = parser.parse_args(arguments).directory
     model_dir = directory / MODEL if (directory / MODEL).is_dir() else directory
-    if not (model_dir / "config.json").is_file():
+    if not any((model_dir / name).is_file() for name in ("config.json", "adapter_config.json")):
         print(f"sft-verify: {directory} holds no saved model: no config.json.", file=sys.stderr)
         return 2
-    run_dir = model_dir.parent if model_dir.name == MODEL else directory
+    whole = model_dir.resolve()
+    run_dir = whole.parent if whole.name in (MODEL, ADAPTER) else whole
     expectations = run_dir / VERIFICATION
     known = expectations.is_dir()
     verdict = verify_in_fresh_process(model_dir, expectations if known else None)

@@ -13,9 +13,7 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import load_file
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedTokenizerBase,
@@ -26,8 +24,8 @@ from sft_app.common.processes import die_with_parent
 from sft_app.records.manifest import MANIFEST, damage_of
 from sft_app.records.run_files import ADAPTER
 from sft_app.records.verification import Check, Verification
+from sft_app.serving.compare_logits import compare_logits, in_float32_if_small, read_expected
 from sft_app.serving.expectations import (
-    EXPECTED,
     PROBE,
     model_facts,
     probe_logits,
@@ -35,20 +33,19 @@ from sft_app.serving.expectations import (
     tokenizer_facts,
     without_legacy_type,
 )
+from sft_app.serving.load_adapter import is_adapter
+from sft_app.serving.verify_adapter import adapter_checks, in_one
 
-PEFT_CONFIG = "adapter_config.json"
 SHOWN = 80
 """Characters of a value that is not as it was."""
-FLOAT32_BELOW = 3e9
-"""Parameters: what is larger is compared in its own dtype, for the host's memory."""
-TOLERANCE = {"float32": 1e-3}
-TOLERANCE_16_BITS = 5e-2
-"""Of the largest logit: by how much any logit may differ."""
 
 
 def verify_saved(directory: Path, expectations: Path | None) -> Verification:
-    """Return what plain transformers makes of `directory`."""
+    """Return what plain transformers makes of `directory`; of an adapter alone, what PEFT does."""
     checks: dict[str, Check] = {}
+    if is_adapter(directory):
+        checks = adapter_checks(directory, expectations)
+        return Verification(passed=all(check.passed for check in checks.values()), checks=checks)
     if (directory / MANIFEST).is_file():
         damage = damage_of(directory)
         checks["files"] = Check(passed=damage is None, detail=damage or "as they were written")
@@ -62,9 +59,7 @@ def verify_saved(directory: Path, expectations: Path | None) -> Verification:
     checks["loads"] = Check(
         passed=not missing, detail=missing or "every weight is there, and none too many"
     )
-    expected = None
-    if expectations is not None and (expectations / EXPECTED).is_file():
-        expected = json.loads((expectations / EXPECTED).read_text(encoding="utf-8"))
+    expected = read_expected(expectations)
     checks["cache"] = _use_cache(model)
     checks["special tokens"] = _special_tokens(model, tokenizer, directory)
     checks["positions"] = _positions(model, tokenizer, expected)
@@ -75,11 +70,10 @@ def verify_saved(directory: Path, expectations: Path | None) -> Verification:
         checks["chat template"] = _same(of_template, expected)
         checks["generation"] = _same(model_facts(model), expected)
     checks["logits"] = _logits(model, tokenizer, expectations, expected)
-    adapter = expectations.parent / ADAPTER if expectations is not None else None
-    if adapter is not None and (adapter / PEFT_CONFIG).is_file() and expected is not None:
-        stored = str(model.config.dtype)
+    beside = expectations.parent / ADAPTER if expectations is not None else None
+    if beside is not None and expected is not None and is_adapter(beside):
         del model
-        checks["adapter"] = _adapter(adapter, expectations or adapter, expected, stored)
+        checks["adapter"] = in_one(adapter_checks(beside, expectations))
     return Verification(passed=all(check.passed for check in checks.values()), checks=checks)
 
 
@@ -88,8 +82,7 @@ def _load(directory: Path) -> tuple[Any, str]:
     model, info = AutoModelForCausalLM.from_pretrained(
         directory, dtype="auto", output_loading_info=True
     )
-    if sum(p.numel() for p in model.parameters()) < FLOAT32_BELOW:
-        model = model.float()
+    model = in_float32_if_small(model)
     odd = {name: sorted(map(str, keys))[:3] for name, keys in info.items() if keys}
     return model.eval(), "; ".join(f"{name}: {', '.join(keys)}" for name, keys in odd.items())
 
@@ -169,54 +162,7 @@ def _logits(
         finite = bool(torch.isfinite(logits).all())
         return Check(passed=finite, detail="finite" if finite else "not finite")
     exact = model.dtype == torch.float32 and expected["computed_in"] == "float32"
-    return _same_logits(model, expectations, TOLERANCE["float32"] if exact else TOLERANCE_16_BITS)
-
-
-def _adapter(
-    adapter: Path, expectations: Path, expected: dict[str, Any], merged_dtype: str
-) -> Check:
-    """The adapter on its base, by PEFT, gives what the merged model gave in memory."""
-    about = json.loads((adapter / PEFT_CONFIG).read_text(encoding="utf-8"))
-    base = str(about["base_model_name_or_path"])
-    if "://" in base or (Path(base).exists() and not (Path(base) / "config.json").is_file()):
-        return Check(
-            passed=True, detail=f"not compared: {Path(base).name} is no folder of transformers"
-        )
-    if not (expectations / PROBE).is_file():
-        return Check(passed=True, detail="not compared: no logits were kept")
-    try:
-        from peft import PeftModel
-
-        config = AutoConfig.from_pretrained(adapter)
-        text = config.get_text_config(decoder=True)
-        revision = about.get("revision")
-        own = AutoConfig.from_pretrained(base, revision=revision)
-        rows, text.vocab_size = text.vocab_size, own.get_text_config(decoder=True).vocab_size
-        model = AutoModelForCausalLM.from_pretrained(
-            base, revision=revision, config=config, dtype="auto"
-        )
-        if rows != text.vocab_size:
-            model.resize_token_embeddings(rows, mean_resizing=False)
-        if sum(p.numel() for p in model.parameters()) < FLOAT32_BELOW:
-            model = model.float()
-        model = PeftModel.from_pretrained(model, adapter).eval()
-    except Exception as error:  # whatever a reader would run into
-        return Check(passed=False, detail=" ".join(f"{type(error).__name__}: {error}".split()))
-    # The merged sum was rounded to what is saved; the adapter beside its base is not.
-    exact = merged_dtype == "torch.float32" and expected["computed_in"] == "float32"
-    return _same_logits(model, expectations, TOLERANCE["float32"] if exact else TOLERANCE_16_BITS)
-
-
-def _same_logits(model: Any, expectations: Path, allowed: float) -> Check:
-    probe = load_file(expectations / PROBE)
-    with torch.no_grad():
-        logits = model(input_ids=probe["input_ids"], use_cache=False).logits.float()
-    if logits.shape != probe["logits"].shape:
-        return Check(passed=False, detail=f"{logits.shape[-1]} logits a token")
-    largest = float(probe["logits"].abs().max())
-    difference = float((logits - probe["logits"]).abs().max()) / max(largest, 1e-6)
-    text = f"differ by {difference:.1e} of the largest, {allowed:.0e} allowed"
-    return Check(passed=difference <= allowed, detail=text)
+    return compare_logits(model, expectations, exact=exact)
 
 
 def _as_list(value: Any) -> list[int]:

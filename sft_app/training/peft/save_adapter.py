@@ -38,8 +38,12 @@ def stage_adapter(
     (staged / "README.md").unlink(missing_ok=True)  # a form without answers
     path = staged / PEFT_CONFIG
     about = json.loads(path.read_text(encoding="utf-8"))
+    base = Path(model_config.name_or_path).expanduser()
     about |= {
-        "base_model_name_or_path": model_config.name_or_path,
+        # Whole: it is read from other folders than this process's.
+        "base_model_name_or_path": str(base.resolve())
+        if base.exists()
+        else model_config.name_or_path,
         "revision": model_config.revision,
     }
     write_atomically(path, json.dumps(about, indent=2) + "\n")
