@@ -5,24 +5,31 @@ import sys
 from pathlib import Path
 
 from sft_app.common.console import guard_console
+from sft_app.common.errors import ConfigError
 from sft_app.records.run_files import MODEL
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command: exit code 0, or 2 with one sentence."""
+    """Run the command: exit code 0, 1 (no answer to the one question), 2 with one sentence."""
     guard_console()
     options = _parser().parse_args(arguments)
     folders = [options.directory, *([options.compare] if options.compare else [])]
     try:
         models = [_model_in(folder) for folder in folders]
-    except ValueError as error:
+        one_shot = options.prompt
+        if one_shot is None and not sys.stdin.isatty():
+            one_shot = sys.stdin.read()
+        if one_shot is not None and not one_shot.strip():
+            raise ConfigError("there is no question: give --prompt TEXT, or text on its input.")
+        return _chat(models, options, one_shot)
+    except ConfigError as error:
         print(f"sft-chat: {error}", file=sys.stderr)
         return 2
-    _chat(models, options)
-    return 0
+    except KeyboardInterrupt:  # while it loads
+        return 130
 
 
-def _chat(models: list[Path], options: argparse.Namespace) -> None:
+def _chat(models: list[Path], options: argparse.Namespace, one_shot: str | None) -> int:
     # After the arguments are known to be right: these imports take seconds.
     import torch
     import transformers
@@ -45,23 +52,19 @@ def _chat(models: list[Path], options: argparse.Namespace) -> None:
     if options.system:
         for conversation in session.conversations:
             conversation.set_system(options.system)
-    one_shot = options.prompt
-    if one_shot is None and not sys.stdin.isatty():
-        one_shot = sys.stdin.read().strip()
     if one_shot is not None:
-        session.ask(one_shot)
-        return
+        return 0 if session.ask(one_shot.strip()) else 1
     print("Talk to the model; /help lists the commands.")
     read = line_reader()
     while True:
         try:
             line = read()
         except EOFError:
-            return
+            return 0
         except KeyboardInterrupt:
             continue
         if not session.take(line):
-            return
+            return 0
 
 
 def _say(text: str) -> None:
@@ -71,8 +74,8 @@ def _say(text: str) -> None:
 def _model_in(directory: Path) -> Path:
     """The saved model of a run, or the directory itself."""
     model_dir = directory / MODEL if (directory / MODEL).is_dir() else directory
-    if not (model_dir / "config.json").is_file():
-        raise ValueError(
+    if not any((model_dir / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise ConfigError(
             f"{directory} holds no saved model (no config.json): give a completed run's directory, "
             "or one that save_pretrained wrote."
         )
@@ -91,25 +94,35 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--prompt", metavar="TEXT", help="ask this, and leave")
     parser.add_argument("--system", metavar="TEXT", help="the system turn")
-    parser.add_argument("--temperature", type=_number, default=0.7, help="0: no sampling")
-    parser.add_argument("--top-p", type=_number, default=0.95)
+    parser.add_argument("--temperature", type=_temperature, default=0.7, help="0: no sampling")
+    parser.add_argument("--top-p", type=_share, default=0.95, help="0 to 1")
     parser.add_argument("--max-new-tokens", type=_count, default=512)
     parser.add_argument("--seed", type=int)
     return parser
 
 
-def _number(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < 100:
-        raise ValueError
+def _temperature(text: str) -> float:
+    return _between(text, 0, 100)
+
+
+def _share(text: str) -> float:
+    return _between(text, 0, 1)
+
+
+def _between(text: str, least: float, most: float) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1
+    if not least <= number <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from {least} to {most}")
     return number
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens: give 1 or more")
+    return int(text)
 
 
 if __name__ == "__main__":

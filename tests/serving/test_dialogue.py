@@ -1,12 +1,15 @@
 """A chat: commands, history files that training reads, and a context that is full."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from sft_app.chat import main
 from sft_app.data.read.read_files import read_file
 from sft_app.data.read.record import Record
 from sft_app.serving.dialogue.dialogue_turns import DialogueTurns, prompt_ids
@@ -96,6 +99,91 @@ def test_an_interrupted_answer_is_kept_as_far_as_it_came(
     monkeypatch.setattr(session.speakers[0], "answer", interrupted)
     session.take("Hi")
     assert session.conversations[0].messages[-1]["content"] == "Hel"
+
+
+def test_a_question_that_the_template_refuses_is_forgotten_and_the_chat_goes_on(
+    tiny_model: Path, said: list[str]
+) -> None:
+    """Gemma's template knows no system turn."""
+    speaker = Speaker(tiny_model, CPU)
+    speaker.tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role\nnot supported') }}"
+        "{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
+    session = Session([speaker], Sampling(temperature=0, max_new_tokens=2), said.append)
+    session.take("/system Be brief.")
+    assert not session.ask("Hi")
+    assert said[-1].endswith("refuses this conversation: System role not supported\n")
+    assert [turn["role"] for turn in session.conversations[0].messages] == ["system"]
+    session.take("/system")
+    assert session.ask("Hi")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", '{"messages": null}', '{"messages": ["a"]}', '{"messages": [{"role": "user"}]}',
+     '{"messages": [{"role": "assistant", "content": null}]}'],
+)  # fmt: skip
+def test_a_file_without_a_conversation_is_refused_and_what_was_said_is_kept(
+    session: Session, said: list[str], tmp_path: Path, text: str
+) -> None:
+    session.take("/system Be brief.")
+    (tmp_path / "chat.jsonl").write_text(text)
+    session.take(f"/load {tmp_path / 'chat.jsonl'}")
+    assert "chat.jsonl holds" in said[-1]
+    assert session.conversations[0].messages == [{"role": "system", "content": "Be brief."}]
+
+
+def test_an_adapter_speaks_as_the_model_that_it_was_trained_on(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    peft = pytest.importorskip("peft", reason="PEFT is not installed")
+    config = AutoConfig.from_pretrained(tiny_model)
+    config.rope_parameters = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, config=config)
+    lora = peft.LoraConfig(target_modules=["q_proj", "up_proj"], init_lora_weights=False)
+    model = peft.get_peft_model(base, lora)
+    model.save_pretrained(tmp_path / "adapter")
+    config.save_pretrained(tmp_path / "adapter")
+    merged = model.merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "merged")
+    conversation = DialogueTurns([{"role": "user", "content": "Hi there"}])
+    cold = Sampling(temperature=0, max_new_tokens=12)
+    said = ["".join(Speaker(tmp_path / n, CPU).answer(conversation, cold))
+            for n in ("adapter", "merged")]  # fmt: skip
+    assert said[0] == said[1] != "".join(Speaker(tiny_model, CPU).answer(conversation, cold))
+
+
+def damage_weights(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"damaged")
+
+
+def drop_a_weight(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (damage_weights, "cannot be loaded: SafetensorError"),
+        (drop_a_weight, "lacks weights (model.layers.1.mlp.up_proj.weight)"),
+        (lambda folder: (folder / "config.json").write_text("{"), "cannot be loaded: OSError"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot be loaded: "),
+        (lambda folder: (folder / "config.json").unlink(), "holds no saved model"),
+    ],
+)
+def test_a_broken_model_is_refused_in_a_sentence(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path], object], told: str,
+) -> None:  # fmt: skip
+    shutil.copytree(tiny_model, tmp_path / "model")
+    damage(tmp_path / "model")
+    assert main([str(tmp_path), "--prompt", "Hi"]) == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("sft-chat")]
+    assert told in line
 
 
 def test_the_prompt_has_one_begin_token(tiny_model: Path) -> None:

@@ -8,6 +8,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 
+class NotRendered(ValueError):
+    """Says that the chat template refuses a conversation."""
+
+
 @dataclass
 class DialogueTurns:
     """Holds the turns of a chat, as chat templates and training data have them."""
@@ -42,24 +46,33 @@ class DialogueTurns:
 
     def load(self, path: Path) -> None:
         """Take the last conversation of a file; raises ValueError for what is none."""
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         try:
+            text = path.read_text(encoding="utf-8")
+            lines = [line for line in text.splitlines() if line.strip()]
             messages = json.loads(lines[-1])["messages"]
-            self.messages = [
-                {"role": str(turn["role"]), "content": str(turn["content"])} for turn in messages
-            ]
-        except (IndexError, KeyError, TypeError, json.JSONDecodeError) as error:
+            turns = [{"role": turn["role"], "content": turn["content"]} for turn in messages]
+        except (IndexError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} holds no conversation") from error
+        if not all(isinstance(text, str) for turn in turns for text in turn.values()):
+            raise ValueError(f"{path} holds a turn without text, which is no conversation here")
+        self.messages = turns
 
 
 def prompt_ids(conversation: DialogueTurns, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the token ids of the prompt for the next answer."""
+    """Return the token ids of the prompt for the next answer.
+
+    Raises NotRendered where the chat template refuses the conversation: a system turn, say.
+    """
     if tokenizer.chat_template is None:
         text = "\n".join(turn["content"] for turn in conversation.messages)
         ids: list[int] = tokenizer(text)["input_ids"]
         return ids
-    rendered: Any = tokenizer.apply_chat_template(
-        conversation.messages, tokenize=False, add_generation_prompt=True
-    )
+    try:
+        rendered: Any = tokenizer.apply_chat_template(
+            conversation.messages, tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # templates raise whatever they like
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise NotRendered(f"the chat template refuses this conversation: {why}") from error
     found: list[int] = tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"]
     return found

@@ -52,25 +52,40 @@ class Session:
             self.say(HELP if command == "/help" else f"{command} is not known.\n{HELP}")
         return True
 
-    def ask(self, question: str) -> None:
-        """Put a question to every model, and say each answer as it comes."""
+    def ask(self, question: str) -> bool:
+        """Put a question to every model, and say each answer as it comes; False: one has none.
+
+        A question without an answer is forgotten, and it is said why.
+        """
+        answered = True
         for speaker, conversation in zip(self.speakers, self.conversations, strict=True):
             if len(self.speakers) > 1:
                 self.say(f"[{speaker.name}]\n")
             before = list(conversation.messages)
-            conversation.add("user", question)
-            if not self._make_room(speaker, conversation):
-                conversation.messages = before
-                continue
-            answer = ""
             try:
-                for piece in speaker.answer(conversation, self.sampling):
-                    answer += piece
-                    self.say(piece)
-            except KeyboardInterrupt:
-                self.say(" (ended)")
-            conversation.add("assistant", answer)
-            self.say(f"\n{self.usage(speaker, conversation)}\n")
+                found = self._answer(speaker, conversation, question)
+            except (RuntimeError, ValueError) as error:  # the template's, or out of memory
+                self.say(f"No answer: {' '.join(str(error).split())}\n")
+                found = False
+            if not found:
+                conversation.messages = before
+                answered = False
+        return answered
+
+    def _answer(self, speaker: Speaker, conversation: DialogueTurns, question: str) -> bool:
+        conversation.add("user", question)
+        if not self._make_room(speaker, conversation):
+            return False
+        answer = ""
+        try:
+            for piece in speaker.answer(conversation, self.sampling):
+                answer += piece
+                self.say(piece)
+        except KeyboardInterrupt:
+            self.say(" (ended)")
+        conversation.add("assistant", answer)
+        self.say(f"\n{self.usage(speaker, conversation)}\n")
+        return True
 
     def usage(self, speaker: Speaker, conversation: DialogueTurns) -> str:
         """Return how much of the context is used, and that an answer was cut off by its end."""

@@ -15,7 +15,10 @@ from transformers import (
     TextIteratorStreamer,
 )
 
+from sft_app.common.errors import ConfigError
+from sft_app.records.run_files import MODEL
 from sft_app.serving.dialogue.dialogue_turns import DialogueTurns, prompt_ids
+from sft_app.serving.load_adapter import base_of, is_adapter, load_adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +45,23 @@ class Speaker:
     """Holds one model with its tokenizer, for many answers."""
 
     def __init__(self, directory: Path, device: torch.device) -> None:
-        """Load what was saved, in its own dtype; adapters of PEFT with their base."""
-        self.name = directory.name if directory.name != "model" else directory.parent.name
+        """Load what was saved, in its own dtype; adapters of PEFT with their base.
+
+        Raises ConfigError for what cannot be loaded.
+        """
+        whole = directory.resolve()
+        self.name = whole.parent.name if whole.name == MODEL else whole.name
         self.device = device
         dtype: Any = torch.float32 if device.type == "cpu" else "auto"
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
+        try:
+            model = load_adapter(directory, dtype) if is_adapter(directory) else _load(whole, dtype)
+            self.tokenizer = _tokenizer(directory)
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever a broken file makes of the readers
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ConfigError(f"{directory} cannot be loaded: {text}") from error
         self.model: Any = model.to(device).eval()
-        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory)
         self.prompt_length = 0
         """Tokens of the last prompt."""
         self.answer_length = 0
@@ -116,3 +129,27 @@ class Speaker:
     @staticmethod
     def _is_known(length: object) -> bool:
         return isinstance(length, int | float) and 0 < length < 2**40
+
+
+def _load(directory: Path, dtype: Any) -> Any:
+    """The model, of which no weight is missing: transformers would draw it at random."""
+    model, info = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=dtype, output_loading_info=True
+    )
+    missing = sorted(map(str, info["missing_keys"]))
+    if missing:
+        raise ConfigError(
+            f"{directory} lacks weights ({', '.join(missing[:3])}): what it says would mean "
+            "nothing; sft-verify shows what is wrong with it."
+        )
+    return model
+
+
+def _tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """That of the directory; of an adapter without one, its merged model's, or its base's."""
+    places = [directory]
+    if is_adapter(directory):
+        places += [directory.resolve().parent / MODEL, Path(base_of(directory).location)]
+    place = next((p for p in places if (p / "tokenizer_config.json").is_file()), places[-1])
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
+    return tokenizer

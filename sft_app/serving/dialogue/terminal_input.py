@@ -20,11 +20,17 @@ def line_reader() -> Callable[[], str]:
 def _with_history() -> Callable[[], str]:
     """Enter sends, Alt-Enter begins a new line, the arrows go back in time."""
     from prompt_toolkit import PromptSession
-    from prompt_toolkit.history import FileHistory
+    from prompt_toolkit.history import FileHistory, History, InMemoryHistory
     from prompt_toolkit.key_binding import KeyBindings
 
     file = HISTORY.expanduser()
-    file.parent.mkdir(parents=True, exist_ok=True)
+    history: History = InMemoryHistory()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        history = FileHistory(str(file))
+    except OSError:  # a home that cannot be written to: nothing is remembered
+        pass
     keys = KeyBindings()
 
     def new_line(event: Any) -> None:
@@ -33,6 +39,6 @@ def _with_history() -> Callable[[], str]:
     keys.add("escape", "enter")(new_line)
 
     session: PromptSession[str] = PromptSession(
-        history=FileHistory(str(file)), key_bindings=keys, prompt_continuation="  "
+        history=history, key_bindings=keys, prompt_continuation="  "
     )
     return lambda: session.prompt("> ")
