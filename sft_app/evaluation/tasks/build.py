@@ -31,6 +31,8 @@ BY_NAME: dict[str, Ask] = {
     "variable_tracking": variable_tracking,
     "passkey": passkey,
 }
+LONG = 4096
+"""Tokens; what fits more is found out with a few samples. Below, each one's own names count."""
 ON_WORD_LISTS = ("common_words", "frequent_words")
 assert {*BY_NAME, *ON_WORD_LISTS} == set(TASK_NAMES)
 
@@ -104,7 +106,7 @@ class TaskSamples:
 
     def _fits(self, task: str, length: int) -> bool:
         try:
-            for index in range(min(self.num_samples, 5)):
+            for index in range(min(self.num_samples, 5) if length > LONG else self.num_samples):
                 self.sample(task, length, index)
         except TooShort:
             return False

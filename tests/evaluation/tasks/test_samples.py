@@ -38,11 +38,13 @@ def tokenizer(tiny_model: Path) -> PreTrainedTokenizerBase:
 def make(tokenizer: PreTrainedTokenizerBase) -> Make:
     """A byte is a token."""
 
-    def of(*tasks: str, lengths: tuple[int, ...] = (2048,), seed: int = 1) -> TaskSamples:
+    def of(
+        *tasks: str, lengths: tuple[int, ...] = (2048,), seed: int = 1, samples: int = 5
+    ) -> TaskSamples:
         material = Material(
             Encoder(tokenizer), prompt_frame(tokenizer), noise_haystack(tokenizer, max(lengths), 0)
         )
-        return TaskSamples(material, tasks, lengths, samples=5, seed=seed)
+        return TaskSamples(material, tasks, lengths, samples=samples, seed=seed)
 
     return of
 
@@ -150,6 +152,16 @@ def test_a_length_that_a_task_does_not_fit_is_an_error_or_left_out(make: Make) -
     tasks = make("passkey", "common_words", lengths=(512, 1024))
     with pytest.raises(ConfigError, match=r"common_words .* does not fit 1,024 tokens"):
         tasks.leave_out_unfit(strict=True)
+
+
+def test_a_length_that_only_some_samples_fit_is_left_out(make: Make) -> None:
+    """Names are of several lengths: one in many may not fit where the first five do."""
+    lengths = (392, 400, 404, 424)
+    few, many = (make("niah_multikey", lengths=lengths, samples=n) for n in (5, 60))
+    for tasks in (few, many):
+        tasks.leave_out_unfit(strict=False)
+        assert all(len(list(tasks.of(*pair))) == tasks.num_samples for pair in tasks.pairs())
+    assert 0 < len(many.pairs()) < len(few.pairs()), "there are lengths that five fit and 60 not"
 
 
 def test_the_users_documents_are_the_haystack(
