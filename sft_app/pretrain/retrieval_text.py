@@ -21,18 +21,17 @@ from sft_app.pretrain.train_tokenizer import as_chatml
 from sft_app.pretrain.training_text import Chat
 
 TASKS = ("passkey", "niah_single", "niah_multikey")
-MOST_FACTS = 2
 TOKENS_OF_A_SENTENCE = 8
 """Of noise, at the least: no more sentences are tried than a length has room for."""
 RETRIEVALS_FOR_THE_TOKENIZER = 4000
 
 
-def retold_facts(rng: random.Random) -> Chat:
-    """State up to MOST_FACTS access numbers, and have all of them repeated in another order.
+def retold_facts(most: int, rng: random.Random) -> Chat:
+    """State up to `most` access numbers, and have all of them repeated in another order.
 
     It is what a needle asks for, many times in one row, and so learned in a fraction of the steps.
     """
-    count = rng.randint(1, MOST_FACTS)
+    count = rng.randint(1, most)
     keys, values = new_keys(count, rng), new_numbers(count, rng)
     facts = [access_number(key, value) for key, value in zip(keys, values, strict=True)]
     return _chat(" ".join(facts), " ".join(rng.sample(facts, count)))

@@ -36,6 +36,7 @@ class PretrainSettings:
     retrieval_share: float = 0.0
     short_length: int = 1
     short_steps: int = 0
+    frame_weight: float = 1.0
     train_retrievals: int = 0
     train_retrieval_lengths: list[int] = field(default_factory=list)
 

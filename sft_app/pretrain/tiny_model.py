@@ -43,8 +43,8 @@ def pretrain(model: LlamaForCausalLM, rows: TrainingRows, settings: PretrainSett
     started = time.perf_counter()
     for step in range(1, settings.num_steps + 1):
         batch = rows.batch(step)
-        output = model(input_ids=batch.tokens, labels=batch.tokens, use_cache=False)
-        loss = output.loss
+        logits = model(input_ids=batch.tokens, use_cache=False).logits
+        loss = batch.loss(logits)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -54,7 +54,7 @@ def pretrain(model: LlamaForCausalLM, rows: TrainingRows, settings: PretrainSett
         if step % LOG_STEPS == 0:
             left = (time.perf_counter() - started) / step * (settings.num_steps - step)
             mean = sum(losses[-LOG_STEPS:]) / LOG_STEPS
-            found = batch.share_right(output.logits)
+            found = batch.share_right(logits)
             answers = "" if math.isnan(found) else f"  answers {found:.0%}"
             progress = f"step {step}/{settings.num_steps}  loss {mean:.3f}{answers}"
             print(f"{progress}  {left:.0f} s left", flush=True)

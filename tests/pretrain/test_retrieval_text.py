@@ -1,6 +1,8 @@
 """Needles as training text: in the evaluation's words, with answers that stand in the text."""
 
 import random
+import re
+from dataclasses import astuple
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from sft_app.pretrain.retrieval_text import (
 )
 from sft_app.pretrain.settings import RECIPES, PretrainSettings, load_settings, recipes
 from sft_app.pretrain.train_tokenizer import as_chatml, learn_tokenizer
-from sft_app.pretrain.training_rows import TrainingRows
+from sft_app.pretrain.training_rows import Batch, TrainingRows
 
 
 @pytest.fixture(scope="module")
@@ -78,15 +80,29 @@ def test_the_answers_that_are_counted_are_the_numbers_asked_for(
     settings: PretrainSettings, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     rows = TrainingRows(torch.arange(1000) % 300, tokenizer, settings)
-    for step, digits in ((1, {5, 7}), (settings.short_steps + 1, {5, 7})):
+    for step in (1, settings.short_steps + 1):
         batch = rows.batch(step)
-        for tokens, asked in zip(batch.tokens, batch.answers, strict=True):
+        for tokens, asked, weights in zip(*astuple(batch), strict=True):
             if asked.any():
-                number = tokenizer.decode(tokens[asked])
-                assert number.isdigit()
-                assert len(number) in digits
+                numbers = tokenizer.decode(tokens[asked])
+                assert numbers.isdigit()
+                assert len(numbers) == 5 or len(numbers) % 7 == 0, "a pass key, or access numbers"
+                answer = tokenizer.decode(tokens).partition("assistant\n")[2]
+                assert re.sub(r"\D", "", answer.partition("<|im_end|>")[0]) == numbers
+                assert weights[asked].eq(1).all()
+                frame = weights[: asked.nonzero()[0]]
+                assert frame.eq(1 if step == 1 else settings.frame_weight).all()
         certain = torch.nn.functional.one_hot(batch.tokens, len(tokenizer)).roll(-1, dims=1)
         assert batch.share_right(certain) == 1.0
+
+
+def test_weights_are_shares_of_the_loss() -> None:
+    """Against torch's own mean over the tokens that count."""
+    tokens, logits = torch.tensor([[1, 2, 3, 0]]), torch.randn(1, 4, 5)
+    weights = torch.tensor([[1.0, 1.0, 0.0, 1.0]])
+    batch = Batch(tokens=tokens, answers=tokens > 2, weights=weights)
+    wanted = torch.nn.functional.cross_entropy(logits[0, [0, 2]], torch.tensor([2, 0]))
+    assert batch.loss(logits).item() == pytest.approx(wanted.item())
 
 
 def test_every_recipe_can_be_read() -> None:
