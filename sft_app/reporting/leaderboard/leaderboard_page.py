@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def write_leaderboard(sweep_dir: Path) -> list[Path]:
     """
     board = leaderboard(sweep_dir)
     data, page = sweep_dir / DATA, sweep_dir / PAGE
-    text = json.dumps(dataclasses.asdict(board), indent=1, allow_nan=True)
+    text = json.dumps(_without_nan(dataclasses.asdict(board)), indent=1, allow_nan=False)
     write_atomically(data, text + "\n")
     write_atomically(page, leaderboard_page(board, str(sweep_dir)))
     return [data, page]
@@ -100,6 +101,15 @@ def leaderboard_page(board: Leaderboard, directory: str) -> str:
         close=f"{CLOSE:.0%}",
         test=TEST,
     )
+
+
+def _without_nan(value: Any) -> Any:
+    """Say null for what is not a finite number: JSON has no word for it (RFC 8259, section 6)."""
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _machine(cells: Sequence[CellRecord]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """sft-report --leaderboard: page and JSON from the files of any sweep."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,26 @@ def test_budgets_of_a_cell_are_points_of_one_way_and_their_seconds_add_up(tmp_pa
     (way,) = trajectories(collect_sweep(tmp_path))
     assert [point.tokens for point in way.points] == [0, 1000, 3000]
     assert [point.seconds for point in way.points] == [0.0, 10.0, 20.0]
+
+
+def test_the_data_are_json_to_every_reader(tmp_path: Path) -> None:
+    """RFC 8259 knows no NaN: one seed tests nothing, and a diverged cell has no loss."""
+    write_sweep(tmp_path, lengths=(8192,), seeds=(1,))
+    for cell in tmp_path.iterdir():
+        write_run(cell, plan=plan_of())
+    diverged = read_result(cell)
+    assert diverged.evaluation_after is not None
+    diverged.evaluation_after.by_length["8192"].loss = math.inf
+    diverged.write(cell)
+    assert main(["--leaderboard", str(tmp_path)]) == 0
+
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} is no JSON")
+
+    data = json.loads((tmp_path / "leaderboard.json").read_text(), parse_constant=refuse)
+    assert {pair["p"] for pair in data["boards"][0]["loss_pairs"]} == {None}
+    last = [way["points"][-1]["loss"]["8192"] for way in data["measured"]]
+    assert last.count(None) == 1
 
 
 def test_a_folder_without_measurements_is_refused_in_a_sentence(
