@@ -68,6 +68,8 @@ def make(folder: Path, settings: PretrainSettings) -> None:
         flush=True,
     )
     loss = pretrain(model, TrainingRows(stream, tokenizer, settings), settings)
+    if (second := settings.second_round()) is not None:
+        loss = pretrain(model, TrainingRows(stream, tokenizer, second), second)
     model.save_pretrained(folder)
     as_umask_says(folder)
     tokenizer.save_pretrained(folder)

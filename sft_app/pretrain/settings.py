@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -37,8 +37,26 @@ class PretrainSettings:
     short_length: int = 1
     short_steps: int = 0
     frame_weight: float = 1.0
+    second_round_steps: int = 0
+    second_round_learning_rate: float = 0.0
     train_retrievals: int = 0
     train_retrieval_lengths: list[int] = field(default_factory=list)
+
+    def second_round(self) -> "PretrainSettings | None":
+        """Return what a second round of training is made with, on other rows; None: there is none.
+
+        A learning rate that rises again gets a small model off a plateau that the first round's
+        falling one leaves it on.
+        """
+        if not self.second_round_steps:
+            return None
+        return replace(
+            self,
+            seed=self.seed + 1,
+            num_steps=self.second_round_steps,
+            learning_rate=self.second_round_learning_rate,
+            short_steps=0,
+        )
 
     def digest(self) -> str:
         """Return the SHA-256 of the settings: equal settings make the same model."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sft_app.pretrain.settings import DEFAULT, is_made, load_settings
+from sft_app.pretrain.settings import DEFAULT, RECIPES, is_made, load_settings
 
 
 def test_a_folder_made_from_other_settings_does_not_count(tmp_path: Path) -> None:
@@ -44,3 +44,13 @@ def test_it_is_made_once_and_loads_as_any_checkpoint(tmp_path: Path) -> None:
     )
     assert len(json.loads((tmp_path / "made/train.json").read_text())) == 5
     assert len(json.loads((tmp_path / "made/eval.json").read_text())) == 4
+
+
+def test_a_second_round_has_rows_and_a_learning_rate_of_its_own() -> None:
+    settings = load_settings(RECIPES / "needle_llama.yaml")
+    second = settings.second_round()
+    assert second is not None
+    assert (second.num_steps, second.learning_rate) == (700, 3e-3)
+    assert second.short_steps == 0, "long rows alone"
+    assert second.seed != settings.seed, "other rows than the first round's"
+    assert load_settings(DEFAULT).second_round() is None
