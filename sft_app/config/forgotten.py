@@ -1,5 +1,6 @@
 """A model without data, or data without a model: refused, not filled up with the demo's."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,22 @@ def _is_named(group: str, asked: set[str], config: DictConfig) -> bool:
 
 def _recipe_names(group: str, key: str, config: DictConfig) -> bool:
     choice = OmegaConf.select(config, "hydra.runtime.choices.experiment")
-    if not choice:
-        return False
-    for folder in [*_folders(config), conf_dir()]:
-        path = folder / "experiment" / f"{choice}.yaml"
+    folders = [*_folders(config), conf_dir()]
+    return bool(choice) and _recipe_chooses(str(choice), folders, group, key)
+
+
+def _recipe_chooses(name: str, folders: Sequence[Path], group: str, key: str) -> bool:
+    """Tell whether a recipe names it, or one of those that it builds on does."""
+    for folder in folders:
+        path = folder / "experiment" / f"{name}.yaml"
         if path.is_file():
-            return _chooses(yaml.safe_load(path.read_text(encoding="utf-8")) or {}, group, key)
+            recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            below = [base for base in recipe.get("defaults", []) if isinstance(base, str)]
+            return _chooses(recipe, group, key) or any(
+                _recipe_chooses(base.rpartition("/")[2], folders, group, key)
+                for base in below
+                if base != "_self_"
+            )
     return True  # a recipe that cannot be looked into knows what it does
 
 
