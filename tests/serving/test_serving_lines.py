@@ -1,6 +1,7 @@
 """The lines that serve a model, its card, and what a GGUF file must say about positions."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from sft_app.records.result import (
     Status,
     TaskScore,
 )
-from sft_app.serving.export_gguf import RopeKeys, find_converter, wrong_rope
+from sft_app.serving.export_gguf import find_converter
+from sft_app.serving.gguf_positions import RopeKeys, wrong_rope
 from sft_app.serving.model_card import write_model_card
 from sft_app.serving.serving_lines import serving_lines
 
@@ -48,6 +50,58 @@ def test_every_engine_is_told_the_length_and_llama_cpp_the_scaling(tmp_path: Pat
     )
 
 
+def test_llama_cpp_is_told_what_it_reads_from_no_file(tmp_path: Path) -> None:
+    rope = YARN | {"beta_fast": 16.0, "beta_slow": 1}
+    (line,) = [
+        x for x in serving_lines(model_with(rope, tmp_path / "m")) if x.engine == "llama.cpp"
+    ]
+    assert line.command.endswith("--yarn-orig-ctx 8192 --yarn-beta-fast 16")
+    rope = YARN | {"attention_factor": 1.0}
+    (line,) = [
+        x for x in serving_lines(model_with(rope, tmp_path / "n")) if x.engine == "llama.cpp"
+    ]
+    assert "does not know this rope" in line.note
+    rope = YARN | {"attention_factor": 1 + 0.1 * math.log(4)}
+    (line,) = [
+        x for x in serving_lines(model_with(rope, tmp_path / "o")) if x.engine == "llama.cpp"
+    ]
+    assert line.note == "after sft-export gguf"
+
+
+@pytest.mark.parametrize(
+    ("changed", "wrong"),
+    [
+        ({"attention_factor": 1.0}, "multiplies attention by 1.1386"),
+        ({"attention_factor": 1 + 0.1 * math.log(4)}, None),
+        ({"truncate": False}, "whole dimensions"),
+        ({"beta_fast": 16.0}, None),
+    ],
+)
+def test_a_yarn_that_llama_cpp_computes_otherwise_is_no_export(
+    tmp_path: Path, changed: dict[str, object], wrong: str | None
+) -> None:
+    found = wrong_rope(keys(), model_with(YARN | changed, tmp_path / "m"))
+    assert (found is None) if wrong is None else (found is not None and wrong in found)
+
+
+def test_frequency_factors_must_be_the_models(tmp_path: Path) -> None:
+    """Llama 3.1: wavelengths below 8192 / 4 keep theirs, those above 8192 are divided by 8."""
+    rope = {"rope_type": "llama3", "factor": 8.0, "rope_theta": 500000.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}  # fmt: skip
+    model = model_with(rope, tmp_path / "m")
+    wavelengths = [2 * math.pi * 500000.0 ** (i / 64) for i in range(64)]
+    right = []
+    for length in wavelengths:
+        smooth = min(1.0, max(0.0, (8192 / length - 1.0) / (4.0 - 1.0)))
+        right.append(1 / ((1 - smooth) / 8.0 + smooth))
+    stated = {"freq_base": 500000.0, "scaling": None, "factor": None, "original_context": None}
+    assert wrong_rope(keys(**stated, divisors={"rope_freqs": right}), model) is None
+    found = wrong_rope(keys(**stated, divisors={"rope_freqs": [1.0] * 64}), model)
+    assert found is not None and "are not the model's" in found
+    found = wrong_rope(keys(**stated), model)
+    assert found is not None and "no frequency factors" in found
+
+
 def test_what_an_engine_does_not_know_is_said(tmp_path: Path) -> None:
     dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
     lines = {line.engine: line for line in serving_lines(model_with(dynamic, tmp_path / "m"))}
@@ -57,7 +111,7 @@ def test_what_an_engine_does_not_know_is_said(tmp_path: Path) -> None:
 def keys(**changed: object) -> RopeKeys:
     right = {
         "architecture": "llama", "context_length": 32768, "freq_base": 10000.0, "scaling": "yarn",
-        "factor": 4.0, "original_context": 8192, "has_frequency_factors": False,
+        "factor": 4.0, "original_context": 8192,
     }  # fmt: skip
     return RopeKeys(**(right | changed))  # type: ignore[arg-type]
 
