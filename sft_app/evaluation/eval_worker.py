@@ -44,6 +44,7 @@ def run_evaluation(config: AppConfig, directory: Path) -> None:
     from sft_app.evaluation.plan_evaluation import plan_evaluation
     from sft_app.evaluation.work_split import split_over_all_ranks
     from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
+    from sft_app.loader.checkpoint.weights_plan import plan_weights
     from sft_app.loader.model.embeddings import fit_model_to_tokenizer
     from sft_app.loader.model.load_model import load_model
     from sft_app.loader.rope.rope_plan import plan_rope
@@ -72,6 +73,7 @@ def run_evaluation(config: AppConfig, directory: Path) -> None:
         original_context_length=config.model.original_context_length,
     )
     log.info("%s", rope)
+    plan_weights(config.model, hf_config)  # refuses what would not load
     tokenizer, tokenizer_plan = load_tokenizer(config.tokenizer, config.model, hf_config)
     for warning in tokenizer_plan.warnings:
         log.warning("%s", warning)

@@ -66,11 +66,10 @@ def plan_evaluation(
     `data`: None where only a checkpoint is at hand, and no conversations.
     """
     settings = config.evaluation
-    own_tasks = [task for task in settings.tasks if not task.startswith(LM_EVAL_PREFIX)]
+    named = list(dict.fromkeys(settings.tasks))
+    own_tasks = [task for task in named if not task.startswith(LM_EVAL_PREFIX)]
     others = tuple(
-        task.removeprefix(LM_EVAL_PREFIX)
-        for task in settings.tasks
-        if task.startswith(LM_EVAL_PREFIX)
+        task.removeprefix(LM_EVAL_PREFIX) for task in named if task.startswith(LM_EVAL_PREFIX)
     )
     check_lm_eval(others)
     lengths = choose_lengths(config, rope, hf_config)
@@ -98,7 +97,9 @@ def plan_evaluation(
         settings=settings,
         tokenizer=tokenizer,
         heldout=held_out_conversations(settings, data),
-        long=long_documents(config, tokenizer, lengths, from_conversations=data is not None),
+        long=long_documents(
+            config, tokenizer, lengths, from_conversations=data is not None, needed=not named
+        ),
         tasks=tasks,
         lm_eval=others,
     )

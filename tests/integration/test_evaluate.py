@@ -1,6 +1,7 @@
 """sft-eval on a checkpoint that nobody trained here: eval.json, and what it refuses."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -56,11 +57,14 @@ def test_two_ranks_measure_a_checkpoint_at_its_own_length_and_beyond(
             ["evaluation.documents=short", "evaluation.lengths=[4096]"],
             "evaluation.documents=short is too short: 1,300 tokens, and a haystack of 4,096",
         ),
+        (["model.name_or_path=broken"], "broken/model.safetensors of 7 bytes is no safetensors"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_a_sentence(
     run_command: Run, tiny_model: Path, tmp_path: Path, overrides: list[str], message: str
 ) -> None:
+    shutil.copytree(tiny_model, tmp_path / "broken")
+    (tmp_path / "broken" / "model.safetensors").write_bytes(b"damaged")
     (tmp_path / "short").mkdir()
     (tmp_path / "short" / "a.txt").write_text("A fox runs. \n" * 100)
     answer = run_command(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from sft_app.common.errors import ConfigError
 from sft_app.config.locations import DOCUMENT_SUFFIXES
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.data import Packing
@@ -43,6 +44,7 @@ def long_documents(
     lengths: Lengths,
     *,
     from_conversations: bool = True,
+    needed: bool = False,
 ) -> LongDocuments:
     """Choose the first `evaluation.max_documents` that have as many tokens as the largest length.
 
@@ -50,6 +52,9 @@ def long_documents(
     Where no document is that long, the largest length is given up, and the log says so. Without
     `evaluation.documents` they are held-out conversations; without those (`from_conversations`
     false) the sources of Python's library, which every installation has.
+
+    Raises ConfigError, if they are `needed` for nothing else is measured, where all of
+    `evaluation.documents` are shorter than every length that was asked for.
     """
     left = list(lengths.values)
     if not left:
@@ -61,13 +66,20 @@ def long_documents(
         if chosen:
             break
         given_up.append(left.pop())
+    longest = max(map(len, available), default=0)
+    if not left and needed and lengths.asked_for and config.evaluation.documents is not None:
+        raise ConfigError(
+            f"{KEY}={config.evaluation.documents} is too short: no document has "
+            f"{lengths.values[0]:,} tokens, the longest {longest:,}; name longer ones, or set "
+            "shorter evaluation.lengths."
+        )
     if given_up:
         log.log(
             logging.WARNING if lengths.asked_for else logging.INFO,
             "evaluation      no document has %s tokens, the longest %s: perplexity is not measured "
             "there (evaluation.documents names text files)",
             " or ".join(f"{length:,}" for length in reversed(given_up)),
-            f"{max(map(len, available), default=0):,}",
+            f"{longest:,}",
         )
     if not left:
         return LongDocuments()

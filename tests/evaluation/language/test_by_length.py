@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sft_app.common.errors import ConfigError
 from sft_app.config.schema.app import AppConfig
 from sft_app.evaluation.choose_lengths import Lengths
 from sft_app.evaluation.language.by_length import evenly_spread, measure_by_length
@@ -107,6 +108,16 @@ def test_a_length_that_no_document_has_is_given_up_and_told(
     long = long_documents(config, tokenizer, asked_for(32, 128))
     assert long.lengths == (32,)
     assert "no document has 128 tokens, the longest 100" in caplog.text
+
+
+def test_documents_too_short_for_every_length_are_refused_where_nothing_else_is_measured(
+    compose: Compose, tiny_model: Path, texts: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    config = compose(f"evaluation.documents={texts}")
+    with pytest.raises(ConfigError, match="too short: no document has 128 tokens, the longest 100"):
+        long_documents(config, tokenizer, asked_for(128, 256), needed=True)
+    assert long_documents(config, tokenizer, asked_for(128, 256)).documents == ()
 
 
 def test_held_out_conversations_are_used_whole_whatever_the_context(
