@@ -24,6 +24,9 @@ addEventListener("load", () => {
     // What scrolls inside a box of its own, or is folded away, does not make the page wider.
     return box.width > 0 && box.right > innerWidth + 1 && !element.closest(".scroll, svg, pre");
   });
+  // A table in a box that has to be moved sideways hides what it has.
+  const hidden = [...document.querySelectorAll(".scroll")].filter(
+    (box) => box.scrollWidth > box.clientWidth + 1 && !box.querySelector(".heat"));
   const figures = [...document.querySelectorAll("svg.chart")].map((svg) => {
     const box = svg.getBoundingClientRect();
     const marks = [...svg.querySelectorAll("path")].filter((path) => {
@@ -39,6 +42,7 @@ addEventListener("load", () => {
   const seen = {
     width: innerWidth, page: document.documentElement.scrollWidth, figures,
     wide: wide.map((element) => element.outerHTML.slice(0, 120)),
+    hidden: hidden.map((element) => element.outerHTML.slice(0, 120)),
     background: getComputedStyle(document.body).backgroundColor,
   };
   parent.postMessage(JSON.stringify(seen), "*");

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from sft_app.records.evaluation_file import write_evaluation
 from sft_app.records.result import RunError, Status
 from sft_app.reporting.leaderboard.leaderboard_page import write_leaderboard
+from sft_app.reporting.run.evaluation_report import write_evaluation_report
 from sft_app.reporting.run.run_report import write_run_report
 from sft_app.reporting.sweep.sweep_report import write_sweep_report
 from tests.reporting.browser import DARK, LIGHT, find_chromium, measure, screenshot
@@ -25,6 +27,7 @@ from tests.reporting.example_runs import (
     write_run,
     write_sweep,
 )
+from tests.reporting.run.test_long_context import evaluation_with_tasks, write_example
 
 pytestmark = [
     pytest.mark.browser,
@@ -78,9 +81,21 @@ def leaderboard(folder: Path) -> Path:
     return write_leaderboard(folder)[-1]
 
 
+def an_evaluation(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    measured = evaluation_with_tasks(1.0, 0.95, 0.25, effective=2048)
+    about = {"model": f"org/{'a-long-name-' * 5}model", "context_length": 2048}
+    write_evaluation(folder, measured, about)
+    return write_evaluation_report(folder)
+
+
+def run_with_tasks(folder: Path) -> Path:
+    return write_run_report(write_example(folder))
+
+
 PAGES: list[Callable[[Path], Path]] = [
     completed_run, running_run, failed_run, sweep_with_seeds, wide_sweep, close_sweep,
-    leaderboard,
+    leaderboard, an_evaluation, run_with_tasks,
 ]  # fmt: skip
 
 
@@ -97,6 +112,8 @@ def test_a_page_fits_and_its_figures_show_something(
             assert seen["width"] == width
             assert seen["page"] <= width, f"the page is {seen['page']} wide: {seen['wide'][:3]}"
             assert not seen["wide"]
+            hidden = [box for box in seen["hidden"] if width == 390 or 'id="answers"' in box]
+            assert not hidden, "a part of a table is outside of the screen"
             for figure in seen["figures"]:
                 assert figure["width"] > 200 and figure["height"] > 100
                 assert figure["marks"] or figure["points"], "an empty figure"

@@ -14,7 +14,10 @@ MOST_PAIRS = 8
 
 
 def board_table(board: LengthBoard) -> Table:
-    """Build the table of one length: a row a method, the lowest tuned loss first."""
+    """Build the table of one length: a row a method, the lowest tuned loss first.
+
+    What was measured of no method has no column.
+    """
     length, window = board.context_length, board.window
     at_length, inside = f"at {length:,} tokens", f"at {window:,}, the old window"
     columns = [
@@ -30,21 +33,33 @@ def board_table(board: LengthBoard) -> Table:
         Column(title="tuning"),
         Column(title="memory"),
     ]
+    rows = [_values(standing) for standing in board.standings]
+    measured = [
+        index
+        for index in range(len(columns))
+        if any(row[index].text != NOT_MEASURED for row in rows)
+    ]
     return Table(
-        columns=columns,
+        columns=[columns[index] for index in measured],
         rows=[
-            Row(name=s.method, link="", values=_values(s), is_best=number == 0)
-            for number, s in enumerate(board.standings)
+            Row(
+                name=standing.method,
+                link="",
+                values=[row[index] for index in measured],
+                is_best=number == 0,
+            )
+            for number, (standing, row) in enumerate(zip(board.standings, rows, strict=True))
         ],
     )
 
 
 def pair_sentences(board: LengthBoard) -> list[str]:
     """Say which methods differ by more than the spread over seeds explains, and which do not."""
-    return [
+    sentences = [
         _pairs_sentence(f"Perplexity at {board.context_length:,} tokens", board.loss_pairs),
         _pairs_sentence(f"Task score at {board.context_length:,} tokens", board.score_pairs),
     ]
+    return sentences if board.score_pairs else sentences[:1]
 
 
 def _pairs_sentence(what: str, pairs: list[Pair]) -> str:
