@@ -71,7 +71,7 @@ def plan(config: DictConfig) -> None:
         hydra_config = HydraConfig.get()
         if hydra_config.mode is RunMode.MULTIRUN:
             words = hydra_config.overrides.task
-            PLANNED.rows.append(JobRow(" ".join(words), planned.as_dict()))
+            PLANNED.rows.append(JobRow(list(words), planned.as_dict()))
         elif PLANNED.as_json:
             print(json.dumps(planned.as_dict(), indent=2))
         else:

@@ -7,9 +7,13 @@ made, and once more when the process ends.
 """
 
 import gc
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+# Says at each import on a CPU, wherever it is installed, that a kernel cannot be had from the hub.
+logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)
 
 
 @contextmanager

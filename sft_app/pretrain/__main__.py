@@ -10,6 +10,7 @@ import torch
 import transformers
 from transformers import PreTrainedTokenizerFast
 
+from sft_app.common import imports  # noqa: F401 - keeps libraries quiet
 from sft_app.common.permissions import as_umask_says
 from sft_app.pretrain.retrieval_text import tokenizer_texts, tuning_retrievals
 from sft_app.pretrain.settings import (
