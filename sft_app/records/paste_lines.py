@@ -15,6 +15,8 @@ from sft_app.records.run_files import CHECKPOINTS, CONFIG
 _HYDRA_FILES = ".hydra"
 _AS_IT_IS = re.compile(r"(?![\d.+-]+$)[\w/+.%*@?|:-]+")
 """Text that Hydra reads as text without quotes: no list, no several values, no number."""
+_IN_DOUBLE_QUOTES = re.compile(r'["$`\\!]')
+"""What a shell still reads in double quotes."""
 _OF_THE_DATA = ("eval", "format", "columns", "roles")
 _UNREADABLE = (
     OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError,
@@ -42,7 +44,7 @@ def train_further(model: Path, config: Mapping[str, Any]) -> str | None:
     words = [f"{key}={override_value(value)}" for key, value in settings.items()]
     if any(HIDDEN in word or is_secret_value(word) for word in words):
         return None
-    return shlex.join(["sft-train", *words])
+    return shell_line("sft-train", *words)
 
 
 def go_on_with(run_dir: Path) -> str | None:
@@ -54,7 +56,7 @@ def go_on_with(run_dir: Path) -> str | None:
         return None
     if not any(word.startswith("run.name=") for word in words):
         words.append(f"hydra.run.dir={override_value(str(run_dir))}")
-    return shlex.join(["sft-train", *words])
+    return shell_line("sft-train", *words)
 
 
 def recorded_overrides(path: Path) -> list[str] | None:
@@ -87,6 +89,17 @@ def read_config(run_dir: Path) -> dict[str, Any]:
     except _UNREADABLE:
         return {}
     return read if isinstance(read, dict) else {}
+
+
+def shell_line(*words: str) -> str:
+    """Return the words as a shell reads them: bare, or in quotes that a person can read.
+
+    shlex ends and begins its quotes around each `'` of a word; double ones around it say the same.
+    """
+    return " ".join(
+        f'"{word}"' if "'" in word and not _IN_DOUBLE_QUOTES.search(word) else shlex.quote(word)
+        for word in words
+    )
 
 
 def override_value(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Lines to paste: a shell and Hydra read them as what was meant."""
 
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from sft_app.records.paste_lines import go_on_with, train_further
+from sft_app.records.paste_lines import go_on_with, shell_line, train_further
 
 
 def read_back(line: str) -> dict[str, Any]:
@@ -41,6 +42,23 @@ def test_training_further_names_model_and_data(train: Any) -> None:
         "model.name_or_path": "outputs/a run/model", "data.train": train,
         "data.columns": {"messages": "a b"}, "context_length": 512,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "word", ["plain", "a b", "x='a b'", "it's $5", '"', "'\\''", "!'", "`'`", ""]
+)
+def test_a_shell_reads_every_word_as_it_was(word: str) -> None:
+    assert shlex.split(shell_line("x", word)) == ["x", word]
+    echoed = subprocess.run(
+        ["bash", "-c", f"printf %s {shell_line(word)}"], capture_output=True, text=True, check=True
+    )
+    assert echoed.stdout == word
+
+
+def test_a_path_with_spaces_is_readable() -> None:
+    assert shell_line("sft-train", "data.train='my chat.jsonl'") == (
+        "sft-train \"data.train='my chat.jsonl'\""
+    )
 
 
 def test_a_secret_makes_no_line() -> None:

@@ -1,7 +1,6 @@
 """The settings that read a record in which nothing was recognised: tried, then suggested."""
 
 import re
-import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ from sft_app.config.schema.data import DataFormat
 from sft_app.data.chat.conversation import Conversation
 from sft_app.data.parse.field_names import ROLES, FieldNames, NotThisFormat, at_path
 from sft_app.data.parse.formats import detect, list_of, normalise
-from sft_app.records.paste_lines import override_value
+from sft_app.records.paste_lines import override_value, shell_line
 
 DEEPEST = 4
 """Objects within objects that are looked into."""
@@ -41,15 +40,8 @@ def suggest(record: Any, format: DataFormat = DataFormat.auto) -> str | None:
         if _is_read(record, format, FieldNames(columns, roles)):
             settings = {"data.columns": columns, "data.roles": roles}
             words = [f"{key}={_mapping(value)}" for key, value in settings.items() if value]
-            return " ".join(map(_in_quotes, words))
+            return shell_line(*words)
     return None
-
-
-def _in_quotes(word: str) -> str:
-    """Return a word of a shell in quotes: double ones around single ones, where that is enough."""
-    if "'" not in word or any(letter in word for letter in '"$`\\!'):
-        return shlex.quote(word)
-    return f'"{word}"'
 
 
 def _mapping(value: dict[str, str]) -> str:

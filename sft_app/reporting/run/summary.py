@@ -194,12 +194,12 @@ def _outcome(result: RunResult) -> str:
     if result.steps == 1 and result.train_loss_last is not None:
         return (
             f"Training loss {format_values.loss(result.train_loss_last)} in its only step; "
-            "nothing was held out."
+            "held-out loss was not measured."
         )
     if result.train_loss_first is not None and result.train_loss_last is not None:
         return (
             f"Training loss went from {format_values.loss(result.train_loss_first)} to "
-            f"{format_values.loss(result.train_loss_last)}; nothing was held out."
+            f"{format_values.loss(result.train_loss_last)}; held-out loss was not measured."
         )
     return "Completed; no loss was recorded."
 

@@ -1,10 +1,14 @@
 """Commands that go on from a sweep, to be pasted as they are."""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from sft_app.records.paste_lines import override_value, recorded_overrides, train_further
+from sft_app.records.paste_lines import (
+    override_value,
+    recorded_overrides,
+    shell_line,
+    train_further,
+)
 from sft_app.records.run_files import MODEL
 from sft_app.reporting.run.read_run import load_yaml
 from sft_app.reporting.sweep.cells import CellRecord
@@ -40,7 +44,7 @@ def next_commands(
     if ranked is not None and ranked.best.completed:
         best = ranked.best.completed[0].run
         folder = _from_here(best.directory)
-        talk = shlex.join(["sft-chat", str(folder)])
+        talk = shell_line("sft-chat", str(folder))
         commands.append(Command(purpose="talk to the best model", line=talk))
         if (further := train_further(folder / MODEL, best.config)) is not None:
             commands.append(Command(purpose="go on from the best model", line=further))
@@ -82,7 +86,7 @@ def _is_named(sweep_dir: Path) -> bool:
 
 
 def _line(overrides: list[str]) -> str:
-    return shlex.join(["sft-train", "--multirun", *overrides])
+    return shell_line("sft-train", "--multirun", *overrides)
 
 
 def _from_here(path: Path) -> Path:
