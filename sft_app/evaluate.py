@@ -9,6 +9,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from sft_app.common.console import EVALUATION as EVALUATION_GOES_ON
 from sft_app.common.console import guard_console
 from sft_app.common.errors import ConfigError
 from sft_app.config.command_line import prepare_arguments
@@ -93,6 +94,7 @@ def evaluate(composed: DictConfig) -> None:
         own_context="context_length" not in given,
         conversations=any(key == "data" or key.startswith("data.") for key in given),
     )
+    guard_console(EVALUATION_GOES_ON)
     request.write(directory)
     save_config(config, directory / CONFIG)
     print(

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from sft_app import api
 from sft_app.api import make_callable
-from sft_app.common.console import guard_console
+from sft_app.common.console import RUN, guard_console
 from sft_app.common.errors import ConfigError
 from sft_app.config.command_line import prepare_arguments
 from sft_app.config.hydra_callback import run_task
@@ -77,6 +77,7 @@ def _train_and_conclude() -> int | str | None:
 @hydra.main(version_base="1.3", config_path="pkg://sft_app.conf", config_name="config")
 def train(config: DictConfig) -> None:
     """Run one job, in the directory that Hydra made for it."""
+    guard_console(RUN)
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
     if hydra_config.mode is RunMode.MULTIRUN:

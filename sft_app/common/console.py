@@ -21,9 +21,13 @@ GONE = (errno.EPIPE, errno.EIO)
 class GuardedStream:
     """Writes to a stream until its reader has gone, and from then on to nowhere."""
 
-    def __init__(self, stream: io.TextIOBase) -> None:
-        """Guard `stream`, which may be any text file with a descriptor."""
+    def __init__(self, stream: io.TextIOBase, goes_on: str = "") -> None:
+        """Guard `stream`, which may be any text file with a descriptor.
+
+        `goes_on`: what does so without a reader, to be logged; empty: nothing worth a word.
+        """
         self._stream = stream
+        self.goes_on = goes_on
 
     def write(self, text: str) -> int:
         """Write `text`, or lose it when nobody reads any more."""
@@ -55,12 +59,19 @@ class GuardedStream:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)
-        log.warning("Nobody reads the output any more: the run goes on, and into its log.")
+        if self.goes_on:
+            log.warning("Nobody reads the output any more: %s.", self.goes_on)
 
 
-def guard_console() -> None:
-    """Guard this process's stdout and stderr, once."""
+RUN = "the run goes on, and into its log"
+EVALUATION = "the evaluation goes on, and writes its files"
+
+
+def guard_console(goes_on: str = "") -> None:
+    """Guard this process's stdout and stderr; `goes_on`: what does, without a reader."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is not None and not isinstance(stream, GuardedStream):
-            setattr(sys, name, GuardedStream(stream))
+        if isinstance(stream, GuardedStream):
+            stream.goes_on = goes_on
+        elif stream is not None:
+            setattr(sys, name, GuardedStream(stream, goes_on))

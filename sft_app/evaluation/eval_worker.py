@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from sft_app.common import console
 from sft_app.common.console import guard_console
 from sft_app.common.errors import ConfigError
 from sft_app.common.processes import die_with_parent
@@ -129,6 +130,6 @@ def _at_its_own_length(config: AppConfig, hf_config: "object") -> AppConfig:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m sft_app.evaluation.eval_worker DIR/config.yaml")
-    guard_console()
+    guard_console(console.EVALUATION)
     die_with_parent()
     main(Path(sys.argv[1]))

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from sft_app.common.console import guard_console
+from sft_app.common.console import RUN, guard_console
 from sft_app.common.errors import ConfigError
 from sft_app.common.imports import lean_imports
 from sft_app.common.processes import die_with_parent
@@ -83,5 +83,5 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m sft_app.training.worker RUN_DIR/config.yaml")
     die_with_parent()
-    guard_console()
+    guard_console(RUN)
     main(Path(sys.argv[1]))

@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = """
 import logging, subprocess, sys
-from sft_app.common.console import guard_console
-guard_console()
+from sft_app.common.console import RUN, guard_console
+guard_console(RUN)
 logging.basicConfig(filename=sys.argv[1], level=logging.INFO)
 logging.getLogger().addHandler(logging.StreamHandler(sys.stdout))
 print("first", flush=True)
@@ -54,3 +56,21 @@ def test_a_full_disk_is_still_an_error(tmp_path: Path) -> None:
         )
     assert done.returncode != 0
     assert b"No space left" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["sft_app.train --help", "sft_app.report outputs"])
+def test_a_command_whose_reader_leaves_early_ends_in_silence(command: str, tmp_path: Path) -> None:
+    """`sft-report | head -1`: there is no run that goes on, and nothing to say."""
+    (tmp_path / "outputs").mkdir()
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as nobody:
+        done = subprocess.run(
+            [sys.executable, "-m", *command.split()],
+            stdout=nobody,
+            stderr=subprocess.PIPE,
+            cwd=tmp_path,
+            check=False,
+        )
+    assert b"Nobody reads" not in done.stderr and b"Traceback" not in done.stderr
+    assert b"BrokenPipe" not in done.stderr

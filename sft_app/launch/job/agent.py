@@ -13,13 +13,13 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from sft_app.common.console import guard_console
+from sft_app.common.console import RUN, guard_console
 from sft_app.records.failure import record_death
 
 
 def main() -> None:
     """Run this node's workers; exit as the first that failed did."""
-    guard_console()
+    guard_console(RUN)
     arguments = parse_arguments()
     # The parent reports the root cause from the workers' own records; elastic's log of each
     # signal and its failure table would bury it.
