@@ -66,7 +66,7 @@ class FitStatistics:
     chunks: int = 0
     """Documents that training sees."""
     used_tokens: int = 0
-    """Tokens of these, with repeated system prompts."""
+    """Tokens of these, with what is repeated where they are split."""
     supervised_tokens: int = 0
     lost_labels: int = 0
     """Tokens of whole examples that would be supervised and are not."""

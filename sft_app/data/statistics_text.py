@@ -122,14 +122,14 @@ def loss_warning(statistics: DataStatistics) -> str | None:
 
 
 def _token_sum(fit: FitStatistics) -> str:
-    """`13,554 tokens - 154 lost (1.1%) + 201 repeated as system prompts = 13,601; ...`."""
+    """`13,554 tokens - 154 lost (1.1%) + 201 repeated where conversations are split = ...`."""
     lost = sum(fit.lost_tokens.values())
     repeated = fit.used_tokens - (fit.tokens - lost)
     text = f"{fit.tokens:,} tokens"
     if lost:
         text += f" - {lost:,} lost ({lost / max(fit.tokens, 1):.1%})"
     if repeated:
-        text += f" + {repeated:,} repeated as system prompts"
+        text += f" + {repeated:,} repeated where conversations are split"
     if lost or repeated:
         text += f" = {fit.used_tokens:,}"
     share = fit.supervised_tokens / fit.used_tokens if fit.used_tokens else 0.0

@@ -25,7 +25,12 @@ from sft_app.pretrain.settings import (
 from sft_app.pretrain.tiny_model import build_model, pretrain
 from sft_app.pretrain.train_tokenizer import as_chatml, learn_tokenizer
 from sft_app.pretrain.training_rows import TrainingRows
-from sft_app.pretrain.training_text import Chat, conversations, python_sources
+from sft_app.pretrain.training_text import (
+    Chat,
+    conversations,
+    further_conversations,
+    python_sources,
+)
 from sft_app.records.run_files import write_atomically
 
 
@@ -52,9 +57,9 @@ def make(folder: Path, settings: PretrainSettings) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MADE_FROM).unlink(missing_ok=True)
     first, then = settings.pretrain_conversations, settings.train_conversations
-    chats = conversations(first + then + settings.eval_conversations)
+    chats = conversations(first)
     texts = python_sources(settings.source_megabytes, settings.seed)
-    texts += [as_chatml(chat.conversation.messages) for chat in chats[:first]]
+    texts += [as_chatml(chat.conversation.messages) for chat in chats]
     tokenizer = learn_tokenizer(
         tokenizer_texts(texts, settings),
         settings.vocab_size,
@@ -74,12 +79,15 @@ def make(folder: Path, settings: PretrainSettings) -> None:
     model.save_pretrained(folder)
     as_umask_says(folder)
     tokenizer.save_pretrained(folder)
-    train = chats[first : first + then]
+    further = further_conversations(
+        first, then + settings.eval_conversations, tokenizer, settings.longest_question
+    )
+    train = further[:then]
     if settings.train_retrievals:
         train += tuning_retrievals(tokenizer, settings)
         random.Random(settings.seed).shuffle(train)
     write_records(folder / "train.json", train)
-    write_records(folder / "eval.json", chats[first + then :])
+    write_records(folder / "eval.json", further[then:])
     seconds = round(time.perf_counter() - started, 1)
     record = {"digest": settings.digest(), "loss": loss, "seconds": seconds}
     write_atomically(folder / MADE_FROM, json.dumps(record, indent=2) + "\n")

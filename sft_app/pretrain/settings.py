@@ -41,6 +41,7 @@ class PretrainSettings:
     second_round_learning_rate: float = 0.0
     train_retrievals: int = 0
     train_retrieval_lengths: list[int] = field(default_factory=list)
+    longest_question: int | None = None
 
     def second_round(self) -> "PretrainSettings | None":
         """Return what a second round of training is made with, on other rows; None: there is none.
@@ -59,8 +60,14 @@ class PretrainSettings:
         )
 
     def digest(self) -> str:
-        """Return the SHA-256 of the settings: equal settings make the same model."""
-        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
+        """Return the SHA-256 of the settings: equal settings make the same model.
+
+        A setting that came later and says nothing is left out: it makes no other model.
+        """
+        settings = asdict(self)
+        if self.longest_question is None:
+            del settings["longest_question"]
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
 
 def recipes() -> list[str]:

@@ -8,6 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerFast
+
 from sft_app.config.locations import package_file
 from sft_app.config.schema.data import DataFormat
 from sft_app.data.chat.conversation import Conversation
@@ -52,6 +54,26 @@ def python_sources(megabytes: float, seed: int) -> list[str]:
 def conversations(count: int) -> list[Chat]:
     """Return the first `count` usable ShareGPT records."""
     return list(islice(_conversations(), count))
+
+
+def further_conversations(
+    after: int, count: int, tokenizer: PreTrainedTokenizerFast, longest_question: int | None
+) -> list[Chat]:
+    """Return the next `count` records after the first `after` usable ones.
+
+    `longest_question`: tokens that none of their questions may exceed. At a context that is much
+    shorter than that, a question leaves its answer no room and is cut.
+    """
+    rest = islice(_conversations(), after, None)
+    if longest_question is None:
+        return list(islice(rest, count))
+    return list(islice((c for c in rest if _asks_briefly(c, tokenizer, longest_question)), count))
+
+
+def _asks_briefly(chat: Chat, tokenizer: PreTrainedTokenizerFast, longest: int) -> bool:
+    questions = [m.content for m in chat.conversation.messages if m.role == "user"]
+    encoded = tokenizer(questions, add_special_tokens=False, verbose=False)["input_ids"]
+    return all(len(ids) <= longest for ids in encoded)
 
 
 def _conversations() -> Iterator[Chat]:

@@ -16,6 +16,7 @@ from sft_app.config.schema.from_environment import as_written
 from sft_app.config.schema.launch import LaunchConfig
 from sft_app.launch.job.conclude import asked_to_end, conclude, remove_empty_stacks
 from sft_app.launch.job.job_errors import JobFailed, JobInterrupted
+from sft_app.launch.job.job_screen import screen_environment
 from sft_app.launch.job.messages import opening
 from sft_app.launch.job.oom_kills import count_oom_kills
 from sft_app.launch.job.smaller_batch import with_smaller_batch
@@ -26,7 +27,7 @@ from sft_app.records.failure import clear_failures
 from sft_app.records.identity import identity_of
 from sft_app.records.liveness import SECONDS_BETWEEN_STAMPS, stamp
 from sft_app.records.result import Evaluation, RunResult, Status
-from sft_app.records.run_files import CONFIG, JOB_LABEL, STACKS
+from sft_app.records.run_files import CONFIG, STACKS
 
 SECONDS_FOR_OTHER_STACKS = 3.0
 """Ranks wait for each other: the others notice a moment after the first."""
@@ -98,7 +99,7 @@ def _run_once(
     oom_kills = count_oom_kills()
     ended = run_supervised(
         worker_command(config.launch, run_dir / CONFIG, run_id=run_id or str(uuid.uuid4())),
-        worker_environment(config.launch) | ({JOB_LABEL: label} if label is not None else {}),
+        worker_environment(config.launch) | screen_environment(label),
         grace_seconds=config.launch.shutdown_grace_seconds,
         look=Overseer(run_dir, refresh).look,
         warm=warm if has_one_worker(config.launch) else None,

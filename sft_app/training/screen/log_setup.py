@@ -17,7 +17,7 @@ from pathlib import Path
 import transformers
 
 from sft_app.common.secrets import HideSecrets
-from sft_app.records.run_files import JOB_LABEL, LOG
+from sft_app.records.run_files import JOB_LABEL, LOG, WARNINGS_SHOWN
 
 DETAILS = "sft_app.details"
 """Logger of what only train.log shows: whole plans, and step lines while a bar is on the screen."""
@@ -36,6 +36,7 @@ JOB_LINE = "sft_app.job"
 """Logger of the one line that a job of a sweep shows when it begins."""
 
 LABEL_WIDTH = 16
+_NUMBER = re.compile(r"\d[\d.,]*")
 _LABEL = re.compile(r"^([\w][\w .-]{0,14}?)\s{2,}(?=\S)")
 
 
@@ -63,6 +64,8 @@ def set_up_logging(run_dir: Path, rank: int) -> None:
     one_line = bool(os.environ.get(JOB_LABEL))
     screen.addFilter(lambda record: _is_for_the_screen(record, one_line=one_line))
     screen.addFilter(_once())
+    if WARNINGS_SHOWN in os.environ:
+        screen.addFilter(once_in_a_sweep(Path(os.environ[WARNINGS_SHOWN])))
     root = logging.getLogger()
     root.handlers = [file, screen]
     root.setLevel(logging.WARNING)
@@ -116,6 +119,29 @@ def _once() -> Callable[[logging.LogRecord], bool]:
         is_repeated = message in shown
         shown.add(message)
         return not is_repeated
+
+    return is_new
+
+
+def once_in_a_sweep(shown: Path) -> Callable[[logging.LogRecord], bool]:
+    """Return a filter for warnings that an earlier job of the sweep has shown.
+
+    Numbers make no difference: the same warning at each context length is one. Every train.log has
+    its own. `shown`: a file that the jobs share.
+    """
+
+    def is_new(record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        kind = _NUMBER.sub("#", " ".join(record.getMessage().split()))
+        try:
+            if kind in shown.read_text(encoding="utf-8").splitlines():
+                return False
+            with shown.open("a", encoding="utf-8") as file:
+                file.write(f"{kind}\n")
+        except OSError:
+            return True  # said twice rather than not at all
+        return True
 
     return is_new
 
