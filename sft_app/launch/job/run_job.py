@@ -16,12 +16,16 @@ from sft_app.config.schema.from_environment import as_written
 from sft_app.config.schema.launch import LaunchConfig
 from sft_app.launch.job.conclude import asked_to_end, conclude, remove_empty_stacks
 from sft_app.launch.job.job_errors import JobFailed, JobInterrupted
-from sft_app.launch.job.job_screen import screen_environment
 from sft_app.launch.job.messages import opening
 from sft_app.launch.job.oom_kills import count_oom_kills
 from sft_app.launch.job.smaller_batch import with_smaller_batch
 from sft_app.launch.job.supervise import run_supervised
-from sft_app.launch.job.worker_processes import num_local_processes, worker_environment, world_size
+from sft_app.launch.job.worker_processes import (
+    num_local_processes,
+    screen_environment,
+    worker_environment,
+    world_size,
+)
 from sft_app.launch.warm.warm_python import WarmPython
 from sft_app.records.failure import clear_failures
 from sft_app.records.identity import identity_of

@@ -1,10 +1,15 @@
 """How many processes a job has, and what they are started with."""
 
+import atexit
 import os
+import tempfile
+from functools import cache
+from pathlib import Path
 
 from sft_app.common.processes import available_cores
 from sft_app.config.schema.launch import Device, LaunchConfig
 from sft_app.launch.job.gpus import count_visible_gpus
+from sft_app.records.run_files import JOB_LABEL, WARNINGS_SHOWN
 
 
 def num_local_processes(launch: LaunchConfig) -> int:
@@ -40,3 +45,22 @@ def worker_environment(launch: LaunchConfig) -> dict[str, str]:
             ","
         )[0]
     return environment
+
+
+def screen_environment(label: str | None) -> dict[str, str]:
+    """Return what a job of a sweep is told about the screen that it shares with the others.
+
+    None for a run of its own, without a label.
+    """
+    if label is None:
+        return {}
+    return {JOB_LABEL: label, WARNINGS_SHOWN: str(_shared_file())}
+
+
+@cache
+def _shared_file() -> Path:
+    """Make the file for the jobs that this process runs; it goes with the process."""
+    with tempfile.NamedTemporaryFile(prefix="sft-warnings-", delete=False) as file:
+        path = Path(file.name)
+    atexit.register(path.unlink, missing_ok=True)
+    return path

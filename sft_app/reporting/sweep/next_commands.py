@@ -62,11 +62,22 @@ def _asked_for(sweep_dir: Path, cells: list[CellRecord]) -> list[str] | None:
     overrides = recorded_overrides(sweep_dir / HYDRA_SWEEP)
     if overrides is None:
         return None
-    worked_out = _worked_out(cells)
-    asked = [override for override in overrides if override not in worked_out]
+    asked = _typed(overrides, cells)
     if not _is_named(sweep_dir):
         asked.append(f"hydra.sweep.dir={override_value(str(_from_here(sweep_dir)))}")
     return asked
+
+
+def _typed(overrides: list[str], cells: list[CellRecord]) -> list[str]:
+    """Return the overrides without those that the sweep added: one after the other, at the end."""
+    worked_out = _worked_out(cells)
+    typed: list[str] = []
+    was_worked_out = False
+    for override in overrides:
+        follows = was_worked_out and override.startswith("sweep.tokens_per_step=")
+        was_worked_out = follows or override in worked_out
+        typed += [] if was_worked_out else [override]
+    return typed
 
 
 def _worked_out(cells: list[CellRecord]) -> list[str]:

@@ -1,0 +1,35 @@
+"""Commands that go on from a sweep repeat what was typed, and nothing that was worked out."""
+
+import shlex
+from pathlib import Path
+
+import yaml
+
+from sft_app.reporting.sweep.cells import collect_sweep
+from sft_app.reporting.sweep.next_commands import sweep_command
+from sft_app.reporting.sweep.rank_settings import HYDRA_SWEEP
+from tests.reporting.example_runs import write_sweep
+
+TYPED = ["experiment=context_sweep", "data.train='my chat.jsonl'"]
+WORKED_OUT = ["sweep.lengths=[8192,16384]", "sweep.heldout_length=8192"]
+
+
+def command_after(directory: Path, overrides: list[str]) -> list[str]:
+    write_sweep(directory, lengths=(8192, 16384))
+    path = directory / HYDRA_SWEEP
+    path.parent.mkdir(parents=True, exist_ok=True)
+    recorded = {"hydra": {"overrides": {"task": overrides}}, "sweep": {"name": directory.name}}
+    path.write_text(yaml.safe_dump(recorded))
+    line = sweep_command(directory, collect_sweep(directory))
+    assert line is not None
+    return shlex.split(line)
+
+
+def test_what_the_sweep_worked_out_is_left_out(tmp_path: Path) -> None:
+    words = command_after(tmp_path / "one", [*TYPED, *WORKED_OUT, "sweep.tokens_per_step=2048"])
+    assert words == ["sft-train", "--multirun", *TYPED]
+
+
+def test_what_was_typed_stays(tmp_path: Path) -> None:
+    typed = [TYPED[0], "sweep.tokens_per_step=4096", TYPED[1]]
+    assert command_after(tmp_path / "two", [*typed, *WORKED_OUT])[2:] == typed
