@@ -7,7 +7,8 @@ from pathlib import Path
 from sft_app.common.console import guard_console
 from sft_app.common.errors import ConfigError
 from sft_app.records.run_files import MODEL
-from sft_app.serving.export_gguf import OUT_TYPES, export_gguf, serving_hints
+from sft_app.serving.export_gguf import OUT_TYPES, export_gguf
+from sft_app.serving.gguf_positions import ramp_hint
 from sft_app.serving.serving_lines import serving_lines
 
 
@@ -31,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _complain(str(error))
     scaling = "no scaling" if keys.scaling is None else f"{keys.scaling} scaling by {keys.factor:g}"
     print(f"{target}: {keys.architecture}, {keys.context_length:,} tokens, {scaling}: checked")
-    for hint in serving_hints(keys, model_dir):
+    hint = ramp_hint(model_dir)
+    if hint is not None:
         print(hint)
     return 0
 

@@ -5,11 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from sft_app.common.errors import ConfigError
 from sft_app.common.processes import is_installed
-from sft_app.serving.gguf_positions import RopeKeys, ramp_hint, read_rope_keys, wrong_rope
+from sft_app.serving.gguf_positions import RopeKeys, read_rope_keys, wrong_rope
 from sft_app.serving.serving_lines import served_length
 
 SCRIPT = "convert_hf_to_gguf.py"
@@ -48,8 +49,9 @@ def export_gguf(
 ) -> RopeKeys:
     """Convert `model_dir` to the file `target`, check its rope keys, and return them.
 
-    Raises ConfigError without a converter, when it fails, or when the file's positions are not the
-    model's; a file that failed the check is not kept.
+    The length after linear scaling is stated in it. Raises ConfigError without a converter, when it
+    fails, or when the file's positions are not the model's; a file that failed the check is not
+    kept.
     """
     command = find_converter(converter)
     partial = target.with_name(f".{target.name}.partial")
@@ -66,25 +68,37 @@ def export_gguf(
         obstacle = wrong_rope(keys, model_dir)
         if obstacle is not None:
             raise ConfigError(f"the exported file is not the model: {obstacle}; it is not kept.")
+        length = linear_length(keys, model_dir)
+        if length is not None:
+            state_length(partial, keys.architecture, length)
+            keys = replace(keys, context_length=length)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
     return keys
 
 
-def serving_hints(keys: RopeKeys, model_dir: Path) -> list[str]:
-    """Say what llama.cpp has to be told beside the file, which does not state it."""
-    found = [_length_hint(keys, model_dir), ramp_hint(model_dir)]
-    return [hint for hint in found if hint is not None]
+def linear_length(keys: RopeKeys, model_dir: Path) -> int | None:
+    """Return the length that a linear model takes, where the file states the one before scaling.
 
-
-def _length_hint(keys: RopeKeys, model_dir: Path) -> str | None:
-    """GGUF has no word for the length after linear scaling: it states the one before."""
+    The converter writes max_position_embeddings, and llama-server caps requests there, whatever
+    `-c` says. None: the file states what the model takes.
+    """
+    if keys.scaling != "linear" or keys.context_length is None or keys.factor is None:
+        return None
     config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
     length = served_length(model_dir, config.get("text_config") or config)
-    if length is None or keys.context_length is None or keys.context_length >= length:
+    if length is None or length <= keys.context_length:
         return None
-    return (
-        f"The file states the ORIGINAL {keys.context_length:,} tokens, and the model takes "
-        f"{length:,}: start llama.cpp with -c {length}."
-    )
+    return min(length, round(keys.context_length * keys.factor))
+
+
+def state_length(file: Path, architecture: str, length: int) -> None:
+    """Write another context length into a GGUF file, in its place."""
+    from gguf import GGUFReader
+
+    reader = GGUFReader(str(file), "r+")
+    found = reader.get_field(f"{architecture}.context_length")
+    assert found is not None, "it was read before"
+    found.parts[found.data[0]][0] = length
+    reader.data.flush()

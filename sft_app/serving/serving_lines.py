@@ -29,7 +29,9 @@ def serving_lines(model_dir: Path, shown_as: str | None = None) -> list[ServingL
     where = shlex.quote(shown_as or str(model_dir))
     rope = _global_rope(text)
     kind = rope.get("rope_type", "default")
-    vllm = f"vllm serve {where}" + (f" --max-model-len {length}" if length else "")
+    # Its cache for dynamic ends at the length before the scaling.
+    cached = text.get("max_position_embeddings") if kind == "dynamic" else length
+    vllm = f"vllm serve {where}" + (f" --max-model-len {cached}" if cached else "")
     sglang = f"python -m sglang.launch_server --model-path {where}"
     sglang += f" --context-length {length}" if length else ""
     llama = f"llama-server -m model.gguf{f' -c {length}' if length else ''}{_llama_rope(rope)}"

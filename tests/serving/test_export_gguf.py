@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sft_app.export import main
-from sft_app.serving.export_gguf import serving_hints
+from sft_app.serving.export_gguf import linear_length, state_length
 from sft_app.serving.gguf_positions import RopeKeys, read_rope_keys
 
 ROPES: dict[str, dict[str, Any]] = {
@@ -77,21 +77,39 @@ def model(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("stated", "told"),
-    [(64, "states the ORIGINAL 64 tokens, and the model takes 256: start llama.cpp with -c 256"),
-     (256, None)],
-)  # fmt: skip
-def test_a_file_that_states_less_than_the_model_takes_is_told(
-    tmp_path: Path, stated: int, told: str | None
+    ("scaling", "stated", "length"), [("linear", 64, 256), ("linear", 256, None), (None, 64, None)]
+)
+def test_the_length_after_linear_scaling_is_stated_in_the_file(
+    tmp_path: Path, scaling: str | None, stated: int, length: int | None
 ) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "llama", "max_position_embeddings": 64}')
+    """Another model's tokenizer may name any length: without a scaling it is not believed."""
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 64}')
     (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 256}')
     keys = RopeKeys(
-        architecture="llama", context_length=stated, freq_base=None, scaling="linear", factor=4.0,
+        architecture="llama", context_length=stated, freq_base=None, scaling=scaling, factor=4.0,
         original_context=None,
     )  # fmt: skip
-    hints = serving_hints(keys, tmp_path)
-    assert hints == [] if told is None else told in hints[0]
+    assert linear_length(keys, tmp_path) == length
+
+
+def test_another_length_is_written_in_its_place(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf", reason="gguf is not installed")
+    file = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_context_length(64)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_tensor("a", np.arange(32, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    before = file.read_bytes()
+    state_length(file, "llama", 256)
+    after = file.read_bytes()
+    assert read_rope_keys(file).context_length == 256
+    assert (
+        len(after) == len(before) and sum(a != b for a, b in zip(after, before, strict=True)) == 2
+    )
 
 
 @pytest.mark.slow

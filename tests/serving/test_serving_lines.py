@@ -104,7 +104,11 @@ def test_frequency_factors_must_be_the_models(tmp_path: Path) -> None:
 
 def test_what_an_engine_does_not_know_is_said(tmp_path: Path) -> None:
     dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
-    lines = {line.engine: line for line in serving_lines(model_with(dynamic, tmp_path / "m"))}
+    model = model_with(dynamic, tmp_path / "m", 16384)
+    (model / "tokenizer_config.json").write_text('{"model_max_length": 32768}')
+    lines = {line.engine: line for line in serving_lines(model)}
+    assert lines["vLLM"].command.endswith("--max-model-len 16384"), "where its cache ends"
+    assert lines["SGLang"].command.endswith("--context-length 32768")
     assert "does not know this rope" in lines["llama.cpp"].note
 
 

@@ -68,8 +68,8 @@ def reader_warnings(plan: PositionPlan, context: ModelContext) -> tuple[str, ...
         )
     if plan.changed and "linear" in types and saved and effective > saved:
         notes.append(
-            f"a GGUF file made of it will state the original {saved:,} tokens: start llama.cpp "
-            f"with -c {effective}."
+            f"a GGUF file that llama.cpp's converter makes of it will state the original {saved:,} "
+            f"tokens, and llama-server cap requests there: sft-export gguf states {effective:,}."
         )
     return tuple(notes)
 
