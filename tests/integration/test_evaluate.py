@@ -18,15 +18,21 @@ KEYS = {"heldout", "by_length", "tasks", "effective_length", "longppl", "loss_by
 def test_two_ranks_measure_a_checkpoint_at_its_own_length_and_beyond(
     run_command: Run, tiny_model: Path, tmp_path: Path
 ) -> None:
-    """The lengths follow from the model's 64 tokens; a task that does not fit one is left out."""
-    answer = run_command(
-        "sft-eval", f"model.name_or_path={tiny_model}", "evaluation=long", "evaluation.samples=3",
-        "evaluation.lengths=[512,1024]", "evaluation.max_documents=3",
-        "evaluation.tasks=[passkey,niah_single]", "launch.device=cpu",
-        "launch.nproc_per_node=2", "hydra.run.dir=eval",
-        cwd=tmp_path,
-    )  # fmt: skip
-    assert answer.returncode == 0, answer.stdout + answer.stderr
+    """And find what one finds, of which three samples and documents are no multiple of two."""
+    measured = {}
+    for ranks, folder in ((1, "alone"), (2, "eval")):
+        answer = run_command(
+            "sft-eval", f"model.name_or_path={tiny_model}", "evaluation=long",
+            "evaluation.samples=3", "evaluation.lengths=[512,1024]", "evaluation.max_documents=3",
+            "evaluation.tasks=[passkey,niah_single]", "launch.device=cpu",
+            f"launch.nproc_per_node={ranks}", f"hydra.run.dir={folder}",
+            cwd=tmp_path,
+        )  # fmt: skip
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        found = json.loads((tmp_path / folder / "eval.json").read_text())
+        measured[ranks] = found["tasks"], found["by_length"]["1024"]["loss"]
+    assert measured[1][0] == measured[2][0]
+    assert measured[1][1] == pytest.approx(measured[2][1], rel=1e-6)
     assert "effective length: none of these lengths" in answer.stdout
     found = json.loads((tmp_path / "eval" / "eval.json").read_text())
     assert found.keys() >= KEYS

@@ -139,12 +139,12 @@ def test_engines_that_read_otherwise_are_named(
     config_of: MakeConfig, make_config: MakeConfig
 ) -> None:
     linear = plan_rope(config_of("mistral-nemo"), 262_144, RopeConfig())
-    assert warned(linear, "llama.cpp with -c 262144")
+    assert warned(linear, "sft-export gguf states 262,144")
     forced = RopeConfig(method=RopeMethod.dynamic, force=True)
     assert warned(plan_rope(make_config("llama"), 128, forced), "--max-model-len 64")
     yarn = RopeConfig(method=RopeMethod.yarn)
     plain = plan_rope(make_config("llama"), 128, yarn)
-    assert not warned(plain, "vLLM") and not warned(plain, "llama.cpp")
+    assert not warned(plain, "vLLM") and not warned(plain, "sft-export")
 
 
 def test_gemma_4_beyond_its_length_is_not_what_vllm_serves() -> None:
