@@ -53,6 +53,7 @@ def export_gguf(
     fails, or when the file's positions are not the model's; a file that failed the check is not
     kept.
     """
+    _check_expressible(model_dir)
     command = find_converter(converter)
     partial = target.with_name(f".{target.name}.partial")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -76,6 +77,23 @@ def export_gguf(
     finally:
         partial.unlink(missing_ok=True)
     return keys
+
+
+def _check_expressible(model_dir: Path) -> None:
+    """Raise ConfigError for positions that llama.cpp would compute otherwise, whatever is written.
+
+    It rotates all layers of a SmolLM3 model but every fourth; GGUF has no key that says otherwise.
+    """
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    rotates = config.get("no_rope_layers")
+    if config.get("model_type") != "smollm3" or not isinstance(rotates, list):
+        return
+    if [bool(flag) for flag in rotates] != [(n + 1) % 4 != 0 for n in range(len(rotates))]:
+        raise ConfigError(
+            f"{model_dir} cannot be a GGUF file: llama.cpp rotates three of four layers of every "
+            "SmolLM3 model, and this one, as rope=drope leaves it, rotates others; serve it with "
+            "transformers or vLLM."
+        )
 
 
 def linear_length(keys: RopeKeys, model_dir: Path) -> int | None:

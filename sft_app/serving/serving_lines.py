@@ -20,6 +20,8 @@ class ServingLine:
 def serving_lines(model_dir: Path, shown_as: str | None = None) -> list[ServingLine]:
     """Return a line for vLLM, SGLang, `transformers serve` and llama.cpp, from config.json alone.
 
+    What an engine would compute otherwise has no line.
+
     Each names the context length outright: engines multiply or take the smaller of several numbers,
     each in its own way. `shown_as`: where the lines say that the model lies; null: in `model_dir`.
     """
@@ -37,18 +39,17 @@ def serving_lines(model_dir: Path, shown_as: str | None = None) -> list[ServingL
     llama = f"llama-server -m model.gguf{f' -c {length}' if length else ''}{_llama_rope(rope)}"
     unknown = kind in ("dynamic", "longrope", "proportional") or _own_attention_factor(rope)
     dynamic = "" if kind != "dynamic" else "dynamic NTK: frequencies follow the length of a request"
-    return [
+    lines = [
         ServingLine(engine="vLLM", command=vllm, note=dynamic),
         ServingLine(engine="SGLang", command=sglang, note=dynamic),
         ServingLine(engine="transformers", command=f"transformers serve {where}"),
-        ServingLine(
-            engine="llama.cpp",
-            command=llama,
-            note="after sft-export gguf; it does not know this rope"
-            if unknown
-            else "after sft-export gguf",
-        ),
     ]
+    if _no_layer_rotates(text):  # llama.cpp would rotate them
+        return lines
+    note = "after sft-export gguf"
+    if unknown:
+        note += "; it does not know this rope"
+    return [*lines, ServingLine(engine="llama.cpp", command=llama, note=note)]
 
 
 def served_length(model_dir: Path, text: dict[str, Any]) -> int | None:
@@ -60,6 +61,12 @@ def served_length(model_dir: Path, text: dict[str, Any]) -> int | None:
             return length
     length = text.get("max_position_embeddings")
     return int(length) if isinstance(length, int | float) else None
+
+
+def _no_layer_rotates(text: dict[str, Any]) -> bool:
+    """Tell whether the model is what rope=drope leaves."""
+    rotates = text.get("no_rope_layers")
+    return isinstance(rotates, list) and not any(rotates)
 
 
 def _global_rope(text: dict[str, Any]) -> dict[str, Any]:

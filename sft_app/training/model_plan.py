@@ -1,6 +1,5 @@
 """Everything that is decided before weights are loaded: each run begins so, sft-plan prints it."""
 
-import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
 from sft_app.loader.checkpoint.weights_plan import WeightsPlan, plan_weights
 from sft_app.loader.model.generation import GenerationPlan, plan_generation
 from sft_app.loader.model.tensor_parallel import check_tensor_parallel
-from sft_app.loader.rope.rope_plan import RopePlan, apply_rope_plan, plan_rope
+from sft_app.loader.rope.rope_plan import RopePlan, plan_rope, planned_config
 from sft_app.loader.tokenizer.load_tokenizer import load_tokenizer
 from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
 from sft_app.training.activation_memory.tiling_plan import TilingPlan, tile_tokens
@@ -88,14 +87,13 @@ def plan_model(
         original_context_length=config.model.original_context_length,
         tokenizer_length=tokenizer_plan.own_max_length,
     )
-    planned = copy.deepcopy(pretrained)
-    apply_rope_plan(planned, rope)
+    planned = planned_config(pretrained, rope)
     if trainer.tensor_parallel_size > 1:
         check_tensor_parallel(planned, rope, tokenizer_plan, trainer.tensor_parallel_size)
 
     packing = plan_packing(config.data.packing, config.tokenizer.padding_side)
-    attention = choose_attention(pretrained, kernels_for, config.model.attn_implementation)
-    loss = plan_loss(trainer.loss_head, pretrained, kernels_for)
+    attention = choose_attention(planned, kernels_for, config.model.attn_implementation)
+    loss = plan_loss(trainer.loss_head, planned, kernels_for)
     parallel = plan_parallelism(trainer, planned, attention, config.context_length)
     precision = plan_precision(config, pretrained, weights, device)
     estimator = MemoryEstimator(

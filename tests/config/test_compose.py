@@ -23,7 +23,6 @@ TINY_DATA = ["data.train=org/data", "data.eval=org/data"]
 TINY_MODEL = ["model.name_or_path=org/model"]
 
 NEEDED = {
-    ("rope", "abf"): ["rope.theta=1000000"],
     ("rope", "longrope"): ["rope.short_factor=[1.0]", "rope.long_factor=[2.0]"],
     ("model", "custom"): ["model.name_or_path=org/model"],
     ("data", "custom"): ["data.train=org/data"],
@@ -82,7 +81,7 @@ def test_a_saved_configuration_reads_back_equal(compose: Compose, tmp_path: Path
         (["evaluation.tasks=[pass_key]"], "pass_key is not known. Did you mean passkey?"),
         (["evaluation.samples=0"], "evaluation.samples=0"),
         (["evaluation.scoring=generate", "trainer.parallelism=fsdp"], "evaluation.scoring=forced"),
-        (["rope=abf"], "rope.theta"),
+        (["rope=longrope"], "rope.short_factor"),
         (["rope=linear", "rope.beta_fast=3"], "rope.beta_fast"),
         (["rope=linear", "rope.factor=0.5"], "rope.factor"),
         (["trainer.optim=adamw_torchh"], "adamw_torch"),

@@ -72,14 +72,14 @@ WRONG_VALUES = [
     "launch.rdzv_endpoint='http://host:1'", "launch.nproc_per_node=nan",
     "launch.nproc_per_node=1.5", "launch.nproc_per_node=100000000000000000000",
     "launch.nnodes=2", "launch.nproc_per_node=many", "launch.nproc_per_node=0",
-    "launch.node_rank=1", "sweep.budget=time", "rope.factor=0.5", "rope.method=abf",
+    "launch.node_rank=1", "sweep.budget=time", "rope.factor=0.5", "rope.method=drop",
     "rope.method=longrope", "rope.theta=1", "rope.beta_fast=3", "rope.short_factor=2",
     "rope.factor_rounding=up", "evaluation.lengths=[0]", "evaluation.lengths=16q",
     "evaluation.documents=/no/such", "trainer.context_parallel_size=0",
 ]  # fmt: skip
 
 SEVERAL = [
-    ["rope=abf"], ["rope=longrope"], ["rope=linear,yarn"],
+    ["rope=abf", "rope.theta=big"], ["rope=longrope"], ["rope=linear,yarn"],
     ["context_length=4096,8192"], ["trainer.bf16=true", "trainer.fp16=true"],
 
     ["rope=linear", "rope.beta_fast=3"], ["rope=abf", "rope.theta=???"],

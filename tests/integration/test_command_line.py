@@ -17,7 +17,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
         ("rope=yarnn", "Did you mean rope=yarn?"),
         ("context_length=long", "context_length"),
         ("model.name_or_path=/no/such/dir", "model.name_or_path=/no/such/dir"),
-        ("rope=abf", "rope.theta"),
+        ("rope=longrope", "rope.short_factor"),
         ("data=custom", "data.train is not set"),
     ],
 )

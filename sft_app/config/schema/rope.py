@@ -18,13 +18,15 @@ class RopeMethod(StrEnum):
     ntk = "ntk"
     """NTK-aware scaling: a larger base, from the factor (arXiv:2309.00071, section 3.1)."""
     abf = "abf"
-    """Adjusted base frequency: a base of your choice (arXiv:2309.16039)."""
+    """Adjusted base frequency: a larger base, of your choice or by a bound (arXiv:2309.16039)."""
     yarn = "yarn"
     """Slow frequencies interpolated, fast ones kept, attention sharpened (arXiv:2309.00071)."""
     llama3 = "llama3"
     """Llama 3.1's rule by wavelengths (arXiv:2407.21783)."""
     longrope = "longrope"
     """A searched divisor for each frequency (arXiv:2402.13753)."""
+    drope = "drope"
+    """The rotation dropped, and a short training without it (arXiv:2512.12167)."""
     extend_positions = "extend_positions"
     """For learned position tables (OPT, GPT-2): the table is interpolated."""
 
@@ -53,7 +55,8 @@ class RopeConfig:
     """Allow what is refused by default: another method over a model that is scaled already, or
     training with `dynamic`."""
     theta: float | None = None
-    """abf: the new base (required there). Other methods keep the model's own base."""
+    """abf: the new base; null: 0.0424 * context_length^1.628, the fitted bound on the base
+    (arXiv:2405.14591), and never below the model's own. Other methods keep the model's own."""
     attention_factor: float | None = None
     """yarn, longrope: multiplies cos and sin; null = the paper's value for the factor."""
     beta_fast: float | None = None

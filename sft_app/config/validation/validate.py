@@ -116,8 +116,6 @@ def _check_rope(config: AppConfig) -> None:
                 f"rope.{name} has no meaning with rope.method={rope.method}: it belongs to "
                 f"{allowed}. Leave it out, or choose that method."
             )
-    if rope.method is RopeMethod.abf and rope.theta is None:
-        raise ConfigError("rope.method=abf needs its new base: rope.theta=1000000, for example.")
     if rope.method is RopeMethod.longrope and (not rope.short_factor or not rope.long_factor):
         raise ConfigError(
             "rope.method=longrope needs rope.short_factor and rope.long_factor: one number per "

@@ -27,7 +27,7 @@ from sft_app.loader.model.dtype import choose_dtype
 from sft_app.loader.model.generation import make_saveable
 from sft_app.loader.model.tensor_parallel import disown_tensor_parallel, tensor_parallel_arguments
 from sft_app.loader.rope.interpolate_table import interpolated_table
-from sft_app.loader.rope.rope_plan import RopePlan, apply_rope_plan
+from sft_app.loader.rope.rope_plan import RopePlan, planned_config
 from sft_app.loader.rope.verify_rope import check_built
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def load_model(
             if not alone:
                 send_weights(built)
     else:
-        apply_rope_plan(hf_config, plan)
+        hf_config = planned_config(hf_config, plan)
         # Parameters without memory; buffers are real, so that inverse frequencies are computed.
         with init_empty_weights(include_buffers=False):
             built = auto_class(hf_config).from_config(
@@ -141,13 +141,12 @@ def _read(
     arguments: dict[str, Any],
 ) -> PreTrainedModel:
     if plan.method != "extend_positions":
-        apply_rope_plan(hf_config, plan)
-        return _from_pretrained(model_config, hf_config, arguments)
+        return _from_pretrained(model_config, planned_config(hf_config, plan), arguments)
     short = _from_pretrained(model_config, copy.deepcopy(hf_config), arguments)
     weights = short.state_dict()
     name = f"{plan.table}.weight"
     weights[name] = interpolated_table(weights[name], plan.context_length, plan.table_offset)
-    apply_rope_plan(hf_config, plan)
+    hf_config = planned_config(hf_config, plan)
     long = type(short).from_pretrained(None, config=hf_config, state_dict=weights, **arguments)
     long.generation_config = short.generation_config
     return long

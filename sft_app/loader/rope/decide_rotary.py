@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.rope import RopeConfig, RopeMethod
+from sft_app.loader.rope.base_bound import SOURCE, base_bound
 from sft_app.loader.rope.factor import choose_factor
 from sft_app.loader.rope.methods import Extension, extended_parameters
 from sft_app.loader.rope.model_context import (
@@ -179,6 +180,7 @@ def _extended(
                 current=sets[layer_type],
                 factor=factor,
                 original=context.original,
+                effective=scaling.effective,
                 dim=rotary_dims.get(layer_type) or max(rotary_dims.values()),
                 rope=rope,
             ),
@@ -201,6 +203,30 @@ def _extended(
         rope_parameters=extended.get(ALL_LAYERS, {**(text.rope_parameters or {}), **extended}),
         max_position_embeddings=context.original if multiplied else scaling.effective,
         other_updates=_companions(text, context.original, method),
+        warnings=_base_warnings(method, length, rope, [sets[t] for t in chosen]),
+    )
+
+
+def _base_warnings(
+    method: RopeMethod, length: int, rope: RopeConfig, current: list[dict[str, Any]]
+) -> tuple[str, ...]:
+    bound = base_bound(length)
+    if method != RopeMethod.abf:
+        return ()
+    if rope.theta is None:
+        own = min(float(parameters["rope_theta"]) for parameters in current)
+        if own < bound:
+            return ()
+        return (
+            f"the model's own base, {own:,.0f}, is above the bound for {length:,} tokens: abf "
+            f"leaves its rotation as it is; rope.theta={own * 50:g}, for example, raises it.",
+        )
+    if rope.theta >= bound:
+        return ()
+    return (
+        f"rope.theta={rope.theta:g} is below {bound:,.0f} = 0.0424 * {length}^1.628, the fitted "
+        f"bound on the base for {length:,} tokens ({SOURCE}): perplexity may look well where "
+        "retrieval fails; rope.theta=null takes the bound.",
     )
 
 

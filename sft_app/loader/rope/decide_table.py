@@ -56,7 +56,12 @@ def decide_unlimited(
     # MPT builds its bias once, for max_seq_len keys; beyond, the shapes would not fit.
     grows = isinstance(stated, int) and length > stated
     warnings = []
-    if rope.method not in (RopeMethod.auto, RopeMethod.none):
+    # Without positions there is nothing to drop; and engines cap what they serve at this number.
+    has_dropped = positions.kind is PositionKind.none
+    served = getattr(text, "max_position_embeddings", None) if has_dropped else None
+    if rope.method not in (RopeMethod.auto, RopeMethod.none) and not (
+        has_dropped and rope.method is RopeMethod.drope
+    ):
         warnings.append(
             f"rope.method={rope.method.value} is not applicable: {text.model_type} has no rotary "
             "positions."
@@ -66,7 +71,7 @@ def decide_unlimited(
         changed=grows,
         reason=f"positions of kind {positions.kind!s} set no limit to the length",
         effective=None,
-        max_position_embeddings=None,
+        max_position_embeddings=max(served, length) if isinstance(served, int) else None,
         other_updates={"max_seq_len": length} if grows else {},
         warnings=tuple(warnings),
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.rope import FactorRounding, RopeConfig, RopeMethod
+from sft_app.loader.rope.base_bound import SOURCE, base_bound
 from sft_app.loader.rope.model_context import ModelContext
 
 
@@ -30,7 +31,13 @@ def choose_factor(
     assert context.original is not None and context.effective is not None
     original = context.original
     if method == RopeMethod.abf:
-        return Scaling(1.0, length, f"base frequency raised to rope.theta={rope.theta}")
+        how = f"base frequency raised to rope.theta={rope.theta}"
+        if rope.theta is None:
+            how = (
+                f"base frequency of at least {base_bound(length):,.0f} = 0.0424 * {length}^1.628 "
+                f"({SOURCE})"
+            )
+        return Scaling(1.0, length, how)
     # Meta's factor is not the ratio of the lengths (8 on 8192 serves 131072): with llama3 over
     # llama3, context and factor grow in proportion.
     grows = method == RopeMethod.llama3 and context.rope_type == "llama3"

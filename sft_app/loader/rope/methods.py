@@ -9,6 +9,7 @@ from typing import Any
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.rope import RopeConfig, RopeMethod
+from sft_app.loader.rope.base_bound import smallest_base
 from sft_app.loader.rope.frequencies import ntk_theta
 
 RopeParameters = dict[str, Any]
@@ -44,6 +45,8 @@ class Extension:
     factor: float
     original: int
     """Tokens of the pre-training context."""
+    effective: int
+    """Tokens that are to be reached."""
     dim: int
     """Rotated dimensions of a head."""
     rope: RopeConfig
@@ -92,10 +95,12 @@ def _ntk_theta(extension: Extension) -> float:
 def _abf_theta(extension: Extension) -> float:
     own = float(extension.current["rope_theta"])
     theta = extension.rope.theta
-    if theta is None or theta <= own:
+    if theta is None:
+        return smallest_base(extension.effective, own)
+    if theta <= own:
         raise ConfigError(
-            f"rope.theta: {'null' if theta is None else f'{theta:g}'}, but abf needs a base above "
-            f"the model's own {own:g}; set for example rope.theta={own * 50:g}."
+            f"rope.theta: {theta:g}, but abf needs a base above the model's own {own:g}; set for "
+            f"example rope.theta={own * 50:g}, or leave it out for the bound on the base."
         )
     return float(theta)
 

@@ -33,7 +33,7 @@ class PositionKind(StrEnum):
     """Fixed sines added to the embeddings (CTRL, XGLM)."""
     alibi = "ALiBi"
     none = "none"
-    """Recurrence carries the order (Mamba, RWKV), or nothing does."""
+    """Recurrence carries the order (Mamba, RWKV), or nothing does (rope=drope)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def detect_positions(config: PretrainedConfig) -> Positions:
         return Positions(kind=PositionKind.alibi)
     rotary = _rotary_positions(model, text)
     if rotary is not None:
-        return rotary
+        return Positions(kind=PositionKind.none) if _no_layer_rotates(model) else rotary
     table = _table_positions(model)
     if table is not None:
         _refuse_encoder(model, text)
@@ -100,6 +100,12 @@ def _uses_alibi(model: nn.Module, text: PretrainedConfig) -> bool:
             return bool(flag)
     # BLOOM has no flag: its base model has the method.
     return any("alibi" in attribute for m in model.modules() for attribute in vars(type(m)))
+
+
+def _no_layer_rotates(model: nn.Module) -> bool:
+    """Tell whether the attention layers have a switch for their rotation, and all are off."""
+    switches = [module.use_rope for module in model.modules() if hasattr(module, "use_rope")]
+    return bool(switches) and not any(switches)
 
 
 def _rotary_positions(model: nn.Module, text: PretrainedConfig) -> Positions | None:

@@ -8,9 +8,10 @@ from transformers import PretrainedConfig
 
 from sft_app import compat
 from sft_app.common.errors import ConfigError
-from sft_app.config.schema.rope import RopeConfig
+from sft_app.config.schema.rope import RopeConfig, RopeMethod
 from sft_app.loader.rope.decide_rotary import decide_rotary
 from sft_app.loader.rope.decide_table import decide_table, decide_unlimited
+from sft_app.loader.rope.drop_rope import decide_drop, dropped_config
 from sft_app.loader.rope.legacy_keys import NO_WORDS, has_legacy_words
 from sft_app.loader.rope.length_notes import (
     contradictions,
@@ -126,9 +127,12 @@ def plan_rope(
     windows = attention_windows(text)
     context = read_context(text, original=original_context_length)
     if positions.kind == PositionKind.rotary:
-        position_plan = decide_rotary(
-            text, context, windows, positions.rotary_dims, context_length, rope
-        )
+        if rope.method is RopeMethod.drope:
+            position_plan = decide_drop(config, context, windows, context_length, rope)
+        else:
+            position_plan = decide_rotary(
+                text, context, windows, positions.rotary_dims, context_length, rope
+            )
         original, source = context.original, context.original_source
         effective = context.effective
     elif positions.kind in (PositionKind.alibi, PositionKind.none):
@@ -165,15 +169,17 @@ def plan_rope(
             + reader_warnings(position_plan, context)
         ),
     )
-    apply_rope_plan(config, plan)
-    check_honoured(config, positions, plan.method, changed=plan.changed)
+    config = planned_config(config, plan)
+    if plan.method != "drope":
+        check_honoured(config, positions, plan.method, changed=plan.changed)
     if plan.rope_parameters is not None and not has_legacy_words(config):
         plan = replace(plan, warnings=(*plan.warnings, NO_WORDS))
     return plan
 
 
-def apply_rope_plan(config: PretrainedConfig, plan: RopePlan) -> None:
-    """Set on `config` what the plan says. Has an effect only before the model is built."""
+def planned_config(config: PretrainedConfig, plan: RopePlan) -> PretrainedConfig:
+    """Return the configuration that the plan's model is built from; `config` is not changed."""
+    config = dropped_config(config) if plan.method == "drope" else copy.deepcopy(config)
     text = config.get_text_config(decoder=True)
     if plan.rope_parameters is not None:
         text.rope_parameters = copy.deepcopy(plan.rope_parameters)
@@ -181,6 +187,7 @@ def apply_rope_plan(config: PretrainedConfig, plan: RopePlan) -> None:
         text.max_position_embeddings = plan.max_position_embeddings
     for name, value in plan.other_updates.items():
         setattr(text, name, value)
+    return config
 
 
 def _other_lengths(text: PretrainedConfig, position_plan: PositionPlan) -> dict[str, Any]:

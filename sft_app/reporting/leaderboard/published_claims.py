@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sft_app.loader.rope.base_bound import base_bound
 from sft_app.reporting.leaderboard.measured_points import Trajectory
 from sft_app.reporting.leaderboard.recovery import Recovery
 
@@ -27,11 +28,6 @@ class Claim:
     context_length: int
     measured: str
     verdict: str
-
-
-def base_bound(context_length: int) -> float:
-    """Return the least base of the rotation for a context, 0.0424 L^1.628 (arXiv:2405.14591)."""
-    return float(0.0424 * context_length**1.628)
 
 
 def claims(measured: Sequence[Trajectory], recoveries: Recoveries) -> list[Claim]:
@@ -123,7 +119,7 @@ def _base_above_bound(length: int, group: Sequence[Trajectory]) -> Claim:
     if below and above and any(scores.values()):
         verdict = AGREES if min(above.values()) > max(below.values()) else DISAGREES
     return Claim(
-        source="Bound on the base, arXiv:2405.14591, table 2",
+        source="Bound on the base, arXiv:2405.14591, figure 1",
         claim="a base below 0.0424 L^1.628 does not retrieve at L (agrees: every base above the "
         "bound scores higher than every base below it)",
         context_length=length,

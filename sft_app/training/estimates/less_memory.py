@@ -1,6 +1,5 @@
 """What to change when memory has run out: each remedy, with what a process would need then."""
 
-import copy
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.trainer import Parallelism
 from sft_app.config.validation.check_trainer import check_trainer_support
-from sft_app.loader.rope.rope_plan import apply_rope_plan
+from sft_app.loader.rope.rope_plan import planned_config
 from sft_app.training.activation_memory.tiling_plan import tile_tokens
 from sft_app.training.estimates.memory_estimate import estimate_memory
 from sft_app.training.loss.chunked_cross_entropy import chunk_bytes
@@ -56,8 +55,7 @@ def remedies(config: AppConfig, plans: ModelPlans, device: torch.device) -> list
 
 def bytes_needed(config: AppConfig, plans: ModelPlans, device: torch.device, processes: int) -> int:
     """Return the estimate for one of so many processes, with the model of `plans`."""
-    planned = copy.deepcopy(plans.pretrained)
-    apply_rope_plan(planned, plans.rope)
+    planned = planned_config(plans.pretrained, plans.rope)
     precision = plan_precision(config, plans.pretrained, plans.weights, device)
     shards, replicas = config.trainer.tensor_parallel_size, 1
     if config.trainer.parallelism is Parallelism.fsdp:
