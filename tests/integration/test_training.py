@@ -443,3 +443,16 @@ def test_the_default_command_trains_families_that_know_no_documents(
     plan = json.loads((run.directory / "plan.json").read_text())
     assert plan["packing"]["packed"] is plan["data"]["packing"]["packed"] is packed
     assert ("lets documents see each other" in run.output) is not packed
+
+
+@pytest.mark.slow
+def test_a_rotation_is_dropped_and_the_result_is_tuned_again(train: Callable[..., Trained]) -> None:
+    first = train("rope=drope", "trainer.max_steps=2", "evaluation.verify_saved=true")
+    saved = json.loads((first.directory / "model" / "config.json").read_text())
+    assert (saved["model_type"], set(saved["no_rope_layers"])) == ("smollm3", {0})
+    assert first.result.rope_method == "drope"
+    verdict = first.result.verification
+    assert verdict is not None and verdict.passed, verdict
+    again = train(f"model.name_or_path={first.directory / 'model'}", "trainer.max_steps=1")
+    before, after = again.result.evaluation_before, first.result.evaluation_after
+    assert before and after and before.heldout == after.heldout, "it is what was saved"
