@@ -48,7 +48,9 @@ train: $(READY) ## the demo: SmolLM2-135M on real conversations, about 5 minutes
 	@$(BIN)/sft-train experiment=demo $(ARGS)
 
 # The newest run's model, or the embedded one; ARGS: RUN_OR_MODEL for chat, settings for evaluate.
-NEWEST = $(patsubst %/config.json,%,$(firstword $(shell ls -t outputs/*/*/model/config.json 2>/dev/null)))
+# A run of its own, or a job of a sweep, which lies a folder or two deeper.
+SAVED = outputs/*/*/model outputs/*/*/*/model outputs/*/*/*/*/model
+NEWEST = $(patsubst %/config.json,%,$(firstword $(shell ls -t $(addsuffix /config.json,$(SAVED)) 2>/dev/null)))
 
 evaluate: $(READY) ## how far the newest run's model reads (or the embedded one): about a minute
 	@$(BIN)/sft-eval $(if $(NEWEST),model.name_or_path=$(NEWEST),model=smollm2) evaluation=quick \
