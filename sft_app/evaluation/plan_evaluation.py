@@ -7,10 +7,12 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from sft_app.common.counted import counted
+from sft_app.common.errors import ConfigError
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.evaluation import (
     DEFAULT_TASKS,
     LM_EVAL_PREFIX,
+    TASK_NAMES,
     EvaluationConfig,
 )
 from sft_app.data.prepare_data import PreparedData
@@ -83,8 +85,13 @@ def plan_evaluation(
         tasks = TaskSamples(
             material, own_tasks, lengths.values, samples=settings.samples, seed=config.seed
         )
-        chosen = tuple(own_tasks) != DEFAULT_TASKS
+        chosen = tuple(own_tasks) != DEFAULT_TASKS and set(own_tasks) != set(TASK_NAMES)
         tasks.leave_out_unfit(strict=lengths.asked_for and chosen)
+        if lengths.asked_for and not tasks.pairs():
+            raise ConfigError(
+                f"evaluation.lengths={list(lengths.values)}: none of the tasks fits with this "
+                "model's tokenizer; set longer lengths, or evaluation.tasks=[]."
+            )
         log.info(
             "evaluation      %s at %s tokens, %s each, in %s, hidden in %s",
             ", ".join(own_tasks),

@@ -16,7 +16,8 @@ TASK_NAMES = (
 )
 """Of the application's own tasks."""
 DEFAULT_TASKS = ("passkey", "niah_single", "niah_multikey", "variable_tracking")
-"""Those of evaluation=default: where one of them does not fit a length, nobody asked for it."""
+"""Those of evaluation=default. Where one of them, or of evaluation=long, which has all, does not
+fit a length, nobody asked for it."""
 LM_EVAL_PREFIX = "lm_eval:"
 """Before the name of a task of lm-evaluation-harness."""
 
