@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shlex
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -121,7 +122,7 @@ def check_model_source(key: str, reference: str) -> None:
 def _check_no_adapter(key: str, reference: str) -> None:
     """Raise ConfigError where a folder holds a LoRA adapter, and not the model below it."""
     folder = Path(reference).expanduser()
-    if not (folder / ADAPTER_CONFIG).is_file() or (folder / "config.json").is_file():
+    if not (folder / ADAPTER_CONFIG).is_file() or _has_weights(folder):
         return
     try:
         stated = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
@@ -129,15 +130,22 @@ def _check_no_adapter(key: str, reference: str) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         base = "BASE_MODEL"
     way_out = "merge it into that model first (merge_and_unload of PEFT), and name the result"
+    merged = folder.parent / "model"
     if (folder / "trainer_state.json").is_file():
+        words = [f"{key}={base}", "adapter=lora", f"trainer.resume_from_checkpoint={reference}"]
         way_out = (
-            f"train it further with {key}={base} adapter=lora "
-            f"trainer.resume_from_checkpoint={reference}, or name the model/ of its run, which has "
+            f"train it further with {shlex.join(words)}, or name the model/ of its run, which has "
             "the adapter merged in"
         )
+    elif _has_weights(merged):
+        way_out = f"{shlex.quote(f'{key}={merged}')} has it merged in"
     raise ConfigError(
         f"{key}={reference}: this is a LoRA adapter of {base}, and no whole model; {way_out}."
     )
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(any(folder.glob(name)) for name in ("model*.safetensors*", "pytorch_model*.bin*"))
 
 
 def check_data_source(key: str, reference: str, suffixes: tuple[str, ...]) -> None:

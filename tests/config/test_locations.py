@@ -102,5 +102,16 @@ def test_an_adapter_is_no_model(tmp_path: Path) -> None:
     line = f"{key}=org/base adapter=lora trainer.resume_from_checkpoint={tmp_path}"
     with pytest.raises(ConfigError, match=re.escape(line)):
         check_model_source(key, str(tmp_path))
-    (tmp_path / "config.json").touch()
+    (tmp_path / "model.safetensors").touch()
     check_model_source(key, str(tmp_path))
+
+
+def test_an_adapter_of_a_run_has_a_merged_model_beside_it(tmp_path: Path) -> None:
+    """Even where it keeps the model's own config.json."""
+    run = tmp_path / "my run"
+    for name in ("adapter/adapter_config.json", "adapter/config.json", "model/model.safetensors"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("{}")
+    with pytest.raises(ConfigError) as refusal:
+        check_model_source("model.name_or_path", str(run / "adapter"))
+    assert f"'model.name_or_path={run}/model' has it merged in" in str(refusal.value)

@@ -19,6 +19,10 @@ _NO_LAYERS = "all parameters are trained, or an adapter: adapter=lora"
 _PADDING = "rows are packed without padding (data.packing=best_fit), or padded to the longest"
 _MODEL_CLASS = "the class is read from the model's own config.json: model.name_or_path is enough"
 _PREFERENCES = "supervised fine-tuning is all there is: leave it out"
+_ADAPTER = (
+    "an adapter goes on with adapter=lora trainer.resume_from_checkpoint=CHECKPOINT, or a new one "
+    "begins on its run's merged model: model.name_or_path=.../model"
+)
 _SPLITS = "data.train=org/name/CONFIG:SPLIT names a configuration and a split; so does data.eval"
 _HUB = "nothing is uploaded: `hf upload ORG/NAME outputs/.../model` does that"
 
@@ -81,10 +85,10 @@ ELSEWHERE = {name: sentence for sentence, names in _SAME_ANSWER.items() for name
     "plot_loss": "each run draws its losses into report.html by itself",
     "use_unsloth": "kernels are chosen by themselves; trainer.loss_head=liger and "
     "trainer.torch_compile=true name two of them",
-    "adapter_name_or_path": "model.name_or_path takes an adapter's folder too, and "
-    "trainer.resume_from_checkpoint a checkpoint of one",
-    "lora_model_dir": "model.name_or_path takes an adapter's folder too, and "
-    "trainer.resume_from_checkpoint a checkpoint of one",
+    "adapter_name_or_path": _ADAPTER,
+    "lora_model_dir": _ADAPTER,
+    "adapter_path": _ADAPTER,
+    "peft_model_path": _ADAPTER,
     "create_new_adapter": "each run with adapter=lora makes one",
     "special_tokens": "tokenizer.pad_token and tokenizer.add_tokens=[...] set these",
     "eos_token": "the turn's end is the chat template's: tokenizer.chat_template sets it",
