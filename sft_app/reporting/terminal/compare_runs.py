@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from string import ascii_uppercase
 
 from rich.console import Console
 
@@ -12,14 +13,17 @@ from sft_app.reporting.sweep.comparability import cautions
 from sft_app.reporting.sweep.settings_diff import differences, setting_text
 from sft_app.reporting.sweep.sweep_csv import evaluation_lengths
 from sft_app.reporting.sweep.sweep_table import Column, Row, Table, Value
-from sft_app.reporting.terminal.fit_table import print_table
+from sft_app.reporting.terminal.fit_table import fitting, print_table
 from sft_app.reporting.terminal.plain_text import plain
 
 Measure = tuple[str, Callable[[CellRecord], str]]
 
 
 def print_comparison(directories: Sequence[Path], console: Console) -> None:
-    """Print one column a run: status, settings that differ, losses, speed, memory, time."""
+    """Print one column a run: status, settings that differ, losses, speed, memory, time.
+
+    Where the names leave no room for the columns, a letter stands for each.
+    """
     cells = [read_cell(directory, directory.parent) for directory in directories]
     rows: list[Measure] = [("status", lambda cell: summary.STATUS_LABELS[cell.status])]
     for difference in differences(cells):
@@ -39,13 +43,23 @@ def print_comparison(directories: Sequence[Path], console: Console) -> None:
         ("wall time",
          lambda c: format_values.duration(summary.total_seconds(c.result) if c.result else None)),
     ]  # fmt: skip
-    table = Table(
-        columns=[Column(title=str(directory), is_number=False) for directory in directories],
-        rows=[_row(label, text, cells) for label, text in rows],
-    )
+    named = [str(directory) for directory in directories]
+    table = _table(named, rows, cells)
+    if fitting(table, range(len(named)), console.width, "run")[1]:
+        short = [f"({ascii_uppercase[n % 26]}{n // 26 or ''})" for n in range(len(named))]
+        for letter, name in zip(short, named, strict=True):
+            console.print(plain(f"{letter} {name}"), soft_wrap=True)
+        table = _table(short, rows, cells)
     print_table(table, console, first="run")
     for sentence in cautions(cells):
         console.print(plain(f"CAUTION {sentence}"), style="yellow")
+
+
+def _table(names: Sequence[str], rows: Sequence[Measure], cells: list[CellRecord]) -> Table:
+    return Table(
+        columns=[Column(title=name, is_number=False) for name in names],
+        rows=[_row(label, text, cells) for label, text in rows],
+    )
 
 
 def _row(label: str, text: Callable[[CellRecord], str], cells: list[CellRecord]) -> Row:
@@ -66,6 +80,8 @@ def _perplexity(length: int) -> Callable[[CellRecord], str]:
         before, after = (
             summary.perplexity_of(cell.at_length(length, when)) for when in ("before", "after")
         )
+        if before is None and after is None:
+            return format_values.NOT_MEASURED
         return f"{format_values.perplexity(before)} → {format_values.perplexity(after)}"
 
     return text

@@ -19,19 +19,22 @@ MOST_LISTED = 20
 
 
 def print_list(found: Found, root: Path, console: Console) -> None:
-    """Print what there is below `root`: when, status, context length, held-out loss, name."""
+    """Print what there is below `root`: when, status, context length, held-out loss, when, RoPE.
+
+    Where it is comes first, and stays on a narrow screen; RoPE is the first to go.
+    """
     table = Table(
         columns=[
             Column(title="status", is_number=False),
             Column(title="context"),
+            Column(title="loss"),
+            Column(title="written", is_number=False),
             Column(title="RoPE", is_number=False),
-            Column(title="held-out loss"),
-            Column(title="where", is_number=False),
         ]
     )
     for other in found.all[:MOST_LISTED]:
         table.rows.append(_sweep(other, root) if other.is_sweep else _run(other, root))
-    print_table(table, console, first="written")
+    print_table(table, console, first="where")
     more = len(found.all) - MOST_LISTED
     if more > 0:
         console.print(plain(f"... and {more} older ones."))
@@ -42,14 +45,14 @@ def _run(found: Found, root: Path) -> Row:
     heldout = summary.heldout(run.result, "after") if run.result else None
     length = summary.context_length_of(run)
     return Row(
-        name=_when(last_written(found.directory)),
+        name=_name(found.directory, root),
         link="",
         values=[
             Value(text=summary.STATUS_LABELS[run.status], status=run.status, is_number=False),
             number(length, format_values.count),
-            Value(text=summary.rope_of(run), is_number=False),
             number(summary.loss_of(heldout), format_values.loss),
-            Value(text=_name(found.directory, root), is_number=False),
+            Value(text=_when(last_written(found.directory)), is_number=False),
+            Value(text=summary.rope_of(run), is_number=False),
         ],
     )
 
@@ -58,15 +61,16 @@ def _sweep(found: Found, root: Path) -> Row:
     cells = collect_sweep(found.directory)
     lengths = sorted({cell.context_length for cell in cells if cell.context_length})
     losses = [summary.loss_of(cell.heldout("after")) for cell in cells]
+    newest = max((last_written(cell.run.directory) for cell in cells), default=0.0)
     return Row(
-        name=_when(max((last_written(cell.run.directory) for cell in cells), default=0.0)),
+        name=f"{_name(found.directory, root)} (sweep)",
         link="",
         values=[
             Value(text=status_counts(cells), is_number=False),
             Value(text=", ".join(map(format_values.length, lengths))),
-            Value(text=", ".join(sorted({cell.method for cell in cells if cell.method}))),
             number(min((loss for loss in losses if loss), default=None), format_values.loss),
-            Value(text=f"{_name(found.directory, root)} (sweep)", is_number=False),
+            Value(text=_when(newest), is_number=False),
+            Value(text=", ".join(sorted({cell.method for cell in cells if cell.method}))),
         ],
     )
 

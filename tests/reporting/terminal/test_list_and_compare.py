@@ -1,12 +1,17 @@
 """sft-report on many runs, and on two."""
 
+import io
 import os
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from sft_app.records.result import Status
 from sft_app.report import main
+from sft_app.reporting.run.find_runs import find
+from sft_app.reporting.terminal.compare_runs import print_comparison
+from sft_app.reporting.terminal.list_runs import print_list
 from tests.reporting.example_runs import (
     config_of,
     evaluation,
@@ -41,9 +46,9 @@ def test_a_folder_of_runs_is_listed_newest_first_with_status_loss_and_length(
         os.utime(path, (2e9 - 50, 2e9 - 50))
     assert main([str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[:3] == ["written", "status", "context"]
-    assert [line.split()[-1] for line in lines[1:4]] == [
-        "2026-11-21/new", "(sweep)", "2026-11-20/old",
+    assert lines[0].split()[:3] == ["where", "status", "context"]
+    assert [line.split()[0] for line in lines[1:4]] == [
+        "2026-11-21/new", "sweeps/lengths", "2026-11-20/old",
     ]  # fmt: skip
     assert all(word in lines[1] for word in ("completed", "2,048", "2.1250"))
     assert all(word in lines[2] for word in ("6 completed", "8k, 16k", "sweeps/lengths"))
@@ -73,3 +78,31 @@ def test_comparing_what_is_no_run_ends_in_one_sentence(
     (tmp_path / "empty").mkdir()
     assert main([str(run), str(tmp_path / "empty")]) == 2
     assert "is no run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_on_any_screen_the_list_says_where_and_how_good(width: int, tmp_path: Path) -> None:
+    run_in(tmp_path / "2026-11-20" / "17-42-33", age=500, loss=2.25, rate=1e-5)
+    write_sweep(tmp_path / "sweeps" / "context_sweep", lengths=(8192, 16384, 32768), steps=2)
+    screen = io.StringIO()
+    found = find(tmp_path)
+    assert found is not None
+    print_list(found, tmp_path, Console(file=screen, width=width, highlight=False))
+    text = screen.getvalue()
+    assert "2026-11-20/17-42-33" in text and "sweeps/context_sweep (sweep)" in text
+    assert "2.2500" in text and "8k, 16k, 32k" in text
+
+
+def test_long_names_leave_no_run_out_of_the_comparison(tmp_path: Path) -> None:
+    runs = [
+        run_in(tmp_path / ("a-long-name-" * 5 + str(n)), age=5, loss=2.0 + n / 8, rate=1e-5)
+        for n in range(3)
+    ]
+    screen = io.StringIO()
+    print_comparison(runs, Console(file=screen, width=80, highlight=False))
+    lines = screen.getvalue().splitlines()
+    assert lines[1] == f"(B) {runs[1]}"
+    after = next(line for line in lines if line.startswith("held-out loss after"))
+    assert after.split()[-3:] == ["2.0000", "2.1250", "2.2500"]
+    assert "left out" not in screen.getvalue()
+    assert max(len(line) for line in lines[3:]) <= 80
