@@ -65,7 +65,7 @@ def test_of_outputs_the_newest_is_taken_and_said(
     assert main([str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     newest = tmp_path / "2026-11-21" / "10-00-00"
-    listed = [line.split()[-1] for line in lines[1:3]]
+    listed = [line.split()[0] for line in lines[1:3]]
     assert listed == ["2026-11-21/10-00-00", "2026-11-21/11-00-00"], "the newest first"
     assert f"The newest of 2 runs and sweeps is the run {newest}" in lines
 
