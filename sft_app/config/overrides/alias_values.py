@@ -1,6 +1,7 @@
 """What other tools' values are here, for the suggestion to be one that works."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 
 VALUES = {
     "adapter.method": {
@@ -120,11 +121,21 @@ def write_as_ours(
     if alias in VALUES_OF_ALIAS and plain in (*_ON, "4", "8", ""):
         ours = VALUES_OF_ALIAS[alias]
     else:
-        ours = _translated(key, plain) or _as_it_is(key, value, plain, fits)
+        ours = translated(key, plain) or _as_it_is(key, value, plain, fits)
     return f"{SHORT.get(key, key)}={ours or EXAMPLES.get(key, default)}"
 
 
-def _translated(key: str, plain: str) -> str | None:
+def nearest(key: str, value: str, allowed: Sequence[str]) -> str | None:
+    """Return the allowed value that `value` means: in other tools' words, or as it is spelt."""
+    elsewhere = translated(key, value.lower())
+    if elsewhere in allowed:
+        return elsewhere
+    near = get_close_matches(value.lower(), allowed, n=1)
+    return near[0] if near else None
+
+
+def translated(key: str, plain: str) -> str | None:
+    """Return what a value of other tools, in lower case, is here; None where nothing is known."""
     switch = "true" if plain in _ON else "false" if plain in _OFF else plain
     known = VALUES.get(key, {})
     return known.get(plain, known.get(switch))

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from difflib import get_close_matches
 from functools import cache
 from typing import Any, get_args, get_origin
 
@@ -13,6 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sft_app.common.errors import ConfigError
+from sft_app.config.overrides.alias_values import nearest
 from sft_app.config.reference.describe_settings import Setting, all_settings, is_union, shown
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.validation.number_ranges import NUMBER_RANGES
@@ -132,8 +132,8 @@ def _annotation_of_group(group: str) -> Any:
 def _what_fits(setting: Setting, value: Any) -> str:
     if setting.choices:
         allowed = [*setting.choices, *(["null"] if type(None) in _options(setting) else [])]
-        near = get_close_matches(str(value).lower(), allowed, n=1)
-        hint = f" Did you mean {setting.key}={near[0]}?" if near else ""
+        near = nearest(setting.key, shown(value), allowed)
+        hint = f" Did you mean {setting.key}={near}?" if near else ""
         return f"{hint} Allowed: {', '.join(allowed)}."
     allowed_range = NUMBER_RANGES.get(setting.key)
     limits = f" {allowed_range}" if allowed_range else ""

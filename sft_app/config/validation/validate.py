@@ -15,6 +15,7 @@ from sft_app.config.locations import (
     check_file,
     check_model_source,
 )
+from sft_app.config.overrides.alias_values import nearest
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.data import Packing
 from sft_app.config.schema.launch import Device
@@ -205,8 +206,8 @@ def _check_plan(config: AppConfig) -> None:
 
 def _check_choice(key: str, value: str, allowed: list[str]) -> None:
     if value not in allowed:
-        near = get_close_matches(value, allowed, n=1)
-        hint = f" Did you mean {key}={near[0]}?" if near else ""
+        near = nearest(key, value, allowed)
+        hint = f" Did you mean {key}={near}?" if near else ""
         raise ConfigError(f"{key}={value} is not known.{hint} Allowed: {', '.join(allowed)}.")
 
 
