@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel
 
@@ -47,6 +48,11 @@ PRIVATE_NAMES = (
         "hydra._internal.utils.run_and_report",
         "what is wrong in a configuration ends in Hydra's own several lines, and exit code 1",
         "hydra.main can hand exceptions to its caller",
+    ),
+    PrivateName(
+        "transformers.masking_utils.find_packed_sequence_indices",
+        "documents whose positions skip some fall into two, which is found before training",
+        "transformers takes the bounds of packed documents in the place of positions",
     ),
     PrivateName(
         "datasets.Dataset._fingerprint",
@@ -448,3 +454,19 @@ def no_ddp_buckets_in_graphs() -> Iterator[None]:
 def storage_key(tensor: Any) -> int:
     """Return what two tensors have in common if they share memory, also where there is none."""
     return int(tensor.untyped_storage()._cdata)
+
+
+def read_documents_by_restarts() -> None:
+    """Have transformers begin a packed document where positions are 0, and not where they jump.
+
+    For the whole process, and the same wherever positions are those of packed documents; rows whose
+    positions skip some (data.position_skipping=pose) fall apart otherwise.
+    """
+    from transformers import masking_utils
+
+    masking_utils.find_packed_sequence_indices = _documents_by_restarts
+
+
+def _documents_by_restarts(position_ids: "torch.Tensor") -> "torch.Tensor | None":
+    documents = (position_ids == 0).cumsum(-1)
+    return None if bool((documents == documents[:, :1]).all()) else documents

@@ -57,7 +57,7 @@ def _derived(config: AppConfig, rope: RopePlan) -> list[int]:
     """
     if config.sweep.lengths:
         return sorted({*config.sweep.lengths, 2 * max(config.sweep.lengths)})
-    trained = config.context_length
+    trained = config.target_length
     lengths = {trained // 2, trained, 2 * trained}
     original = rope.original_context_length
     lengths.add(original if original is not None and original < trained else trained // 4)

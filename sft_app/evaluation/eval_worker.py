@@ -69,7 +69,7 @@ def run_evaluation(config: AppConfig, directory: Path) -> None:
         config = _at_its_own_length(config, hf_config)
     rope = plan_rope(
         hf_config,
-        config.context_length,
+        config.target_length,
         config.rope,
         original_context_length=config.model.original_context_length,
     )

@@ -62,7 +62,7 @@ class Checked:
             self.tokenizers.add(tokenizer_key)
         plan = plan_rope(
             hf_config,
-            config.context_length,
+            config.target_length,
             config.rope,
             original_context_length=config.model.original_context_length,
         )

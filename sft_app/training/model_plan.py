@@ -9,6 +9,7 @@ from rich.console import Console
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from sft_app.config.schema.app import AppConfig
+from sft_app.config.schema.data import PositionSkipping
 from sft_app.config.schema.trainer import LossWeighting
 from sft_app.data.prepare_data import PreparedData, prepare_data
 from sft_app.data.preview import preview
@@ -23,6 +24,7 @@ from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
 from sft_app.training.activation_memory.tiling_plan import TilingPlan, tile_tokens
 from sft_app.training.arguments import uses_cuda
 from sft_app.training.attention.choose_attention import AttentionPlan, choose_attention
+from sft_app.training.attention.verify_skipped_positions import check_positions_can_skip
 from sft_app.training.estimates.absent_hardware import HardwarePlan, plan_hardware
 from sft_app.training.estimates.memory_estimate import MemoryEstimate, MemoryEstimator
 from sft_app.training.loss.choose_loss import LossPlan, plan_loss
@@ -82,11 +84,13 @@ def plan_model(
     tokenizer, tokenizer_plan = load_tokenizer(config.tokenizer, config.model, pretrained)
     rope = plan_rope(
         pretrained,
-        config.context_length,
+        config.target_length,
         config.rope,
         original_context_length=config.model.original_context_length,
         tokenizer_length=tokenizer_plan.own_max_length,
     )
+    if config.data.position_skipping is not PositionSkipping.none:
+        check_positions_can_skip(pretrained, rope)
     planned = planned_config(pretrained, rope)
     if trainer.tensor_parallel_size > 1:
         check_tensor_parallel(planned, rope, tokenizer_plan, trainer.tensor_parallel_size)

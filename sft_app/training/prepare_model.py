@@ -8,9 +8,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from sft_app import compat
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
+from sft_app.config.schema.data import PositionSkipping
 from sft_app.config.schema.sweep import Budget
 from sft_app.training.activation_memory.tile_layers import tile_layers
 from sft_app.training.activation_memory.tiling_plan import WHOLE_ROWS, TilingPlan
@@ -22,6 +24,7 @@ from sft_app.training.attention.choose_attention import (
     verify_attention,
     without_packing,
 )
+from sft_app.training.attention.verify_skipped_positions import verify_skipped_positions
 from sft_app.training.loss.choose_loss import LossPlan
 from sft_app.training.loss.patched_forward import CHUNKED, LossChoice, install_chunked_loss
 from sft_app.training.metrics.flops import ModelShape, shape_of
@@ -87,12 +90,16 @@ def prepare_model(
     sharded = wants_shards(config.trainer)
     if sharded:
         shard(trained, model, device, replicas=config.trainer.fsdp_replicas)
+    if config.data.position_skipping is not PositionSkipping.none:
+        compat.read_documents_by_restarts()
     packed, choice = settle_attention(model, trained, packing, attention)
     if packed != packing and config.sweep.budget is not Budget.own:
         raise ConfigError(
             f"sweep.budget={config.sweep.budget} counts packed rows, and here {packed.reason}: "
             "set sweep.budget=own."
         )
+    if config.data.position_skipping is not PositionSkipping.none:
+        log.info("%s", skipping_line(config, model, trained if packed.packed else None))
     loss = install_chunked_loss(model, loss_plan, called=trained)
     log.info("%s", loss)
     tiled = tile_layers(model, tiling, called=trained)
@@ -111,6 +118,16 @@ def prepare_model(
         sharded=sharded or tensor_parallel_size > 1,
         context=context,
         tensor_parallel_size=tensor_parallel_size,
+    )
+
+
+def skipping_line(config: AppConfig, model: PreTrainedModel, packs: nn.Module | None) -> str:
+    """Say at which positions rows are trained; `packs`, given packed rows, is verified to do so."""
+    found = "batches are masked" if packs is None else verify_skipped_positions(model, packs)
+    return (
+        f"positions       up to {config.target_length:,} in rows of {config.context_length:,}: "
+        f"data.position_skipping=pose leaves a stretch out of each document (arXiv:2309.10400); "
+        f"{found}"
     )
 
 

@@ -219,6 +219,7 @@ def make_trainer(
         eval_dataset=data.eval if heldout is not None else None,
         heldout=heldout,
         data_collator=data.collate,
+        position_target=config.data.position_target,
         on_nonfinite=config.trainer.on_nonfinite,
         on_loss_spike=SpikeRule(
             action=config.trainer.on_loss_spike,

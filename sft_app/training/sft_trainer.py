@@ -20,6 +20,7 @@ from sft_app.data.batches.datasets import (
     PackedDataset,
 )
 from sft_app.data.batches.length_grouped_sampler import LengthGroupedSampler
+from sft_app.data.batches.skip_positions import skip_positions
 from sft_app.training.guards.guarded_trainer import GuardedTrainer, StepInProgress
 from sft_app.training.guards.loss_spikes import LossSpikes, SpikeRule
 from sft_app.training.guards.step_guard import StepGuard
@@ -67,9 +68,14 @@ class SFTTrainer(GuardedTrainer):
         on_nonfinite: OnNonfinite = OnNonfinite.stop,
         on_loss_spike: SpikeRule | None = None,
         heldout: HeldoutMeasure | None = None,
+        position_target: int | None = None,
         **kwargs: Any,
     ) -> None:
-        """Train `prepared.model`; `kwargs` are transformers.Trainer's own."""
+        """Train `prepared.model`; `kwargs` are transformers.Trainer's own.
+
+        position_target: tokens of the context that positions reach by skipping; None: they count.
+        """
+        self.position_target = position_target
         self.heldout = heldout
         self.guard = StepGuard(on_nonfinite, StopSignals())
         self.spikes = LossSpikes(on_loss_spike or SpikeRule())
@@ -166,6 +172,14 @@ class SFTTrainer(GuardedTrainer):
     def _take(self, batch: Batch) -> dict[str, Any]:
         """Count a micro-batch as it was read; what this rank has to do of it."""
         self._items.append(batch.pop(ITEM))
+        if self.position_target is not None:
+            batch["position_ids"] = skip_positions(
+                batch["position_ids"],
+                self._items[-1].tolist(),
+                target=self.position_target,
+                seed=self.args.seed,
+                step=self.state.global_step,
+            )
         share = batch.pop(CONVERSATION_SHARE, None)
         if share is not None:
             batch["loss_weights"] = share * batch.get("loss_weights", torch.ones(()))

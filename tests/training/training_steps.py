@@ -92,6 +92,7 @@ def trainer_of(
     on_nonfinite: OnNonfinite = OnNonfinite.stop,
     on_loss_spike: SpikeRule | None = None,
     heldout: HeldoutMeasure | None = None,
+    position_target: int | None = None,
     **args: Any,
 ) -> SFTTrainer:
     arguments = TrainingArguments(
@@ -112,6 +113,7 @@ def trainer_of(
         args=arguments,
         data_collator=collate,
         train_dataset=rows,
+        position_target=position_target,
         on_nonfinite=on_nonfinite,
         on_loss_spike=on_loss_spike,
         eval_dataset=rows if heldout is not None else None,

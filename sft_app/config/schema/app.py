@@ -54,6 +54,11 @@ class AppConfig:
     plan: PlanConfig = field(default_factory=PlanConfig)
     """GPUs that sft-plan reckons with."""
 
+    @property
+    def target_length(self) -> int:
+        """Return the tokens for which positions are extended: beyond the rows with PoSE only."""
+        return self.data.position_target or self.context_length
+
 
 # On import, because the job of a Ray worker unpickles a configuration and composes none.
 register_resolvers()

@@ -96,6 +96,16 @@ class Packing(StrEnum):
     """As many as fit a row (best-fit decreasing); none of them sees another."""
 
 
+class PositionSkipping(StrEnum):
+    """Whether positions of a document are left out, as if text stood between its two chunks."""
+
+    none = "none"
+    """Positions count the tokens."""
+    pose = "pose"
+    """A random stretch is left out, so that positions reach `position_target` (PoSE,
+    arXiv:2309.10400)."""
+
+
 class TrainOn(StrEnum):
     """Which assistant turns carry labels."""
 
@@ -140,6 +150,11 @@ class DataConfig:
     """What happens at a record that cannot be used as it is."""
     packing: Packing = Packing.auto
     """Whether several examples share a row of `context_length` tokens."""
+    position_skipping: PositionSkipping = PositionSkipping.none
+    """Whether rows of `context_length` tokens are trained at the positions of a longer context."""
+    position_target: int | None = None
+    """position_skipping=pose: tokens of the context that positions reach, and for which RoPE is
+    extended; more than `context_length`."""
     train_on: TrainOn = TrainOn.all_turns
     """Which assistant turns carry labels."""
     max_examples: int | None = None

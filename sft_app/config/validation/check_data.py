@@ -4,7 +4,7 @@ from difflib import get_close_matches
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.app import AppConfig
-from sft_app.config.schema.data import COLUMN_NAMES, ROLE_NAMES
+from sft_app.config.schema.data import COLUMN_NAMES, ROLE_NAMES, PositionSkipping
 
 
 def check_data_names(config: AppConfig) -> None:
@@ -25,6 +25,30 @@ def check_data_names(config: AppConfig) -> None:
                 f"data.roles.{speaker}={role}: {role} is no role."
                 f"{turned if speaker in ROLE_NAMES else ''} Allowed: {', '.join(ROLE_NAMES)}."
             )
+
+
+def check_position_skipping(config: AppConfig) -> None:
+    """Raise ConfigError unless position_skipping and its target belong together."""
+    skipping, target = config.data.position_skipping, config.data.position_target
+    if skipping is PositionSkipping.none:
+        if target is not None:
+            raise ConfigError(
+                f"data.position_target={target} has no meaning with data.position_skipping=none: "
+                "leave it out, or set data.position_skipping=pose."
+            )
+        return
+    if target is None or target <= config.context_length:
+        raise ConfigError(
+            f"data.position_skipping=pose needs a target beyond the rows: data.position_target="
+            f"{2 * config.context_length}, for example, with context_length="
+            f"{config.context_length} (it is {'null' if target is None else target})."
+        )
+    attention = config.model.attn_implementation
+    if attention not in ("auto", "sft_packed", "sdpa", "eager"):
+        raise ConfigError(
+            f"model.attn_implementation={attention} finds packed documents in positions by itself, "
+            "and data.position_skipping=pose skips some: set model.attn_implementation=auto."
+        )
 
 
 def _names(key: str, value: object) -> dict[str, str]:

@@ -72,6 +72,7 @@ NUMBER_RANGES: dict[str, Range] = {
     "sweep.keep_one_in": Range(2, 1000),
     "sweep.rung": COUNT_OR_NONE,
     "data.max_examples": COUNT,
+    "data.position_target": COUNT,
     "data.split_seed": SEED,
     "data.num_proc": Range(1, 4096),
     "data.preview": COUNT_OR_NONE,

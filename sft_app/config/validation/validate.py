@@ -25,7 +25,7 @@ from sft_app.config.transformers_names import (
     scheduler_names,
     training_argument_names,
 )
-from sft_app.config.validation.check_data import check_data_names
+from sft_app.config.validation.check_data import check_data_names, check_position_skipping
 from sft_app.config.validation.check_eval_strategy import check_eval_strategy
 from sft_app.config.validation.check_evaluation import check_evaluation
 from sft_app.config.validation.check_secrets import check_secrets
@@ -76,6 +76,7 @@ def validate(config: AppConfig, *, on_slurm: bool = False) -> None:
         _check_rope,
         _check_data,
         check_data_names,
+        check_position_skipping,
         check_evaluation,
         check_eval_strategy,
         _check_trainer,

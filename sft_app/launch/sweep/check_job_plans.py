@@ -65,4 +65,4 @@ def _make_plans(folder: Path, printed: Path, warm: WarmPython | None) -> int:
 
 def _what_plans_depend_on(job: SweepJob) -> str:
     config = job.config
-    return repr((config.context_length, config.model, config.tokenizer, config.rope))
+    return repr((config.target_length, config.model, config.tokenizer, config.rope))
