@@ -7,6 +7,7 @@ from pathlib import Path
 from sft_app.common.console import guard_console
 from sft_app.common.errors import ConfigError
 from sft_app.records.run_files import MODEL
+from sft_app.serving.adapter_folder import is_adapter
 from sft_app.serving.export_gguf import OUT_TYPES, export_gguf
 from sft_app.serving.gguf_positions import ramp_hint
 from sft_app.serving.serving_lines import serving_lines
@@ -20,6 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
     model_dir = directory / MODEL if (directory / MODEL).is_dir() else directory
     if not (model_dir / "config.json").is_file():
         return _complain(f"{directory} holds no saved model: no config.json.")
+    if is_adapter(model_dir):
+        return _complain(
+            f"{directory} is an adapter: name the run, whose model/ has it merged into its base."
+        )
     if options.what == "commands":
         for line in serving_lines(model_dir):
             print(f"# {line.engine}" + (f": {line.note}" if line.note else ""))

@@ -11,14 +11,7 @@ from sft_app.common.errors import ConfigError
 from sft_app.common.processes import is_installed
 from sft_app.config.schema.model import ModelConfig
 from sft_app.loader.checkpoint.locate import Checkpoint, find_checkpoint
-
-PEFT_CONFIG = "adapter_config.json"
-
-
-def is_adapter(directory: Path) -> bool:
-    """Tell whether `directory` holds an adapter, and no model of its own."""
-    weights = [*directory.glob("model*.safetensors"), *directory.glob("pytorch_model*.bin")]
-    return (directory / PEFT_CONFIG).is_file() and not weights
+from sft_app.serving.adapter_folder import PEFT_CONFIG
 
 
 def base_of(adapter: Path) -> Checkpoint:

@@ -24,6 +24,7 @@ from sft_app.common.processes import die_with_parent
 from sft_app.records.manifest import MANIFEST, damage_of
 from sft_app.records.run_files import ADAPTER
 from sft_app.records.verification import Check, Verification
+from sft_app.serving.adapter_folder import is_adapter
 from sft_app.serving.compare_logits import compare_logits, in_float32_if_small, read_expected
 from sft_app.serving.expectations import (
     PROBE,
@@ -33,7 +34,6 @@ from sft_app.serving.expectations import (
     tokenizer_facts,
     without_legacy_type,
 )
-from sft_app.serving.load_adapter import is_adapter
 from sft_app.serving.verify_adapter import adapter_checks, in_one
 
 SHOWN = 80

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from sft_app.common.errors import ConfigError
+from sft_app.export import main
 from sft_app.records.result import (
     Evaluation,
     LossMeasurement,
@@ -100,6 +101,16 @@ def test_frequency_factors_must_be_the_models(tmp_path: Path) -> None:
     assert found is not None and "are not the model's" in found
     found = wrong_rope(keys(**stated), model)
     assert found is not None and "no frequency factors" in found
+
+
+@pytest.mark.parametrize("what", ["commands", "gguf"])
+def test_an_adapter_is_no_model_to_serve(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    adapter = model_with(YARN, tmp_path / "adapter")
+    (adapter / "adapter_config.json").write_text("{}")
+    assert main([what, str(adapter)]) == 2
+    assert "is an adapter: name the run" in capsys.readouterr().err
 
 
 def test_what_an_engine_does_not_know_is_said(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sft_app.records.manifest import write_manifest
+from sft_app.serving.adapter_folder import is_adapter
 from sft_app.serving.expectations import probe_logits, write_expectations
-from sft_app.serving.load_adapter import is_adapter
 from sft_app.serving.verify_saved import verify_saved
 
 peft = pytest.importorskip("peft", reason="PEFT is not installed")

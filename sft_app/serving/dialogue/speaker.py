@@ -17,8 +17,9 @@ from transformers import (
 
 from sft_app.common.errors import ConfigError
 from sft_app.records.run_files import MODEL
+from sft_app.serving.adapter_folder import is_adapter
 from sft_app.serving.dialogue.dialogue_turns import DialogueTurns, prompt_ids
-from sft_app.serving.load_adapter import base_of, is_adapter, load_adapter
+from sft_app.serving.load_adapter import base_of, load_adapter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,11 @@
+"""Which folders hold an adapter of PEFT, and no model of their own."""
+
+from pathlib import Path
+
+PEFT_CONFIG = "adapter_config.json"
+
+
+def is_adapter(directory: Path) -> bool:
+    """Tell whether `directory` holds an adapter, and no model of its own."""
+    weights = [*directory.glob("model*.safetensors"), *directory.glob("pytorch_model*.bin")]
+    return (directory / PEFT_CONFIG).is_file() and not weights
