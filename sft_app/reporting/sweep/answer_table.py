@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sft_app.config.schema.sweep import BestBy
 from sft_app.reporting.page import format_values
+from sft_app.reporting.page.format_values import NOT_MEASURED
 from sft_app.reporting.run import summary
 from sft_app.reporting.sweep.cells import CellRecord
 from sft_app.reporting.sweep.rank_settings import RankedSettings, rank_settings, with_spread
@@ -80,26 +81,47 @@ def build_answer_table(settings: list[Setting], best_by: BestBy = BestBy.perplex
     cells = [cell for setting in settings for cell in setting.cells]
     lengths = spread_out(evaluation_lengths(cells), MOST_LENGTHS)
     scores = spread_out(score_lengths(cells), MOST_LENGTHS)
+    does_nothing = bool(scores) and not _does_a_task(cells)
+    if does_nothing:  # as many columns of zeros say no more than one
+        scores = []
     has_cost = any(cell.cost is not None for cell in cells)
     columns = [
         Column(title="best", is_number=False),
         *([] if lengths else [Column(title="held-out loss")]),
         *(Column(title=format_values.length(n), group="perplexity at") for n in lengths),
         *(Column(title=format_values.length(n), group="score at") for n in scores),
+        *([Column(title="score")] if does_nothing else []),
         Column(title="tokens/s"),
         Column(title="peak memory"),
         Column(title="cost" if has_cost else hours_label(cells)),
         Column(title="next best", is_number=False),
     ]
+    found = answers(settings, best_by)
     rows = [
         Row(
             name=f"{answer.context_length:,}",
             link="",
             values=_values(answer, lengths, scores, has_cost=has_cost),
         )
-        for answer in answers(settings, best_by)
+        for answer in found
     ]
+    if does_nothing:
+        at = [column.title for column in columns].index("score")
+        nothing = Value(text="0 % at every length", short="0 %", sort="0")
+        for answer, row in zip(found, rows, strict=True):
+            is_measured = answer.ranked is not None
+            row.values.insert(at, nothing if is_measured else Value(text=NOT_MEASURED))
     return Table(columns=columns, rows=rows)
+
+
+def _does_a_task(cells: list[CellRecord]) -> bool:
+    """Tell whether any cell answered anything of a task, at any length, before or after."""
+    return any(
+        cell.score(length, when)
+        for cell in cells
+        for length in score_lengths([cell])
+        for when in ("before", "after")
+    )
 
 
 def _values(

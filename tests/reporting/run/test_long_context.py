@@ -5,10 +5,19 @@ from pathlib import Path
 from sft_app.records.result import Evaluation, TaskScore
 from sft_app.reporting.run.long_context import cliff, effective_length
 from sft_app.reporting.run.run_report import write_run_report
+from sft_app.reporting.sweep.answer_table import build_answer_table
 from sft_app.reporting.sweep.cells import collect_sweep
+from sft_app.reporting.sweep.seed_groups import group_seeds
+from sft_app.reporting.sweep.settings_diff import differences
 from sft_app.reporting.sweep.sweep_csv import csv_text
 from sft_app.reporting.sweep.sweep_table import build_table
-from tests.reporting.example_runs import config_of, evaluation, result_of, write_run
+from tests.reporting.example_runs import (
+    config_of,
+    evaluation,
+    result_of,
+    write_failed_cell,
+    write_run,
+)
 from tests.reporting.read_pages import text_of
 
 
@@ -70,3 +79,18 @@ def test_what_was_not_measured_has_no_cliff() -> None:
     assert cliff(None, 2048) is None
     assert cliff(evaluation_with_tasks(1.0, 1.0, 0.5, effective=None), 4096) is None
     assert effective_length(evaluation_with_tasks(0, 0, 0, effective=None)) is None
+
+
+def test_a_sweep_that_does_no_task_says_so_in_one_column(tmp_path: Path) -> None:
+    nothing = evaluation_with_tasks(0.0, 0.0, 0.0, effective=None)
+    for name, length in (("a", 2048), ("b", 4096)):
+        result = result_of(before=nothing, after=nothing, context_length=length)
+        write_run(tmp_path / name, result=result, config=config_of(context_length=length))
+    write_failed_cell(tmp_path / "c", length=8192)
+    cells = collect_sweep(tmp_path)
+    table = build_answer_table(group_seeds(cells, differences(cells)))
+    titles = [column.title for column in table.columns]
+    assert titles.count("score") == 1
+    assert not [column for column in table.columns if column.group == "score at"]
+    shown = [row.values[titles.index("score")].text for row in table.rows]
+    assert shown == ["0 % at every length", "0 % at every length", "—"]
