@@ -22,3 +22,15 @@ def test_the_gpu_script_runs_through(tmp_path: Path) -> None:
     assert rows["1B, all parameters, layers compiled"]["tokens/s"] > 0
     for trained in ("1B, all parameters", "8B, LoRA"):
         assert rows[f"longest context, {trained}"]["tokens"] == 512
+
+
+@pytest.mark.slow
+def test_the_leaderboard_script_goes_on_until_its_table_is_whole(tmp_path: Path) -> None:
+    command = [sys.executable, str(Path(__file__).with_name("h100_leaderboard.py")), "--smoke"]
+    command += ["--out", str(tmp_path)]
+    subprocess.run([*command, "--seconds", "60"], check=True, timeout=300)  # a part, or two
+    subprocess.run(command, check=True, timeout=600)
+    rows = json.loads((tmp_path / "leaderboard.json").read_text())["rows"]
+    assert len(rows) == 6 and not [row for row in rows if "note" in row]
+    assert {row["seed"] for row in rows if row["tokens"]} == {1, 2}
+    assert json.loads((tmp_path / "texts" / "texts.json").read_text())["licences"]
