@@ -145,6 +145,16 @@ PRIVATE_NAMES = (
         "as for _save_optimizer_and_scheduler",
     ),
     PrivateName(
+        "transformers.PretrainedConfig._attn_implementation",
+        "each mask of packed rows costs a wait for the device, for documents that are known",
+        "transformers names a model's attention in public",
+    ),
+    PrivateName(
+        "transformers.masking_utils.find_packed_sequence_indices",
+        "each mask of packed rows costs a wait for the device, for documents that are known",
+        "transformers' masks can be told the documents of packed rows",
+    ),
+    PrivateName(
         "torch._subclasses.fake_tensor.FakeTensorMode",
         "the memory estimate falls back to a rule of thumb for activations",
         "torch makes fake tensors public",
@@ -433,6 +443,29 @@ def recomputation(layer: "nn.Module") -> Any:
 def set_recomputation(layer: Any, function: Any) -> None:
     """Replace the function by which a decoder layer is recomputed in backward."""
     layer._gradient_checkpointing_func = function
+
+
+def attention_of(config: "PretrainedConfig") -> str | None:
+    """Return the name of the attention that a loaded model of this configuration runs with."""
+    name: str | None = config._attn_implementation
+    return name
+
+
+@contextmanager
+def packing_is_told_to_masks() -> Iterator[None]:
+    """Keep transformers from looking for packed documents when it makes masks.
+
+    It asks the device for them, once for each mask. For models all of whose masks are made by who
+    knows the documents.
+    """
+    from transformers import masking_utils
+
+    before = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = before
 
 
 # -- torch ----------------------------------------------------------------------------------------

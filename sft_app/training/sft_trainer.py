@@ -21,6 +21,7 @@ from sft_app.data.batches.datasets import (
 )
 from sft_app.data.batches.length_grouped_sampler import LengthGroupedSampler
 from sft_app.data.batches.skip_positions import skip_positions
+from sft_app.training.attention.known_batch import KNOWN, KnownBatch, known_in_forward
 from sft_app.training.guards.guarded_trainer import GuardedTrainer, StepInProgress
 from sft_app.training.guards.loss_spikes import LossSpikes, SpikeRule
 from sft_app.training.guards.step_guard import StepGuard
@@ -28,7 +29,6 @@ from sft_app.training.guards.stop_signals import IgnoringSigterm, StopSignals
 from sft_app.training.heldout_trainer import HeldoutMeasure
 from sft_app.training.loss.label_smoothing import SmoothedLoss
 from sft_app.training.metrics.token_counts import (
-    REAL_TOKENS,
     Batch,
     Collate,
     CountingCollate,
@@ -169,8 +169,9 @@ class SFTTrainer(GuardedTrainer):
         self._step = StepInProgress(batches, items=self._items, loss_before=self._tr_loss.clone())
         return batches, num_items
 
-    def _take(self, batch: Batch) -> dict[str, Any]:
+    def _take(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Count a micro-batch as it was read; what this rank has to do of it."""
+        known: KnownBatch = batch.pop(KNOWN)
         self._items.append(batch.pop(ITEM))
         if self.position_target is not None:
             batch["position_ids"] = skip_positions(
@@ -197,11 +198,11 @@ class SFTTrainer(GuardedTrainer):
                 f"weights out. {self.prepared.loss}"
             )
         if self.data_parallel.is_first_of_its_batch:
-            self.count.add(batch)
-        del batch[REAL_TOKENS]
+            self.count.add(known)
         if self.context is None:
-            return batch
-        shard, documents = shard_for_context_parallel(batch, self.context)
+            return {**batch, KNOWN: known}
+        lengths = known.lengths if known.packed else None
+        shard, documents = shard_for_context_parallel(batch, self.context, lengths)
         return {**shard, DOCUMENTS: documents}
 
     def compute_loss(
@@ -210,7 +211,8 @@ class SFTTrainer(GuardedTrainer):
         """Compute the loss of a micro-batch; of a shard of its rows, with the whole documents."""
         documents = inputs.pop(DOCUMENTS, None)
         if documents is None:
-            return super().compute_loss(model, inputs, *args, **kwargs)
+            with known_in_forward(inputs.pop(KNOWN, None)):
+                return super().compute_loss(model, inputs, *args, **kwargs)
         assert self.context is not None
         with context_parallel_attention(documents, self.context):
             return super().compute_loss(model, inputs, *args, **kwargs)

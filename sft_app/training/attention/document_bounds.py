@@ -6,6 +6,7 @@ H query heads, K key and value heads, D size of a head.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import FunctionType
 
 import torch
 
@@ -59,9 +60,11 @@ def documents_of_mask(
     a document of its own. `known_lengths` are documents that the rule need not know of. None when
     there are no such documents: some position may look ahead, or padding stands between tokens.
     """
-    row = torch.arange(batch_size, device=device)[:, None]
-    head = torch.zeros(1, 1, dtype=torch.long, device=device)
-    later = torch.arange(1, row_length, device=device)[None, :]
+    # Read where it costs no wait, if it is the same for every batch.
+    where = device if attention_mask is not None or _holds_tensors(mask_function) else "cpu"
+    row = torch.arange(batch_size, device=where)[:, None]
+    head = torch.zeros(1, 1, dtype=torch.long, device=where)
+    later = torch.arange(1, row_length, device=where)[None, :]
     shape = (batch_size, row_length - 1)
     probes = torch.stack(
         [
@@ -72,7 +75,7 @@ def documents_of_mask(
     if attention_mask is not None:
         changes = (attention_mask[:, 1:] != attention_mask[:, :-1]).unsqueeze(0)
         probes = torch.cat([probes, changes])
-    looks_back, looks_ahead, *pads = probes.cpu()  # the one wait for the device in a forward
+    looks_back, looks_ahead, *pads = probes.cpu()  # waits where it is on a device
     if bool(looks_ahead.any()) or any(bool((pad.sum(1) > 1).any()) for pad in pads):
         return None
     begins = torch.ones(batch_size, row_length, dtype=torch.bool)
@@ -87,6 +90,38 @@ def documents_of_mask(
     if window is not None and window >= max(lengths):
         window = None
     return documents_of_lengths(lengths, device, window)
+
+
+def _holds_tensors(function: Callable[..., object]) -> bool:
+    """Tell whether a mask's rule looks anything up in a tensor, or cannot be looked into."""
+    if not isinstance(function, FunctionType):
+        return True
+    held = [cell.cell_contents for cell in function.__closure__ or ()]
+    held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    return any(_is_or_holds_tensors(value) for value in held)
+
+
+def _is_or_holds_tensors(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return any(map(_is_or_holds_tensors, value))
+    if value is None or isinstance(value, bool | int | float | str):
+        return False
+    return _holds_tensors(value) if callable(value) else True
+
+
+def documents_as_rule(
+    lengths: Sequence[int], batch_size: int, device: torch.device | str
+) -> MaskFunction:
+    """Return the rule that a query sees its own document alone; lengths cover whole rows."""
+    which = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    document = which.view(batch_size, -1).to(device)
+
+    def same_document(
+        row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor
+    ) -> torch.Tensor:
+        return document[row, query] == document[row, key]
+
+    return same_document
 
 
 def lengths_of_batch(batch: dict[str, torch.Tensor]) -> list[int]:

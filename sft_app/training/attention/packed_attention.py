@@ -16,11 +16,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import and_masks, sdpa_mask
 
 from sft_app.training.attention.document_bounds import (
     Documents,
     MaskFunction,
+    documents_as_rule,
     documents_of_lengths,
     documents_of_mask,
 )
@@ -29,14 +30,14 @@ from sft_app.training.attention.kernels import (
     attend_heads_first,
     choose_kernel,
 )
-from sft_app.training.attention.packed_forward import lengths_for_masks
+from sft_app.training.attention.packed_forward import SFT_PACKED, lengths_for_masks
 from sft_app.training.parallel.context_parallel import (
     ContextParallelDocuments,
     documents_of_this_forward,
 )
 from sft_app.training.parallel.ulysses import all_to_all_heads_to_seq, all_to_all_seq_to_heads
 
-NAME = "sft_packed"
+NAME = SFT_PACKED
 CUDNN_FROM_LENGTH = 2048
 """Tokens. Below this the choice of kernel does not show."""
 
@@ -80,6 +81,7 @@ def make_documents(
         and isinstance(q_offset, int)
         and q_offset == kv_offset == 0
     )
+    known = lengths_for_masks()
     if packable:
         documents = documents_of_mask(
             mask_function,
@@ -88,11 +90,14 @@ def make_documents(
             local_size,
             device,
             attention_mask,
-            lengths_for_masks(),
+            known,
         )
         if documents is not None:
             whole_rows = len(documents.lengths) == batch_size and documents.window is None
             return None if whole_rows else documents
+    if known is not None and sum(known) == batch_size * q_length and q_length == kv_length:
+        inside = documents_as_rule(known, batch_size, device)
+        mask_function = and_masks(mask_function, inside)
     return sdpa_mask(
         batch_size=batch_size,
         q_length=q_length,

@@ -10,15 +10,20 @@ Letters in shapes: B rows, T positions in a row.
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
+from sft_app.compat import attention_of, packing_is_told_to_masks
 from sft_app.training.attention.document_bounds import lengths_from_positions
+from sft_app.training.attention.known_batch import known_lengths
+
+SFT_PACKED = "sft_packed"
+"""The attention implementation that asks here for the documents (packed_attention.py)."""
 
 
 class _LatestForward:
@@ -55,20 +60,44 @@ def packed_documents(
     position_ids: torch.Tensor | None,
     attention_mask: torch.Tensor | None = None,
     past_key_values: Any = None,
+    config: PretrainedConfig | None = None,
 ) -> Iterator[None]:
-    """Note the documents of a forward; none where there is a mask, or a cache, beside positions."""
+    """Note the documents of a forward; none where there is a mask, or a cache, beside positions.
+
+    `config` is the model's: where its masks are made by us, who know the documents, transformers
+    does not look for them on the device.
+    """
     before = (_latest.lengths, _latest.running)
     lengths = None
     if position_ids is not None and position_ids.dim() == 2:
         packed = attention_mask is None and past_key_values is None and position_ids.shape[1] > 1
-        lengths = tuple(lengths_from_positions(position_ids)) if packed else None
+        if packed:
+            lengths = known_lengths(position_ids) or tuple(lengths_from_positions(position_ids))
     _latest.lengths, _latest.running = lengths, True
     try:
-        yield
+        with _told_to_masks(config if lengths is not None else None):
+            yield
     finally:
         _latest.running = before[1]
         if before[1]:  # a model inside of a model
             _latest.lengths = before[0]
+
+
+def _told_to_masks(config: PretrainedConfig | None) -> AbstractContextManager[None]:
+    """Spare transformers its look at the positions, where every layer's mask is made by us.
+
+    Chunked layers are left alone: their chunks are counted from each document's first token, which
+    transformers' rule knows and ours does not.
+    """
+    if config is None:
+        return nullcontext()
+    text = config.get_text_config(decoder=True)
+    if {attention_of(config), attention_of(text)} != {SFT_PACKED}:
+        return nullcontext()
+    kinds = set(getattr(text, "layer_types", None) or ())
+    chunked = getattr(text, "attention_chunk_size", None) is not None
+    known = not chunked and kinds <= {"full_attention", "sliding_attention"}
+    return packing_is_told_to_masks() if known else nullcontext()
 
 
 def install_packed_forward(model: PreTrainedModel) -> None:
@@ -94,7 +123,10 @@ def _noting(inner: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(inner)  # the Trainer reads the signature
     def forward(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
         with packed_documents(
-            kwargs.get("position_ids"), kwargs.get("attention_mask"), kwargs.get("past_key_values")
+            kwargs.get("position_ids"),
+            kwargs.get("attention_mask"),
+            kwargs.get("past_key_values"),
+            self.config,
         ):
             return inner(self, *args, **kwargs)
 

@@ -22,6 +22,7 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.schema.trainer import LossHead
 from sft_app.data.labels import IGNORE_INDEX, shift_left
 from sft_app.loader.model.logit_transform import LogitTransform, logit_transform
+from sft_app.training.attention.known_batch import known_supervised, positions_of
 from sft_app.training.attention.packed_forward import current_forward, packed_documents
 from sft_app.training.loss.choose_loss import LossPlan
 from sft_app.training.loss.chunked_cross_entropy import chunked_cross_entropy
@@ -163,13 +164,22 @@ def _chunked_forward(
                 kwargs["shift_labels"] = shift_labels
             return own_forward(self, *args, labels=labels, **kwargs)
         positions, mask = kwargs.get("position_ids"), kwargs.get("attention_mask")
-        with packed_documents(positions, mask, kwargs.get("past_key_values")):
+        with packed_documents(positions, mask, kwargs.get("past_key_values"), self.config):
             hidden = decoder_of(self)(**kwargs).last_hidden_state
+        num_supervised = None
         if shift_labels is None:
+            num_supervised = known_supervised(labels)
             shift_labels = shift_left(labels, IGNORE_INDEX)
             loss_weights = None if loss_weights is None else shift_left(loss_weights, 0)
         loss = supervised_loss(
-            hidden, head, shift_labels, transform, num_items_in_batch, loss_weights, loss_head
+            hidden,
+            head,
+            shift_labels,
+            transform,
+            num_items_in_batch,
+            loss_weights,
+            loss_head,
+            num_supervised,
         )
         return CausalLMOutput(loss=loss)
 
@@ -214,6 +224,7 @@ def supervised_loss(
     num_items_in_batch: torch.Tensor | int | None = None,
     loss_weights: torch.Tensor | None = None,
     loss_head: LossHead = LossHead.chunked,
+    num_supervised: int | None = None,
 ) -> torch.Tensor:
     """Return the cross-entropy of predicting shift_labels [B, T] from hidden [B, T, D], in nats.
 
@@ -221,10 +232,15 @@ def supervised_loss(
     position that predicts. `num_items_in_batch`: supervised tokens over all micro-batches and
     ranks of the optimizer step, or its conversations, where the weights make those count the same:
     by which the sum is divided; None: tokens of this call. A batch without a supervised token costs
-    nothing and teaches nothing: loss 0.
+    nothing and teaches nothing: loss 0. `num_supervised`: how many labels are not IGNORE_INDEX,
+    where the host knows it.
     """
     flat_labels = shift_labels.flatten()
-    kept = (flat_labels != IGNORE_INDEX).nonzero().flatten()  # the one wait for the device
+    supervised = flat_labels != IGNORE_INDEX
+    if num_supervised is None:
+        kept = supervised.nonzero().flatten()  # a wait for the device
+    else:
+        kept = positions_of(supervised, num_supervised)
     weight: Any = head.weight  # of PEFT's wrapper: with the rows that it trains
     shard = vocabulary_shard(weight)
     weight, bias = (_own(p, shard) for p in (weight, _linear_inside(head).bias))

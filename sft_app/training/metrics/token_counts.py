@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -10,10 +11,9 @@ from torch import Tensor
 from transformers import TrainerState
 
 from sft_app.data.batches.datasets import ITEM
-from sft_app.data.labels import count_supervised
 from sft_app.records.result import TokenCounts
 from sft_app.records.step_log import StepLine, step_line
-from sft_app.training.attention.document_bounds import lengths_of_batch
+from sft_app.training.attention.known_batch import KNOWN, KnownBatch, know_batch
 from sft_app.training.metrics.flops import ModelShape, flops_of_batch
 from sft_app.training.metrics.peak_memory import peak_memory_bytes
 from sft_app.training.metrics.throughput import (
@@ -26,33 +26,31 @@ from sft_app.training.metrics.throughput import (
 Batch = dict[str, Tensor]
 Collate = Callable[[list[Batch]], Batch]
 
-REAL_TOKENS = "num_real_tokens"
-
 
 @dataclass(frozen=True)
 class CountingCollate:
-    """Adds to each batch how many of its positions are data, which ids alone do not tell."""
+    """Adds to each batch what the host can read off it before the device has it."""
 
     collate: Collate
 
-    def __call__(self, examples: list[Batch]) -> Batch:
+    def __call__(self, examples: list[Batch]) -> dict[str, Any]:
         """Collate, and count what was given before it is padded."""
         real = sum(len(example["input_ids"]) for example in examples)
-        batch = {REAL_TOKENS: torch.tensor(real)}
+        added: dict[str, Any] = {}
         if ITEM in examples[0]:
-            batch[ITEM] = torch.stack([example[ITEM] for example in examples])
+            added[ITEM] = torch.stack([example[ITEM] for example in examples])
             examples = [{k: v for k, v in example.items() if k != ITEM} for example in examples]
-        return {**self.collate(examples), **batch}
+        batch = self.collate(examples)
+        return {**batch, KNOWN: know_batch(batch, real), **added}
 
 
-def counts_of_batch(batch: Batch, shape: ModelShape) -> tuple[int, int, int, int]:
-    """Count positions, supervised tokens, tokens of data, and FLOPs of a collated batch [B, T]."""
-    supervised = count_supervised(batch["labels"])
+def counts_of_batch(known: KnownBatch, shape: ModelShape) -> tuple[int, int, int, int]:
+    """Count positions, supervised tokens, tokens of data, and FLOPs of a batch."""
     return (
-        batch["input_ids"].numel(),
-        supervised,
-        int(batch[REAL_TOKENS]),
-        flops_of_batch(shape, lengths_of_batch(batch), supervised),
+        known.num_positions,
+        known.num_supervised,
+        known.num_real,
+        flops_of_batch(shape, known.lengths, known.num_supervised),
     )
 
 
@@ -95,9 +93,9 @@ class WorkCount:
         if self._log_time is not None:
             self._log_time += seconds
 
-    def add(self, batch: Batch) -> None:
+    def add(self, known: KnownBatch) -> None:
         """Count a micro-batch that this rank has read."""
-        counts = counts_of_batch(batch, self.shape)
+        counts = counts_of_batch(known, self.shape)
         self._unreduced = [a + b for a, b in zip(self._unreduced, counts, strict=True)]
 
     def since_last_log(self, accelerator: Accelerator, state: TrainerState) -> StepLine:

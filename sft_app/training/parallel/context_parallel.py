@@ -9,7 +9,7 @@ the next one.
 Letters in shapes: B rows, T positions in a row, P ranks of the group.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -69,18 +69,24 @@ def init_context_parallel_group(size: int, device: torch.device) -> ContextParal
 
 
 def shard_for_context_parallel(
-    batch: dict[str, Tensor], cp_group: ContextParallelGroup
+    batch: dict[str, Tensor],
+    cp_group: ContextParallelGroup,
+    known_lengths: Sequence[int] | None = None,
 ) -> tuple[dict[str, Tensor], Documents]:
     """Return this rank's shard [B, T/P] of a batch [B, T], and the documents of the whole rows.
 
     Rows are filled up to a multiple of P, by a document of padding. `position_ids` restart with
     each document, padding included, as those of our collators do; without them each row is one
     document. `shift_labels` holds what each position predicts, and `loss_weights` its weight.
+    `known_lengths` are those of the documents of `batch`, where the host knows them.
     """
     rows = _filled_up(batch, cp_group.size)
     length = rows["input_ids"].shape[1] // cp_group.size
     mine = slice(cp_group.rank * length, (cp_group.rank + 1) * length)
-    lengths = lengths_from_positions(rows["position_ids"])
+    if known_lengths is not None and sum(known_lengths) == rows["input_ids"].numel():
+        lengths = list(known_lengths)
+    else:
+        lengths = lengths_from_positions(rows["position_ids"])
     shard = {name: tensor[:, mine].contiguous() for name, tensor in rows.items()}
     return shard, documents_of_lengths(lengths, rows["input_ids"].device)
 

@@ -1,0 +1,88 @@
+"""What the host knows of a batch before it is on the device, so that nobody has to ask for it.
+
+Where a batch is collated its numbers lie in the host's memory. Read there, once, they cost nothing;
+read later, on the device, each costs a wait until all work before it is done. They travel beside
+the batch, and are set while its forward runs.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sft_app.data.labels import count_supervised
+from sft_app.training.attention.document_bounds import lengths_of_batch
+
+KNOWN = "known_batch"
+"""The key beside a collated batch's tensors; no tensor, so that it stays on the host."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownBatch:
+    """Numbers of one collated micro-batch [B, T]."""
+
+    num_positions: int
+    """B * T."""
+    num_real: int
+    """Positions that are data, which ids alone do not tell from padding."""
+    num_supervised: int
+    """As labels.count_supervised has it."""
+    lengths: tuple[int, ...]
+    """Tokens of each document, as document_bounds.lengths_of_batch has it."""
+    packed: bool
+    """The documents are told by `position_ids`, and cover the rows without gaps."""
+
+
+def know_batch(batch: dict[str, Tensor], num_real: int) -> KnownBatch:
+    """Read off a collated batch, on the host, what is asked for later."""
+    return KnownBatch(
+        num_positions=batch["input_ids"].numel(),
+        num_real=num_real,
+        num_supervised=count_supervised(batch["labels"]),
+        lengths=tuple(lengths_of_batch(batch)),
+        packed="attention_mask" not in batch and "position_ids" in batch,
+    )
+
+
+_in_this_forward: ContextVar[KnownBatch | None] = ContextVar("known", default=None)
+
+
+@contextmanager
+def known_in_forward(known: KnownBatch | None) -> Iterator[None]:
+    """Let what runs inside know the batch; None: it asks the device, as elsewhere."""
+    token = _in_this_forward.set(known)
+    try:
+        yield
+    finally:
+        _in_this_forward.reset(token)
+
+
+def known_lengths(position_ids: Tensor) -> tuple[int, ...] | None:
+    """Return the documents' lengths of the packed rows of this forward; None where not known."""
+    known = _in_this_forward.get()
+    if known is None or not known.packed or known.num_positions != position_ids.numel():
+        return None
+    return known.lengths
+
+
+def known_supervised(labels: Tensor) -> int | None:
+    """Return how many positions of this forward are supervised; None where not known."""
+    known = _in_this_forward.get()
+    if known is None or known.num_positions != labels.numel():
+        return None
+    return known.num_supervised
+
+
+def positions_of(flags: Tensor, count: int) -> Tensor:
+    """Return where the `count` set flags of a bool tensor [N] are, without a wait for the device.
+
+    A wrong count leaves an index that is out of bounds, here or where the result is used as one.
+    """
+    num_flags = flags.numel()
+    places = torch.where(flags, flags.cumsum(0), 0)  # place 0 takes those that are not set
+    found = torch.full((count + 1,), num_flags, dtype=torch.long, device=flags.device)
+    found.scatter_(0, places, torch.arange(num_flags, device=flags.device))
+    return found[1:]
