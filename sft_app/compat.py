@@ -354,8 +354,8 @@ def forget_quantization(model: "PreTrainedModel") -> None:
     """Let `save_pretrained` write the decoded weights under the names of a plain checkpoint.
 
     It reverts what was done to names and layouts when loading, and decoding was a part of that: the
-    plain matrices would be saved under the names of quantised blocks. Until transformers leaves the
-    quantiser's part out by itself.
+    plain matrices would be saved under the names of quantised blocks. Transformers 5.24 forgets
+    all of it, prefixes of names included; until 5.24 is the oldest supported version.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter
@@ -366,7 +366,7 @@ def forget_quantization(model: "PreTrainedModel") -> None:
 
     # Of what was used when loading, as the same model without a quantiser would have it.
     plain = {key(entry): entry for entry in get_model_conversion_mapping(model)}
-    used = [key(entry) for entry in model._weight_conversions or ()]
+    used = [key(entry) for entry in getattr(model, "_weight_conversions", None) or ()]
     model._weight_conversions = [plain[one] for one in used if one in plain] or None
 
 
