@@ -94,6 +94,11 @@ class SFTTrainer(GuardedTrainer):
             self.compute_loss_func = SmoothedLoss(args.label_smoothing_factor)
             self.loss_is_scaled_for_ga = True
         self.prepared = prepared
+        if prepared.loss.chunked:
+            # Some classes (Gemma-3's and other multimodal ones) say that their own loss ignores the
+            # step's number of tokens. Ours is divided by it: a mean of each micro-batch would
+            # weight tokens by how few there are beside them.
+            self.model_accepts_loss_kwargs = True
         self.context = prepared.context
         self.data_parallel = data_parallel_rank(
             args.world_size, args.process_index, prepared.model_parallel_size

@@ -54,6 +54,27 @@ def test_a_step_is_the_same_however_its_rows_are_cut(
         torch.testing.assert_close(ours, theirs - 1e-2 * theirs.grad, atol=1e-5, rtol=1e-4)
 
 
+def test_a_class_whose_own_loss_ignores_the_steps_tokens_trains_the_same(random_model, tmp_path):
+    """Gemma-3 and other multimodal classes: accepts_loss_kwargs is False."""
+    weights = []
+    for accepts in (True, False):
+        model = random_model("llama")
+        model.accepts_loss_kwargs = accepts
+        trainer = trainer_of(
+            prepared(model),
+            tmp_path,
+            packed_rows(8),
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=8,
+            optim="sgd",
+            max_grad_norm=0.0,
+        )
+        trainer.train()
+        weights.append([p.detach().clone() for p in model.parameters()])
+    for ours, theirs in zip(*weights, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(8, 1), (1, 8)])
 def test_conversations_count_the_same_however_long_and_wherever_they_stand(
     random_model, tmp_path, batch_size, accumulation
