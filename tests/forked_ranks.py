@@ -53,7 +53,7 @@ def _rank(
     try:
         os.environ |= {
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size),
         }  # fmt: skip
         PartialState._reset_state()  # of the process that forked, where it had made a Trainer
         torch.set_num_threads(1)

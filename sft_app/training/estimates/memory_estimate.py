@@ -27,6 +27,7 @@ from sft_app.training.estimates.weight_bytes import (
 )
 from sft_app.training.loss.patched_forward import chunked_loss_obstacle
 from sft_app.training.metrics.flops import ModelShape, shape_of
+from sft_app.training.optim.float32_gradients import summed_in_float32
 from sft_app.training.peft.lora import put_adapter
 
 WORTH_TILING = 0.05
@@ -148,7 +149,15 @@ class MemoryEstimator:
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         self.num_parameters = sum(p.numel() for p in parameters)
         self.num_trained = sum(p.numel() for p in trained)
-        self.gradients = sum(p.nbytes for p in trained) // num_shards
+        summed = summed_in_float32(
+            trained,
+            accumulated=trainer.gradient_accumulation_steps,
+            whole_copies=num_replicas if num_shards == 1 else 1,
+        )
+        wider = sum((torch.float32.itemsize - p.dtype.itemsize) * p.numel() for p in summed)
+        narrow = sum(p.nbytes for p in trained)
+        self.gradients = (narrow + wider) // num_shards
+        self.buckets = narrow if num_replicas > 1 and num_shards == 1 else 0
         self.weights = (sum(p.nbytes for p in parameters) - self.saved) // num_shards
         self.tiling_obstacle = tiling_obstacle(self.model)
         self.sums = summed_over_tiles(self.model)
@@ -195,7 +204,7 @@ class MemoryEstimator:
         return self.trainer.per_device_train_batch_size * shard
 
     def _at(self, context_length: int, tile_tokens: int | None) -> MemoryEstimate:
-        model, compute_dtype, shards = self.model, self.compute_dtype, self.num_shards
+        model, compute_dtype = self.model, self.compute_dtype
         tokens = self._tokens(context_length)
         chunk = 0
         if self.in_chunks:
@@ -216,7 +225,7 @@ class MemoryEstimator:
                 sums=self.sums,
             ),
             logits=chunk + loss,
-            buckets=self.gradients if self.num_replicas > 1 and shards == 1 else 0,
+            buckets=self.buckets,
             gathered=self.gathered,
         )
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 from transformers import (
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -25,9 +24,9 @@ from sft_app.records.manifest import write_manifest
 from sft_app.records.run_files import IDENTITY
 from sft_app.training.guards.step_guard import check_weights
 from sft_app.training.optim.resumed_schedule import fit_learning_rate
+from sft_app.training.optim.summing_trainer import SummingTrainer
 from sft_app.training.parallel.fsdp import load_shards, save_shards
 from sft_app.training.peft.lora import plain_model
-from sft_app.training.prepare_model import PreparedModel
 from sft_app.training.saving.checkpoints import STAGING, publish, rotate
 
 log = logging.getLogger(__name__)
@@ -46,10 +45,9 @@ class LogWhatCounts(TrainerCallback):
     on_epoch_end = on_step_end
 
 
-class CheckpointingTrainer(Trainer):
+class CheckpointingTrainer(SummingTrainer):
     """Writes each checkpoint aside, and gives it its name when every rank has finished."""
 
-    prepared: PreparedModel
     optimizer: Any
     lr_scheduler: Any
     _saving_in: Path | None = None

@@ -1,0 +1,122 @@
+"""Steps are those of one process, whatever shares the work: losses, norms, and what is summed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel, TrainerCallback
+
+from sft_app.config.schema.app import AppConfig
+from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
+from sft_app.loader.model.load_model import load_model
+from sft_app.loader.rope.rope_plan import plan_rope
+from sft_app.training.attention.choose_attention import choose_attention
+from sft_app.training.metrics import token_counts
+from sft_app.training.packing_plan import PackingPlan
+from sft_app.training.parallel.context_parallel import init_context_parallel_group
+from sft_app.training.prepare_model import prepare_model
+from tests.forked_ranks import on_two_forked_ranks
+from tests.training.training_steps import Batch, losses_of, packed_rows, trainer_of
+
+CPU = torch.device("cpu")
+SHARING = {
+    "ddp": (),
+    "fsdp": ("trainer.parallelism=fsdp",),
+}
+"""Ways in which two ranks share the work."""
+Answer = dict[str, Any]
+
+
+class Gradients(TrainerCallback):
+    """Keeps what the optimizer would be given, whole, before it is rounded or taken."""
+
+    def __init__(self) -> None:
+        self.found: list[dict[str, Any]] = []
+
+    def on_pre_optimizer_step(self, *args: Any, model: Any = None, **kwargs: Any) -> None:
+        self.found.append(
+            {n: whole(p.grad) for n, p in model.named_parameters() if p.grad is not None}
+        )
+
+
+def whole(tensor: torch.Tensor) -> Any:
+    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return full.detach().float().numpy().copy()
+
+
+def take_steps(
+    config: AppConfig, rows: list[Batch], directory: Path, arguments: dict[str, Any]
+) -> Answer:
+    """Train as a run does; `arguments` are TrainingArguments'."""
+    vars(token_counts)["measure_matmul_rate"] = lambda device, dtype: 1e9  # half a second for each
+    context = init_context_parallel_group(config.trainer.context_parallel_size, CPU)
+    pretrained = load_pretrained_config(config.model)
+    model = load_model(
+        config.model,
+        pretrained,
+        plan_rope(pretrained, config.context_length, config.rope),
+        on_host_of_rank_0=config.trainer.parallelism == "fsdp",
+        tensor_parallel_size=config.trainer.tensor_parallel_size,
+    )
+    prepared = prepare_model(
+        model,
+        config,
+        CPU,
+        packing=PackingPlan(True, "test"),
+        attention=choose_attention(pretrained, CPU, "auto"),
+        context=context,
+    )
+    gradients = Gradients()
+    trainer = trainer_of(prepared, directory, rows, **arguments)
+    trainer.add_callback(gradients)
+    trainer.train()
+    history = trainer.state.log_history
+    answer = {
+        "losses": losses_of(trainer),
+        "norms": [float(entry["grad_norm"]) for entry in history if "grad_norm" in entry],
+        "gradients": gradients.found,
+        "weights": {n: whole(p) for n, p in trainer.model.named_parameters()},
+    }
+    trainer.release_training_state()
+    return answer
+
+
+Compose = Callable[..., AppConfig]
+RandomModel = Callable[..., PreTrainedModel]
+
+
+@pytest.mark.parametrize("sharing", [None, "ddp", "fsdp"])
+def test_gradients_of_16_bit_weights_are_summed_in_float32(
+    compose: Compose, random_model: RandomModel, tmp_path: Path, sharing: str | None
+) -> None:
+    """The same row 256 times: in bfloat16 a sum is off long before it stands still.
+
+    Divided by a power of two, each micro-batch's gradient has the digits of the row's alone.
+    """
+    random_model("llama").save_pretrained(tmp_path)
+    settings = (f"model.name_or_path={tmp_path}", "context_length=64", "model.dtype=bfloat16")
+    rows = packed_rows(6)[5:] * 256
+    once = {"max_steps": 1, "bf16": True, "optim": "sgd", "max_grad_norm": 0.0}
+    copies = 1 if sharing is None else 2
+    whole_step = once | {
+        "per_device_train_batch_size": 1, "gradient_accumulation_steps": 256 // copies,
+    }  # fmt: skip
+    shared = SHARING[sharing] if sharing else ()
+    config = compose(*settings, *shared)
+    if sharing is None:
+        answers = [take_steps(config, rows, tmp_path, whole_step)]
+        one = take_steps(config, rows[:1], tmp_path, once | {"per_device_train_batch_size": 1})
+    else:
+        answers = on_two_forked_ranks(take_steps, config, rows, tmp_path, whole_step)
+        alone = once | {"per_device_train_batch_size": 1}
+        one = on_two_forked_ranks(take_steps, config, rows[:2], tmp_path, alone)[0]
+    for answer in answers:
+        assert answer["norms"] == pytest.approx(one["norms"], rel=1e-3)
+        for name, gradient in one["gradients"][0].items():
+            found = torch.from_numpy(answer["gradients"][0][name])
+            expected = torch.from_numpy(gradient)
+            error = (found - expected).norm() / expected.norm()
+            assert error < 1e-3, f"{name} is off by {error:.1e}"
