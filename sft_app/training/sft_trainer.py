@@ -95,7 +95,7 @@ class SFTTrainer(GuardedTrainer):
             self.loss_is_scaled_for_ga = True
         self.prepared = prepared
         if prepared.loss.chunked:
-            # Some classes (Gemma-3's and other multimodal ones) say that their own loss ignores the
+            # Some classes (Gemma-4, Qwen3.5 with towers) say that their own loss ignores the
             # step's number of tokens. Ours is divided by it: a mean of each micro-batch would
             # weight tokens by how few there are beside them.
             self.model_accepts_loss_kwargs = True

@@ -55,7 +55,7 @@ def test_a_step_is_the_same_however_its_rows_are_cut(
 
 
 def test_a_class_whose_own_loss_ignores_the_steps_tokens_trains_the_same(random_model, tmp_path):
-    """Gemma-3 and other multimodal classes: accepts_loss_kwargs is False."""
+    """Gemma-4, Qwen3.5 with towers and others: accepts_loss_kwargs is False."""
     weights = []
     for accepts in (True, False):
         model = random_model("llama")
