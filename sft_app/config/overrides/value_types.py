@@ -20,6 +20,7 @@ from sft_app.config.validation.number_ranges import NUMBER_RANGES
 LENGTHS = (
     "context_length", "model.original_context_length", "tokenizer.model_max_length",
     "evaluation.lengths", "evaluation.stride", "sweep.lengths", "sweep.heldout_length",
+    "data.position_target",
 )  # fmt: skip
 """Tokens of a row: 16k is 16 x 1024, as models' contexts are named."""
 AMOUNTS = (
