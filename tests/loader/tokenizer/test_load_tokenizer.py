@@ -335,6 +335,7 @@ RENDERED = {
     + "Yo<|eot_id|>" + HEADER.format("user") + "Go<|eot_id|>" + HEADER.format("assistant")
     + "OK<|eot_id|>",
 }  # fmt: skip
+RENDERED["fastchat"] = RENDERED["vicuna"]  # the same text, and one more label at times
 
 
 def test_every_format_has_its_test() -> None:
