@@ -1,8 +1,8 @@
 """Run by a Python of its own: FastChat's published preprocessing of conversations, as it is.
 
 python fastchat_reader.py JOBS.json: reads {name: job}, writes {name: ids and labels} beside it as
-.out. A job: the directory of a checkpoint, the length, legacy, and ShareGPT conversations. The lines
-before `preprocess` are those of FastChat's train.py that make its tokenizer.
+.out. A job: the directory of a checkpoint, the length, legacy, and ShareGPT conversations. What
+stands before `preprocess` makes the tokenizer as FastChat's train.py does.
 """
 
 import json

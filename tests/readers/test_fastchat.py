@@ -28,8 +28,10 @@ __all__ = ["make_checkpoint", "real_text", "sentencepiece_model"]
 
 pytestmark = pytest.mark.readers
 
-STARTS = ["1 is one", "12", "日本語です", "🙂 yes", "\nnew line", "\ttab", "(paren", "- item", "it",
-          "   spaces", "Ω omega", "é", "<b>", "#", "0", "\n\n1. first", "USER is", "def f(x):"]  # fmt: skip
+STARTS = [
+    "1 is one", "12", "日本語です", "🙂 yes", "\nnew line", "\ttab", "(paren", "- item", "it",
+    "   spaces", "Ω omega", "é", "<b>", "#", "0", "\n\n1. first", "USER is", "def f(x):",
+]  # fmt: skip
 LENGTH = 512
 KINDS: dict[str, dict[str, Any]] = {
     "bpe": {},
@@ -50,8 +52,8 @@ def conversations() -> list[list[str]]:
 @pytest.fixture(scope="module", params=[(k, legacy) for k in KINDS for legacy in (True, False)])
 def both(
     request: pytest.FixtureRequest,
-    make_checkpoint: Callable[..., ModelConfig],  # noqa: F811
-    sentencepiece_model: Callable[..., Path],  # noqa: F811
+    make_checkpoint: Callable[..., ModelConfig],
+    sentencepiece_model: Callable[..., Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[str, Rows, Rows]:
     """A checkpoint, FastChat's rows and ours, padded alike."""
