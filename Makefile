@@ -59,7 +59,7 @@ evaluate: $(READY) ## how far the newest run's model reads (or the embedded one)
 chat: $(READY) ## talk to the newest run's model (or ARGS=RUN_OR_MODEL)
 	@$(BIN)/sft-chat $(or $(ARGS),$(NEWEST),$(error there is no run yet: make train, or make chat ARGS=MODEL))
 
-sweep: $(READY) ## a tiny Llama to 2 and 4 times its context, four ways, compared: about 7 minutes
+sweep: $(READY) ## a tiny Llama to 2 and 4 times its context, four ways, compared: about 4 minutes
 	@$(BIN)/python -m sft_app.pretrain outputs/tiny_llama
 	@$(BIN)/sft-train --multirun experiment=context_sweep $(ARGS)
 

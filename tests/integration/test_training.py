@@ -304,12 +304,12 @@ def test_two_parts_of_each_matrix_give_the_losses_and_the_model_of_one(
     train: Callable[..., Trained], trained: Trained
 ) -> None:
     settings = ("launch.nproc_per_node=2", "trainer.tensor_parallel_size=2", "trainer.save_steps=3")
-    lengths = "evaluation.lengths=[16, 32]"
-    cut = train(*settings, lengths, "trainer.gradient_checkpointing=true")
+    lengths = ("evaluation.lengths=[16, 32]", "evaluation.tasks=[]")
+    cut = train(*settings, *lengths, "trainer.gradient_checkpointing=true")
     assert cut.losses == pytest.approx(trained.losses, rel=1e-4)
     assert cut.result.tokens == trained.result.tokens
     assert cut.result.num_parameters == trained.result.num_parameters
-    whole = train(lengths)
+    whole = train(*lengths)
     for when in ("evaluation_before", "evaluation_after"):
         ours, theirs = getattr(cut.result, when), getattr(whole.result, when)
         assert ours.heldout.loss == pytest.approx(theirs.heldout.loss, rel=1e-5)
