@@ -210,8 +210,8 @@ def _style(axes: Any, chart: Chart, lines: list[Line]) -> None:
             (only,) = lengths
             axes.set_xlim(only / 2, only * 2)
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=not chart.is_fraction_on_x))
-        axes.xaxis.set_major_locator(MaxNLocator(4))  # more, and long numbers run together
+        most = 4 if chart.is_fraction_on_x else 6  # long numbers would run together
+        axes.xaxis.set_major_locator(MaxNLocator(most, integer=not chart.is_fraction_on_x))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
     if chart.mark_x is not None:
         axes.axvline(chart.mark_x, color=_TEXT, linewidth=1, linestyle=(0, (1, 2)))
