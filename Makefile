@@ -42,9 +42,9 @@ $(READY_TO_LAUNCH): $(READY)
 	@$(INSTALL) --editable '.[dev,docs,hub,qlora,ray,slurm]'
 	@touch $@
 
-train: $(READY) ## the demo: SmolLM2-135M on real conversations, about 5 minutes on 2 CPU cores
+train: $(READY) ## the demo: SmolLM2-135M on real conversations, about 2 minutes on 2 CPU cores
 	@echo "Fine-tuning SmolLM2-135M-Instruct on a few real conversations, with an evaluation before"
-	@echo "and after: about 5 minutes on 2 CPU cores (the first time one more, to convert the model)."
+	@echo "and after: about 2 minutes on 2 CPU cores (the first time one more, to convert the model)."
 	@$(BIN)/sft-train experiment=demo $(ARGS)
 
 # The newest run's model, or the embedded one; ARGS: RUN_OR_MODEL for chat, settings for evaluate.
