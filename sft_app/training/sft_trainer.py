@@ -94,7 +94,7 @@ class SFTTrainer(GuardedTrainer):
             self.compute_loss_func = SmoothedLoss(args.label_smoothing_factor)
             self.loss_is_scaled_for_ga = True
         self.prepared = prepared
-        if prepared.loss.chunked:
+        if prepared.loss.is_ours:
             # Some classes (Gemma-4, Qwen3.5 with towers) say that their own loss ignores the
             # step's number of tokens. Ours is divided by it: a mean of each micro-batch would
             # weight tokens by how few there are beside them.
@@ -196,7 +196,7 @@ class SFTTrainer(GuardedTrainer):
                 "trainer.extra.label_smoothing_factor: the data weights its tokens, and smoothed "
                 "losses are not weighted; leave one of them out."
             )
-        if "loss_weights" in batch and not self.prepared.loss.chunked:
+        if "loss_weights" in batch and not self.prepared.loss.is_ours:
             who = "the data" if share is None else "trainer.loss_weighting=conversation"
             raise ConfigError(
                 f"{who} weights its tokens, and the model's own loss cannot: leave the "

@@ -117,7 +117,7 @@ def ask(family: str) -> Answer | None:
     how = choice.name
     if "called once per document" in choice.reason:
         how += ", " + choice.reason.split("; ")[-1]
-    if not loss.chunked:
+    if not loss.is_ours:
         how += f"; the model's own loss ({loss.reason})"
     return Answer(family, True, packed_against_alone(model), how)
 

@@ -6,6 +6,7 @@ itself, beneath whatever wraps it (PEFT, DDP, FSDP), so that the Trainer notices
 """
 
 import functools
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,8 +28,11 @@ from sft_app.training.attention.packed_forward import current_forward, packed_do
 from sft_app.training.loss.choose_loss import LossPlan
 from sft_app.training.loss.chunked_cross_entropy import chunked_cross_entropy
 from sft_app.training.loss.liger_cross_entropy import liger_cross_entropy
+from sft_app.training.loss.loss_of_logits import compare_own_loss, install_loss_of_logits
 from sft_app.training.loss.vocabulary_shard import VocabularyShard, vocabulary_shard
 from sft_app.training.precision import compute_dtype
+
+log = logging.getLogger(__name__)
 
 NEEDS_OWN_FORWARD = frozenset(
     {"logits_to_keep", "return_dict", "output_hidden_states", "output_attentions"}
@@ -49,15 +53,18 @@ class LossChoice:
 
     head: LossHead
     reason: str
+    of_logits: bool = False
+    """The model gives logits, and the loss is computed from them here, not in the model."""
 
     @property
-    def chunked(self) -> bool:
-        """Tell whether there are no logits: the loss is computed from hidden states."""
-        return self.head is not LossHead.model
+    def is_ours(self) -> bool:
+        """Tell whether the loss is divided by the step's tokens, and takes tokens' weights."""
+        return self.of_logits or self.head is not LossHead.model
 
     def __str__(self) -> str:
         """Say it in a line of the log."""
-        return f"loss            {NAMES[self.head]} ({self.reason})"
+        name = "cross-entropy of the model's logits" if self.of_logits else NAMES[self.head]
+        return f"loss            {name} ({self.reason})"
 
 
 def install_chunked_loss(
@@ -66,15 +73,18 @@ def install_chunked_loss(
     """Make `model(labels=...)` return `loss` and no logits, if that verifies as the same loss.
 
     Without labels (generation, scoring) forward stays as it was. The check is a tiny batch through
-    both; where they differ, or the model is built otherwise, it keeps its own loss, and the choice
-    says why. `called` is what training calls, where that wraps the model. Raises ConfigError when
-    liger was asked for and fails.
+    both; where they differ, or the model is built otherwise, the loss is that of its logits, and
+    the choice says why. `called` is what training calls, where that wraps the model. Raises
+    ConfigError when liger was asked for and fails.
     """
     if plan.head is LossHead.model:
+        said = compare_own_loss(model, called or model)
+        if said.startswith("its own loss"):
+            log.warning("trainer.loss_head=model: of this model, %s", said)
         return LossChoice(plan.head, plan.reason)
     obstacle = chunked_loss_obstacle(model)
     if obstacle is not None:
-        return _own_loss(plan, [obstacle])
+        return _loss_with_logits(plan, [obstacle], model, called or model)
     findings: list[str] = []
     for head in dict.fromkeys((plan.head, LossHead.chunked)):
         difference, finding = _try_head(model, called or model, head)
@@ -85,16 +95,25 @@ def install_chunked_loss(
         findings.append(finding)
         if plan.asked_for and head is LossHead.liger:
             break
-    return _own_loss(plan, findings)
+    return _loss_with_logits(plan, findings, model, called or model)
 
 
-def _own_loss(plan: LossPlan, findings: list[str]) -> LossChoice:
+def _loss_with_logits(
+    plan: LossPlan, findings: list[str], model: PreTrainedModel, called: nn.Module
+) -> LossChoice:
+    """Compute the loss from the model's logits; a loss with a router's part stays the model's."""
     reason = "; ".join(findings)
     if plan.asked_for and plan.head is LossHead.liger:
         raise ConfigError(
             f"trainer.loss_head=liger cannot be used here: {reason}; set trainer.loss_head=auto."
         )
-    return LossChoice(LossHead.model, reason)
+    if getattr(model.config, "output_router_logits", False):
+        return LossChoice(LossHead.model, reason)
+    try:
+        said = install_loss_of_logits(model, called)
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        return LossChoice(LossHead.model, f"{reason}; it could not be compared: {error}")
+    return LossChoice(LossHead.model, f"{said}; {reason}", of_logits=True)
 
 
 def _try_head(

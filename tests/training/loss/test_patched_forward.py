@@ -5,10 +5,14 @@ import copy
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers import CpmAntConfig, CpmAntForCausalLM
 
+from sft_app.config.schema.trainer import LossHead
 from sft_app.loader.model.logit_transform import LogitTransform
 from sft_app.training.loss import patched_forward as loss_module
+from sft_app.training.loss.choose_loss import LossPlan
 from sft_app.training.loss.chunked_cross_entropy import chunked_cross_entropy
+from sft_app.training.loss.loss_of_logits import next_token_loss
 from sft_app.training.loss.patched_forward import install_chunked_loss
 
 # Gemma2 soft-caps its logits, Cohere and Granite scale them, GPT-2 ties its head, Phi's has a bias.
@@ -41,7 +45,7 @@ def test_loss_and_gradients_equal_the_models_own(random_model, family, num_items
     for chunked in (False, True):
         model = random_model(family, **FAMILIES[family])
         if chunked:
-            assert install_chunked_loss(model).chunked
+            assert install_chunked_loss(model).head is LossHead.chunked
         output = model(**batch_with_ignored_labels(), num_items_in_batch=num_items)
         output.loss.backward()
         results.append((output, gradients_of(model)))
@@ -143,18 +147,18 @@ def test_without_labels_the_logits_are_there(random_model):
     torch.testing.assert_close(model(tokens).logits, before)
 
 
-def test_a_model_whose_logits_we_misread_keeps_its_own_loss(random_model, monkeypatch):
+def test_a_model_whose_logits_we_misread_has_the_loss_of_its_logits(random_model, monkeypatch):
     model = random_model("gemma2", final_logit_softcapping=2.0)
     monkeypatch.setattr(loss_module, "logit_transform", lambda model: LogitTransform())
     choice = install_chunked_loss(model)
-    assert not choice.chunked
-    assert "differs by" in str(choice)
+    assert choice.of_logits and choice.is_ours
+    assert "equal to its own" in str(choice) and "differs by" in str(choice)
     assert model(**batch_with_ignored_labels()).logits is not None
 
 
 def test_a_router_loss_is_left_to_the_model(random_model):
     choice = install_chunked_loss(random_model("mixtral", output_router_logits=True))
-    assert not choice.chunked
+    assert not choice.is_ours
     assert "router loss" in choice.reason
 
 
@@ -176,7 +180,7 @@ def test_backward_a_second_time_is_an_error():
         loss.backward()
 
 
-def test_a_model_that_the_chunked_cross_entropy_cannot_run_keeps_its_own_loss(
+def test_a_model_that_the_chunked_cross_entropy_cannot_run_has_the_loss_of_its_logits(
     random_model, monkeypatch
 ):
     def fail(*args, **kwargs):
@@ -185,10 +189,8 @@ def test_a_model_that_the_chunked_cross_entropy_cannot_run_keeps_its_own_loss(
     monkeypatch.setattr(loss_module, "supervised_loss", fail)
     model = random_model("llama")
     choice = install_chunked_loss(model)
-    assert (
-        str(choice)
-        == "loss            the model's own (chunked linear cross-entropy fails: no such argument)"
-    )
+    assert "cross-entropy of the model's logits (equal to its own within" in str(choice)
+    assert "chunked linear cross-entropy fails: no such argument" in str(choice)
     assert model(**batch_with_ignored_labels()).logits is not None
 
 
@@ -202,3 +204,44 @@ def test_in_float16_the_gradient_of_the_weight_does_not_overflow():
     assert weight.grad is not None
     expected = torch.full((8,), 60.0 * (1 / 31 - 1), dtype=torch.float16)
     torch.testing.assert_close(weight.grad[0], expected, rtol=1e-2, atol=0)
+
+
+def cpmant() -> CpmAntForCausalLM:
+    """Return a tiny CPM-Ant, whose class compares each logit with the token that it has seen."""
+    torch.manual_seed(0)
+    config = CpmAntConfig(
+        vocab_size=97, hidden_size=16, num_attention_heads=2, dim_head=8, dim_ff=32,
+        num_hidden_layers=1, prompt_length=2, prompt_types=4, segment_types=4,
+    )  # fmt: skip
+    return CpmAntForCausalLM(config).eval()
+
+
+def test_a_family_whose_own_loss_is_unshifted_predicts_the_next_token() -> None:
+    model = cpmant()
+    batch = batch_with_ignored_labels()
+    with torch.no_grad():
+        logits = model(batch["input_ids"]).logits
+        own = model(**batch).loss
+    shifted = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+    assert abs(own - shifted) > 1e-2
+    choice = install_chunked_loss(model)
+    assert "is not the next-token cross-entropy" in choice.reason
+    torch.testing.assert_close(model(**batch).loss, shifted)
+    torch.testing.assert_close(model(batch["input_ids"]).logits, logits)
+
+
+def test_asked_for_by_name_such_a_loss_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    choice = install_chunked_loss(cpmant(), LossPlan(LossHead.model, "asked", asked_for=True))
+    assert choice.head is LossHead.model and not choice.is_ours
+    assert "is not the next-token cross-entropy" in caplog.text
+
+
+def test_the_loss_of_logits_is_divided_by_the_steps_tokens_and_weighted() -> None:
+    logits, labels = torch.randn(2, 6, 97), torch.randint(97, (2, 6))
+    labels[0, :3] = -100
+    weights = torch.rand(2, 6)
+    each = -logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    expected = (each * weights * (labels != -100)).sum() / 40
+    found = next_token_loss(logits, labels, num_items_in_batch=40, loss_weights=weights)
+    torch.testing.assert_close(found, expected)
+    assert next_token_loss(logits, torch.full_like(labels, -100)).item() == 0

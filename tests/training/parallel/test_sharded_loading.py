@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sft_app.config.schema.app import AppConfig
+from sft_app.config.schema.trainer import LossHead
 from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
 from sft_app.loader.model.load_model import load_model
 from sft_app.loader.rope.rope_plan import plan_rope
@@ -63,7 +64,7 @@ def weights_and_gradients(config: AppConfig) -> Answer:
         "gradients": {n: g.full_tensor().numpy() for n, g in gradients.items()},
         "tied": layers[0].weight is layers[1].weight,
         "loss": loss.item(),
-        "chunked": sharded.loss.chunked,
+        "chunked": sharded.loss.head is not LossHead.model,
         "collectives": sum(
             event.count for event in profiled.key_averages() if event.key.startswith("c10d::")
         ),

@@ -7,7 +7,7 @@ import torch
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod, Quantization
-from sft_app.config.schema.trainer import TrainerConfig
+from sft_app.config.schema.trainer import LossHead, TrainerConfig
 from sft_app.training.estimates.memory_estimate import estimate_memory
 from sft_app.training.loss.patched_forward import install_chunked_loss
 from sft_app.training.metrics.flops import shape_of
@@ -96,7 +96,7 @@ def test_an_adapter_learns_beside_weights_in_4_bits(
     quantise(model, qlora(quantization=quantization), CPU)
     trained = add_adapter(model, qlora(), seed=0)
     assert shape_of(model) == whole, "the same arithmetic"
-    assert install_chunked_loss(model, called=trained).chunked
+    assert install_chunked_loss(model, called=trained).head is LossHead.chunked
     frozen = {n: p.detach().clone() for n, p in trained.named_parameters() if not p.requires_grad}
     optimizer = torch.optim.AdamW([p for p in trained.parameters() if p.requires_grad], lr=1e-2)
     losses = []
