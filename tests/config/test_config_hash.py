@@ -40,7 +40,11 @@ HASHES_OF_0_1_0 = [
         "584237ebe927b18892919edb14992f4ffa3bf1abb44a8db3b26aca7c3036df25",
     ),
     (
-        ["experiment=fastchat_vicuna", "data.train=org/chat"],
+        [
+            "experiment=fastchat_vicuna",
+            "data.train=org/chat",
+            "tokenizer.chat_template=vicuna",  # as in that version
+        ],
         "f116da0c9c218e673379614a4db92dbae830dd05b82941a05c4011d79bc51964",
     ),
     (
