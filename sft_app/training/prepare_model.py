@@ -22,8 +22,8 @@ from sft_app.training.attention.choose_attention import (
     DocumentsLeak,
     use_attention,
     verify_attention,
-    without_packing,
 )
+from sft_app.training.attention.padded_attention import verify_padded
 from sft_app.training.attention.verify_skipped_positions import verify_skipped_positions
 from sft_app.training.loss.choose_loss import LossPlan
 from sft_app.training.loss.patched_forward import CHUNKED, LossChoice, install_chunked_loss
@@ -134,12 +134,13 @@ def skipping_line(config: AppConfig, model: PreTrainedModel, packs: nn.Module | 
 def settle_attention(
     model: PreTrainedModel, trained: nn.Module, packing: PackingPlan, attention: AttentionPlan
 ) -> tuple[PackingPlan, AttentionChoice]:
-    """Verify that packed documents stay apart; without them any attention will do.
+    """Verify that packed documents stay apart, or that padding leaves rows of batches alone.
 
     With data.packing=auto a model that lets documents see each other gets batches of documents of
-    similar length. Raises ConfigError when packing was asked for and cannot be had.
+    similar length. Raises ConfigError when packing was asked for and cannot be had, and where
+    padding would change what a row's tokens get.
     """
-    choice = without_packing(model, trained, attention)
+    choice = None
     if packing.packed:
         try:
             choice = verify_attention(model, attention, trained)
@@ -148,6 +149,7 @@ def settle_attention(
                 raise
             packing = PackingPlan(False, f"{type(model).__name__} lets documents see each other")
             log.warning("%s: %s", packing, leak.findings)
+    choice = choice or verify_padded(model, trained, attention)
     use_attention(model, choice.name)
     log.info("%s", choice)
     return packing, choice

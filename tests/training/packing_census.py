@@ -69,8 +69,12 @@ OWN_SIZES: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"topk_method": "greedy", "first_k_dense_replace": 1},
     "zamba": {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1},
     "zamba2": {"num_hidden_layers": 4, "hybrid_layer_ids": [1, 3], "num_mem_blocks": 1},
+    "minimax_m3_vl_text": {
+        "layer_types": ["full_attention", "minimax_m3_sparse"], "num_hidden_layers": 2,
+        "index_n_heads": 2, "index_head_dim": 8,
+    },
     "xlstm": {"num_heads": 4, "num_blocks": 2},
-}
+}  # fmt: skip
 """What a family needs beside, most of it one layer of each kind."""
 KINDS_BY_INDEX = ("bamba", "falcon_h1", "recurrent_gemma")
 """Families whose kinds of layers follow from other fields."""

@@ -21,9 +21,16 @@ LENGTHS = (13, 6, 1, 9)
 SHORT_WINDOW = 4
 """Tokens to which windows, chunks and the like are shortened."""
 WINDOWS = (
-    "sliding_window", "attention_window_size", "window_size", "attention_chunk_size", "index_topk",
+    "sliding_window", "sliding_window_size", "attention_window_size", "window_size",
+    "attention_chunk_size", "local_attention",
 )  # fmt: skip
 """Names of numbers of tokens, in configurations and in modules, beyond which attention changes."""
+SELECTIONS = ("index_topk", "keep_window_size")
+"""Numbers of tokens that are chosen to be attended to, where there are more."""
+SHORT_BLOCKS = {"block_size": SHORT_WINDOW, "topk_blocks": 2}
+"""Tokens of a block, and how many blocks are chosen, in modules that have both."""
+ALL_TOKENS = 1024
+"""A number of tokens that no probe has."""
 TOLERATED_SHARE = 1e-3
 """Of the effect that a token has inside its own document."""
 TOLERATED_DIFFERENCE = {torch.float32: 1e-3}
@@ -101,35 +108,47 @@ def probe_batch(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 @contextmanager
-def probing(model: PreTrainedModel) -> Iterator[None]:
-    """Without dropout, which would drown the answer, and with short windows."""
+def probing(model: PreTrainedModel, *, selecting: bool = True) -> Iterator[None]:
+    """Without dropout, which would drown the answer, and with short windows.
+
+    Where tokens or blocks are chosen by their scores, few are; unless `selecting`, all.
+    """
     was_training = model.training
     model.eval()
     try:
-        with short_windows(model):
+        with short_windows(model, selecting=selecting):
             yield
     finally:
         model.train(was_training)
 
 
 @contextmanager
-def short_windows(model: PreTrainedModel) -> Iterator[None]:
-    """Shorten every window, chunk and top-k of tokens; put them back."""
+def short_windows(model: PreTrainedModel, *, selecting: bool = True) -> Iterator[None]:
+    """Shorten every window and chunk, and every choice of tokens or blocks; put them back."""
     holders: list[Any] = [model.config, model.config.get_text_config(decoder=True)]
     for module in model.modules():
         holders += [module, getattr(module, "config", None)]
     before: list[tuple[Any, str, int]] = []
     try:
         for holder in {id(holder): holder for holder in holders}.values():
-            for name in WINDOWS:
+            for name, short in _short_numbers(holder, selecting).items():
                 value = getattr(holder, name, None)
-                if type(value) is int and value > SHORT_WINDOW:
+                if type(value) is int and (value > short or (name in SELECTIONS and not selecting)):
                     before.append((holder, name, value))
-                    setattr(holder, name, SHORT_WINDOW)
+                    setattr(holder, name, short)
         yield
     finally:
         for holder, name, value in before:
             setattr(holder, name, value)
+
+
+def _short_numbers(holder: Any, selecting: bool) -> dict[str, int]:
+    """Return what the probe makes of each number that the holder may have."""
+    numbers = dict.fromkeys(WINDOWS, SHORT_WINDOW)
+    numbers |= dict.fromkeys(SELECTIONS, SHORT_WINDOW if selecting else ALL_TOKENS)
+    if selecting and all(hasattr(holder, name) for name in SHORT_BLOCKS):
+        numbers |= SHORT_BLOCKS
+    return numbers
 
 
 def _documents(tokens: Tensor) -> list[dict[str, Tensor]]:
