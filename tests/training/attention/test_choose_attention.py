@@ -20,7 +20,7 @@ from sft_app.training.attention.verify_isolation import verify_isolation
 from sft_app.training.packing_plan import plan_packing
 from sft_app.training.peft.lora import put_adapter
 from sft_app.training.prepare_model import settle_attention
-from tests.training.packing_census import packed_against_alone, tiny_model
+from tests.training.packing_census import packed_against_alone
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mistral", "gemma2", "mixtral", "gptj"])
@@ -105,9 +105,9 @@ def test_a_family_without_sdpa_is_compared_with_its_own_attention(random_model, 
     assert "differs from the family's own attention" in choice.reason
 
 
-def test_a_family_with_sdpa_is_compared_with_its_own_attention_as_well():
+def test_a_family_with_sdpa_is_compared_with_its_own_attention_as_well(small_family):
     """MiniMax-M3 hands other attentions than its own no choice of blocks: they would see all."""
-    model = tiny_model("minimax_m3_vl_text")
+    model = small_family("minimax_m3_vl_text")
     plan = choose_attention(model.config, "cpu", "auto")
     assert plan.name == packed_attention.NAME
     choice = verify_attention(model, plan)
@@ -116,15 +116,15 @@ def test_a_family_with_sdpa_is_compared_with_its_own_attention_as_well():
     assert packed_against_alone(model) < 1e-5
 
 
-def test_an_attention_that_was_asked_for_and_drops_what_it_is_handed_is_refused():
-    model = tiny_model("minimax_m3_vl_text")
+def test_an_attention_that_was_asked_for_and_drops_what_it_is_handed_is_refused(small_family):
+    model = small_family("minimax_m3_vl_text")
     asked_for = choose_attention(model.config, "cpu", packed_attention.NAME)
     with pytest.raises(ConfigError, match="sft_packed differs from the family's own attention"):
         verify_attention(model, asked_for)
 
 
-def test_blocks_that_are_chosen_by_the_row_s_positions_are_found_out():
-    model = tiny_model("minimax_m3_vl_text")
+def test_blocks_that_are_chosen_by_the_row_s_positions_are_found_out(small_family):
+    model = small_family("minimax_m3_vl_text")
     model.set_attn_implementation("sdpa")
     assert not verify_isolation(model).isolated
     indexer = model.model.layers[1].self_attn.indexer

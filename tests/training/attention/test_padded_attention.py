@@ -14,7 +14,6 @@ from sft_app.training.attention.padded_attention import (
 )
 from sft_app.training.packing_plan import plan_packing
 from sft_app.training.prepare_model import settle_attention
-from tests.training.packing_census import tiny_model
 
 AUTO = plan_packing(Packing.auto, PaddingSide.right)
 NONE = plan_packing(Packing.none, PaddingSide.right)
@@ -36,9 +35,9 @@ def test_padding_changes_nothing_and_the_plan_stays(random_model, family):
         ("doge", "sdpa", "'Documents' object has no attribute 'dtype'"),
     ],
 )
-def test_what_a_family_cannot_take_is_replaced_and_said(family, name, why):
+def test_what_a_family_cannot_take_is_replaced_and_said(small_family, family, name, why):
     """Their own code takes the mask apart, which ours is not; rows are not packed either."""
-    model = tiny_model(family)
+    model = small_family(family)
     plan = choose_attention(model.config, "cpu", "auto")
     _, choice = settle_attention(model, model, NONE, plan)
     assert choice.name == name
@@ -46,9 +45,9 @@ def test_what_a_family_cannot_take_is_replaced_and_said(family, name, why):
     assert padding_difference(model, model) < 1e-5
 
 
-def test_a_family_that_cannot_pack_is_asked_about_padding(random_model):
+def test_a_family_that_cannot_pack_is_asked_about_padding(small_family):
     packing, choice = settle_attention(
-        (model := tiny_model("deepseek_v4")),
+        (model := small_family("deepseek_v4")),
         model,
         AUTO,
         choose_attention(model.config, "cpu", "auto"),
@@ -56,9 +55,9 @@ def test_a_family_that_cannot_pack_is_asked_about_padding(random_model):
     assert (packing.packed, choice.name) == (False, "eager")
 
 
-def test_rows_that_padding_changes_are_refused():
+def test_rows_that_padding_changes_are_refused(small_family):
     """CPM-Ant's positions are counted from the row's end, where the padding is."""
-    model = tiny_model("cpmant")
+    model = small_family("cpmant")
     plan = choose_attention(model.config, "cpu", "auto")
     with pytest.raises(
         PaddingChangesRows, match=r"^CpmAntForCausalLM cannot train on .* choose another model"
@@ -66,8 +65,8 @@ def test_rows_that_padding_changes_are_refused():
         settle_attention(model, model, NONE, plan)
 
 
-def test_an_attention_that_was_asked_for_is_refused_and_not_replaced():
-    model = tiny_model("doge")
+def test_an_attention_that_was_asked_for_is_refused_and_not_replaced(small_family):
+    model = small_family("doge")
     with pytest.raises(PaddingChangesRows, match=r"Tried sft_packed: .*attn_implementation=auto"):
         verify_padded(model, model, AttentionPlan("sft_packed", "asked for", asked_for=True))
 
