@@ -13,10 +13,10 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: chat evaluate bench families docs help setup train sweep leaderboard report test test-slow test-gpu test-slurm test-browser test-readers fuzz lint clean
+.PHONY: chat evaluate bench families docs help setup train sweep leaderboard report test test-slow test-gpu test-slurm test-browser test-readers fuzz fuzz-inputs lint clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  settings go into ARGS: make train ARGS="context_length=1024 rope=yarn"'
 
 setup: $(READY) ## virtual environment, pinned dependencies, the embedded model and data
@@ -121,6 +121,10 @@ docs: $(READY) ## these pages as a site in build/docs, every link checked, witho
 fuzz: $(READY) ## kill small runs again and again, and compare how they end (ARGS="--ranks 2")
 	@rm -rf outputs/fuzz
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.kill_rounds outputs/fuzz $(ARGS)
+
+fuzz-inputs: $(READY) ## thousands of damaged settings, records and model files: a result or one sentence
+	@SFT_FUZZ_EXAMPLES=$(or $(EXAMPLES),2000) OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+	  tests/fuzz -k mutated --timeout=36000 $(ARGS)
 
 lint: $(READY) ## style, spelling, types, and which part may import which
 	@$(BIN)/ruff check .

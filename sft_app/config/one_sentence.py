@@ -12,18 +12,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from sft_app.common.errors import ConfigError, DataError
+from sft_app.common.errors import ConfigError, DataError, printable
 from sft_app.common.secrets import hide_secrets
 
 EXIT_BAD_INPUT = 2
 LONGEST = 700
 """Characters of a sentence that was not written here: libraries quote whole configurations."""
 
+_COMPOSERS = ("hydra", "omegaconf", "yaml")
+"""Packages whose messages are about the configuration, not about a mistake in this program."""
+
 _VALUE_IN_A_FILE = re.compile(
     r"(In '[^']*': )?ValidationError raised while composing config: (?:Value|Invalid value) "
     r"'(.*)'(?: of type '.*' could not be converted|, expected).* full_key: (\S+)"
 )
 """What Hydra says of a value in a YAML file that is none of its key's."""
+
+_IN_A_FILE = re.compile(r"(?:In '(?P<file>[^']*)': )?\w+ raised while composing config: ")
+"""What Hydra says first of a file that it cannot put into the configuration."""
+
+_UNKNOWN_KEY = re.compile(
+    r"Key '.*' not in '\w+' full_key: (?P<key>.*?) (?:reference|object)_type=.*"
+)
+_NO_MAPPING = re.compile(
+    r"Merge error: \w+ is not a subclass of \w+\. value: .*|"
+    r"Cannot merge DictConfig with ListConfig .*"
+)
+_TYPES = re.compile(r" full_key: (?P<key>.*?)((?:reference|object)_type=.*)")
+"""How OmegaConf ends its messages: the key, empty for the whole, and names of our classes."""
 
 PROGRAMS = {
     "train": "sft-train",
@@ -84,12 +100,39 @@ def as_sentence(error: BaseException) -> str:
 
         file, value, key = in_a_file.groups()
         return f"{file or ''}{key}: {value} is not possible.{what_fits_in_a_file(key, value)}"
-    of_composing = type(error).__module__.partition(".")[0] in ("hydra", "omegaconf")
-    return _shortened(text if of_composing else f"{type(error).__name__}: {text}")
+    if (begin := _IN_A_FILE.match(text)) is not None:
+        text = _told_of_a_file(begin["file"], text[begin.end() :])
+    of_composing = {type(error).__module__.partition(".")[0], _raised_in(error)} & set(_COMPOSERS)
+    return _shortened(_without_types(text) if of_composing else f"{type(error).__name__}: {text}")
+
+
+def _raised_in(error: BaseException) -> str:
+    """The package that raised it: what Hydra says of a defaults list is a plain ValueError."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__) if error.__traceback__ else [(None, 0)]
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] if frame else ""
+
+
+def _told_of_a_file(file: str | None, text: str) -> str:
+    """What is wrong with a YAML file's keys, as far as a user can use it."""
+    where = f"{file}.yaml: " if file else ""
+    unknown = _UNKNOWN_KEY.fullmatch(text)
+    if unknown is not None:
+        from sft_app.config.overrides.key_names import what_is_meant
+
+        return f"{where}'{unknown['key']}' is not a setting{what_is_meant(unknown['key'])}"
+    if _NO_MAPPING.fullmatch(text):
+        return (
+            f"{where}a single value or a list stands where a group has its keys: write key: value."
+        )
+    return where + _without_types(text)
+
+
+def _without_types(text: str) -> str:
+    return _TYPES.sub(lambda found: f" ({found['key'].strip()})", text).replace(" ()", "").strip()
 
 
 def _one_line(error: object) -> str:
-    return " ".join(str(error).split())
+    return printable(" ".join(str(error).split()))
 
 
 def _shortened(text: str) -> str:

@@ -53,6 +53,7 @@ def _count_values(text: str, path: Path) -> int:
     anchored: dict[str, int] = {}
     sizes = [0]
     anchors: list[str | None] = [None]
+    before: yaml.Event | None = None
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.CollectionStartEvent):
             if len(sizes) > MOST_DEPTH:
@@ -67,7 +68,13 @@ def _count_values(text: str, path: Path) -> int:
         elif isinstance(event, yaml.AliasEvent):
             sizes[-1] += anchored.get(event.anchor or "", 1)
         elif isinstance(event, yaml.ScalarEvent):
+            if isinstance(before, yaml.DocumentStartEvent) and event.value:
+                raise ConfigError(
+                    f"{path} holds {event.value!r:.50} and nothing else, and a configuration is "
+                    "names and values: write key: value."
+                )
             sizes[-1] += 1
             if event.anchor is not None:
                 anchored[event.anchor] = 1
+        before = event
     return sizes[0]

@@ -20,6 +20,7 @@ BOMB = "a0: &a0 [x]\n" + "".join(
         (b"trainer: " + b"[" * 3000 + b"]" * 3000, "nested deeper than 64 levels"),
         (b"\x00\xff\xfe", "is no UTF-8 text"),
         (b"x: " + b"y" * 2**20, "more than 1,048,576 bytes"),
+        (b"# @package _global_\n16384\n", "holds '16384' and nothing else"),
     ],
 )
 def test_it_is_named_with_what_is_wrong(tmp_path: Path, content: bytes, said: str) -> None:

@@ -19,6 +19,11 @@ from sft_app.config.schema.app import register_schema
         ("sweep: {tokens: 1.5M}", "In a file, write sweep.tokens: 1500000"),
         ("context_length: 128 K", "In a file, write context_length: 131072"),
         ("rope: {method: yarnn}", "Did you mean rope.method=yarn?"),
+        ("trainer: {learning_rat: 1}", "experiment/mine.yaml: 'trainer.learning_rat' is not a "
+                                       "setting. Did you mean trainer.learning_rate?"),
+        ("rope: 5", "experiment/mine.yaml: a single value or a list stands where a group"),
+        ("- a", "experiment/mine.yaml: a single value or a list stands where a group"),
+        ("trainer: null", "experiment/mine.yaml: field 'trainer' is not Optional (trainer)"),
         ("context_length: [1]", "It takes a whole number from 8"),
     ],
 )  # fmt: skip

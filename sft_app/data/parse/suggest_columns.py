@@ -64,7 +64,7 @@ def _is_read(record: Any, format: DataFormat, names: FieldNames) -> bool:
 def _candidates(record: Any) -> Iterator[dict[str, str]]:
     """Yield mappings that may read the record: turns first, then pairs, then a lone text."""
     leaves = list(_leaves(record))
-    lists = {path: turns for path, value in leaves if (turns := list_of(value))}
+    lists = {path: turns for path, value in leaves if (turns := _list(value))}
     for path, turns in lists.items():
         if all(isinstance(turn, dict) for turn in turns):
             yield {"messages": path}
@@ -113,10 +113,18 @@ def _are_roles(names: Sequence[str]) -> bool:
     return all(name.strip().lower() in ROLES for name in names)
 
 
+def _list(value: Any) -> list[Any] | None:
+    """What `list_of` finds; None for a text that only begins as JSON does."""
+    try:
+        return list_of(value)
+    except NotThisFormat:
+        return None
+
+
 def _unknown_speakers(record: Any, columns: dict[str, str]) -> list[str]:
     if "messages" not in columns:
         return []
-    turns = list_of(at_path(record, columns["messages"])) or []
+    turns = _list(at_path(record, columns["messages"])) or []
     speakers = [str(at_path(turn, columns.get("role", "role"))) for turn in turns]
     names = list(dict.fromkeys(speakers))
     unknown = [name for name in names if name.strip().lower() not in ROLES]

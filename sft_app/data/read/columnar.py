@@ -53,6 +53,8 @@ def _batches(source: Any) -> Iterator[pa.RecordBatch]:
 
 
 def _records(batch: pa.RecordBatch, path: Path, before: int) -> Iterator[Record | BadRecord]:
+    # Places of a damaged file that lie outside of it would end the process with a signal.
+    batch.validate(full=True)
     # Looked at before it is unpacked: a few bytes of a file may stand for gigabytes of text.
     large = batch.nbytes > MAX_RECORD_BYTES
     for index in range(batch.num_rows) if large else ():

@@ -70,6 +70,12 @@ def test_a_lone_text_is_a_document() -> None:
     )
 
 
+def test_a_text_that_only_begins_as_json_is_a_text() -> None:
+    suggestion = suggest({"doc": "{no JSON"})
+    assert suggestion is not None
+    assert read_with(suggestion, {"doc": "{no JSON"}) == Passage("", "{no JSON")
+
+
 @pytest.mark.parametrize(
     "record", [{"label": 1}, {}, [], "text", None, {"x": {"y": []}}, {"x": ""}]
 )

@@ -5,6 +5,7 @@ import gzip
 import json
 import lzma
 import resource
+import struct
 from collections.abc import Callable
 
 import pyarrow as pa
@@ -355,6 +356,18 @@ def test_columnar_files_give_no_key_that_the_row_did_not_have(tmp_path, kind):
         with pa.OSFile(str(path), "wb") as sink, new(sink, table.schema) as writer:
             writer.write_table(table)
     assert values(path) == UNION
+
+
+def test_an_arrow_file_with_places_outside_of_it_is_broken(tmp_path):
+    """Read as they stand, such places end the process with SIGSEGV or SIGBUS."""
+    path = tmp_path / "a.arrow"
+    table = pa.table({"text": ["one", "two", "three"]})
+    with pa.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table)
+    offsets, written = struct.pack("<4i", 0, 3, 6, 11), path.read_bytes()
+    assert written.count(offsets) == 1
+    path.write_bytes(written.replace(offsets, struct.pack("<4i", 0, 3, 6, 2**31 - 1)))
+    assert [b.reason for b in bad(path)] == ["broken_arrow"]
 
 
 def test_a_broken_arrow_file(tmp_path):
