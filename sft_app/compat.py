@@ -90,6 +90,11 @@ PRIVATE_NAMES = (
         "from_pretrained reports what a family leaves out by design",
     ),
     PrivateName(
+        "transformers.GenerationMixin.adjust_generation_fn",
+        "a model whose weights each rank reads in slices would lose its generation configuration",
+        "from_pretrained takes a state_dict beside a path",
+    ),
+    PrivateName(
         "transformers.conversion_mapping.get_model_conversion_mapping",
         "decoded weights would be saved under the names of quantised blocks",
         "save_pretrained leaves the quantiser's part of the names out by itself",
@@ -348,6 +353,39 @@ def names_in_model(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, 
             found, _ = rename_source_key(name, [], [], prefix, own)
         renamed[name] = str(found)
     return renamed
+
+
+def converts_weights(model: "PreTrainedModel") -> bool:
+    """Tell whether transformers made tensors of a loaded model out of others of its checkpoint."""
+    from transformers.core_model_loading import WeightConverter
+
+    used = getattr(model, "_weight_conversions", None) or ()
+    return any(isinstance(entry, WeightConverter) for entry in used)
+
+
+def load_generation_config(
+    model: "PreTrainedModel", location: str, arguments: dict[str, Any]
+) -> None:
+    """Give a model that was built without a path the generation configuration of a checkpoint.
+
+    `arguments`: `revision` and `cache_dir`, as of `from_pretrained`.
+    """
+    adjust = getattr(model, "adjust_generation_fn", None)
+    if adjust is None or not model.can_generate():
+        return
+    adjust(
+        None,
+        True,
+        None,
+        location,
+        force_download=False,
+        proxies=None,
+        local_files_only=False,
+        token=None,
+        subfolder="",
+        trust_remote_code=False,
+        **{"cache_dir": None, "revision": None, **arguments},
+    )
 
 
 def forget_quantization(model: "PreTrainedModel") -> None:

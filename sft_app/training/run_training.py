@@ -18,7 +18,7 @@ from sft_app.config.validation.check_parallel import check_tensor_parallel_size
 from sft_app.data.prepare_data import PreparedData
 from sft_app.data.statistics_text import describe_statistics
 from sft_app.evaluation.work_split import split_over_all_ranks
-from sft_app.loader.model.embeddings import fit_model_to_tokenizer
+from sft_app.loader.model.embeddings import changes_embeddings, fit_model_to_tokenizer
 from sft_app.loader.model.load_model import load_model
 from sft_app.records.run_files import METRICS, MODEL, PLAN, PROFILE, TENSORBOARD, write_atomically
 from sft_app.training.arguments import training_arguments
@@ -36,7 +36,10 @@ from sft_app.training.model_plan import ModelPlans, plan_as_dict, plan_data, pla
 from sft_app.training.optim.muon import muon_for
 from sft_app.training.optim.supervised_budget import limit_to_budget
 from sft_app.training.parallel.context_parallel import init_context_parallel_group
+from sft_app.training.parallel.distribute_weights import stored_weights
 from sft_app.training.parallel.evaluation_split import evaluation_split
+from sft_app.training.parallel.fsdp import wants_shards
+from sft_app.training.parallel.loading_plan import plan_loading
 from sft_app.training.parallel.unused_parameters import leaves_parameters_unused
 from sft_app.training.peft.lora import plain_model
 from sft_app.training.peft.merge_qlora import bring_to_device
@@ -184,6 +187,10 @@ def write_plan(plans: ModelPlans, data: PreparedData, run_dir: Path) -> None:
 
 def load(config: AppConfig, plans: ModelPlans, device: torch.device) -> PreTrainedModel:
     """Load the model of the plans, with as many embeddings as the tokenizer needs."""
+    loading, tokenizer_plan = None, plans.tokenizer_plan
+    if wants_shards(config.trainer) and config.adapter.method is not AdapterMethod.qlora:
+        loading = plan_loading(plans.weights, plans.rope)
+        log.info("%s", loading)
     model = load_model(
         config.model,
         plans.pretrained,
@@ -194,8 +201,12 @@ def load(config: AppConfig, plans: ModelPlans, device: torch.device) -> PreTrain
         on_host_of_rank_0=reads_on_host(config),
         tensor_parallel_size=config.trainer.tensor_parallel_size,
         float32_names=plans.precision.float32_names,
+        stored=loading.stored if loading else None,
+        with_embeddings=changes_embeddings(tokenizer_plan),
     )
-    fit_model_to_tokenizer(model, plans.tokenizer, plans.tokenizer_plan)
+    unread = stored_weights(model).keys()
+    fit_model_to_tokenizer(model, plans.tokenizer, tokenizer_plan)
+    assert stored_weights(model).keys() == unread, "a weight was changed before it was read"
     return model
 
 

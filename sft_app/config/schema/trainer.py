@@ -154,8 +154,8 @@ class TrainerConfig:
     """Processes that prepare batches; 0: the training process itself."""
     parallelism: Parallelism = Parallelism.ddp
     """What several processes share: ddp, the data alone; fsdp, also the parameters, gradients and
-    optimizer state, of which each holds a shard (the host of rank 0 must hold the whole model, no
-    device has to)."""
+    optimizer state, of which each holds a shard: no device has to hold the whole model, and no host
+    where each process can read its own rows of the weights from the files, which the log says."""
     fsdp_replicas: int = 1
     """Copies of the shards of parallelism=fsdp (HSDP): weights are gathered inside of each copy,
     and gradients summed between them. As many as there are nodes keeps all but that sum inside of

@@ -31,6 +31,10 @@ class Compared:
     """The model's own name of each tensor."""
     twice: list[tuple[str, str]]
     """Two names in the files of what the architecture has once: a tied head and its embedding."""
+    converted: bool
+    """Whether any tensor of the model is not one of the files', as it is, under another name."""
+    own_code: bool
+    """Whether code that the checkpoint carries builds the model."""
 
 
 def compare_headers(hf_config: PretrainedConfig, headers: Headers, name: str) -> Compared:
@@ -43,7 +47,7 @@ def compare_headers(hf_config: PretrainedConfig, headers: Headers, name: str) ->
         )
     built_as = type(build_skeleton(hf_config))
     try:
-        model, info = _load_headers(built_as, hf_config, headers)
+        model, info = load_headers(built_as, hf_config, headers)
     except ConfigError:
         raise
     except Exception as error:
@@ -74,6 +78,8 @@ def compare_headers(hf_config: PretrainedConfig, headers: Headers, name: str) ->
             for target, source in model.all_tied_weights_keys.items()
             if target in names and source in names
         ],
+        converted=compat.converts_weights(model),
+        own_code=built_as.is_remote_code(),
     )
 
 
@@ -91,7 +97,7 @@ def _left_out(
     def needed(group: set[str]) -> bool:
         rest = {name: header for name, header in headers.items() if name not in group}
         try:
-            _, info = _load_headers(built_as, hf_config, rest)
+            _, info = load_headers(built_as, hf_config, rest)
         except Exception:  # a part of a weight that is put together from several
             return True
         return bool(info["missing_keys"] or info["mismatched_keys"])
@@ -102,10 +108,16 @@ def _left_out(
     return set().union(*(group for group in groups if not needed(group)))
 
 
-def _load_headers(
-    built_as: type[PreTrainedModel], hf_config: PretrainedConfig, headers: Headers
+def load_headers(
+    built_as: type[PreTrainedModel],
+    hf_config: PretrainedConfig,
+    headers: Headers,
+    **arguments: Any,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Run transformers' loader on tensors without memory; return the model and the report."""
+    """Run transformers' loader on tensors without memory; return the model and the report.
+
+    `arguments` are further ones of `from_pretrained`.
+    """
     state = {
         name: torch.empty(header.shape, dtype=TORCH_DTYPES[header.dtype], device="meta")
         for name, header in headers.items()
@@ -121,6 +133,7 @@ def _load_headers(
             output_loading_info=True,
             device_map="meta",
             ignore_mismatched_sizes=True,
+            **arguments,
         )
     finally:
         logging.disable(level)

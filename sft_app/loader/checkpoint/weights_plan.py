@@ -24,6 +24,7 @@ from sft_app.loader.checkpoint.quantized_source import (
     quantization_of,
 )
 from sft_app.loader.checkpoint.stored_tensor import TORCH_DTYPES, Headers, NoHeaders
+from sft_app.loader.checkpoint.stored_weights import StoredWeights, find_stored_weights
 from sft_app.loader.checkpoint.tensor_headers import read_headers
 from sft_app.loader.checkpoint.tied_weights import check_ties
 
@@ -47,12 +48,15 @@ class WeightsPlan:
     """The class that holds the towers of a multimodal checkpoint, which are kept as they are."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Tensors that the architecture leaves out by design, by the first parts of their names."""
+    stored: StoredWeights | str
+    """Where they can be read in slices, or why they are read whole."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON can hold it."""
         names = {name: _name(dtype) for name, dtype in self.tensor_dtypes.items()}
         dtype = _name(self.dtype) if self.dtype else None
-        plain = {key: value for key, value in asdict(self).items() if key != "checkpoint"}
+        here = ("checkpoint", "stored")  # on this machine
+        plain = {key: value for key, value in asdict(self).items() if key not in here}
         return {**plain, "dtype": dtype, "tensor_dtypes": names}
 
     def __str__(self) -> str:
@@ -103,6 +107,7 @@ def plan_weights(model_config: ModelConfig, hf_config: PretrainedConfig) -> Weig
             unread_reason=headers.reason,
             quantized=quantized,
             towers=towers,
+            stored="its headers are not known before it is read",
         )
     stated = quantization_of(hf_config)
     if stated is not None:
@@ -129,6 +134,9 @@ def plan_weights(model_config: ModelConfig, hf_config: PretrainedConfig) -> Weig
         tensor_dtypes=others,
         towers=towers,
         dropped=grouped(ignored),
+        stored="its weights are decoded when they are loaded"
+        if stated is not None
+        else find_stored_weights(checkpoint, headers, compared),
     )
 
 

@@ -9,6 +9,11 @@ ROW_MULTIPLE = 64
 """Vocabularies that must grow grow to a multiple of this, which tensor cores like."""
 
 
+def changes_embeddings(plan: TokenizerPlan) -> bool:
+    """Tell whether `fit_model_to_tokenizer` will write to the embedding and the head."""
+    return bool(plan.added_token_ids) or plan.vocab_size > (plan.model_vocab_size or 0)
+
+
 def fit_model_to_tokenizer(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plan: TokenizerPlan
 ) -> None:

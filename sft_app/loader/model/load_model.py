@@ -21,11 +21,13 @@ from sft_app.loader.checkpoint.load_report import check_loaded
 from sft_app.loader.checkpoint.locate import find_checkpoint
 from sft_app.loader.checkpoint.pickled_headers import no_safetensors
 from sft_app.loader.checkpoint.quantized_source import decode_when_loaded, quantization_of
+from sft_app.loader.checkpoint.stored_weights import StoredWeights, mark_stored
 from sft_app.loader.checkpoint.tied_weights import check_tied
 from sft_app.loader.model.broadcast import receive_weights, send_weights
 from sft_app.loader.model.dtype import choose_dtype
 from sft_app.loader.model.generation import make_saveable
 from sft_app.loader.model.tensor_parallel import disown_tensor_parallel, tensor_parallel_arguments
+from sft_app.loader.model.unread_model import build_unread, whole_names
 from sft_app.loader.rope.interpolate_table import interpolated_table
 from sft_app.loader.rope.rope_plan import RopePlan, planned_config
 from sft_app.loader.rope.verify_rope import check_built
@@ -44,6 +46,8 @@ def load_model(
     on_host_of_rank_0: bool = False,
     tensor_parallel_size: int = 1,
     float32_names: Sequence[str] = (),
+    stored: StoredWeights | None = None,
+    with_embeddings: bool = False,
 ) -> PreTrainedModel:
     """Build the model with the plan's positions, load its weights, and check what was built.
 
@@ -55,7 +59,9 @@ def load_model(
     In a process group rank 0 reads the weights and broadcasts them; with `tensor_parallel_size`
     each rank reads its own shard of each matrix; with `on_host_of_rank_0` rank 0 keeps them in the
     host's memory, the others have parameters on the meta device, and whoever shards or quantises
-    the model scatters or broadcasts them.
+    the model scatters or broadcasts them. With `stored` as well nobody reads them here: parameters
+    on all ranks say where they are stored, and whoever shards the model lets each rank read its
+    own rows; `with_embeddings`: rank 0 reads the embedding and the head, which will be changed.
 
     Raises ConfigError when the weights cannot be had as asked (pickled only, not there).
     """
@@ -80,7 +86,17 @@ def load_model(
         disown_tensor_parallel(built)
     elif alone or ranks.is_main():
         with compat.keep_in_float32(float32_names):
-            built = _read(model_config, hf_config, plan, arguments)
+            if stored is None:
+                built = _read(model_config, hf_config, plan, arguments)
+            else:
+                built = build_unread(
+                    find_checkpoint(model_config),
+                    planned_config(hf_config, plan),
+                    stored,
+                    arguments,
+                    model_config.name_or_path,
+                    with_embeddings=with_embeddings,
+                )
         if not on_host_of_rank_0:
             built = built.to(device)
             if not alone:
@@ -93,6 +109,8 @@ def load_model(
                 compat.without_quantization(hf_config), **arguments
             )
         built.tie_weights()  # on the meta device every assignment made a parameter of its own
+        if stored is not None:
+            mark_stored(built, stored, whole_names(built, with_embeddings=with_embeddings))
         if not on_host_of_rank_0:
             receive_weights(built, device)
         built.eval()

@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from sft_app import compat
 from sft_app.common.errors import ConfigError
+from sft_app.loader.model.embeddings import changes_embeddings
 from sft_app.loader.rope.rope_plan import RopePlan
 from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
 
@@ -40,7 +41,7 @@ def _obstacle(
         return f"transformers has no tensor-parallel plan for {config.model_type} models"
     if rope.method == "extend_positions":
         return "its position table would have to be extended after it was sharded"
-    if tokenizer.added_token_ids or tokenizer.vocab_size > (tokenizer.model_vocab_size or 0):
+    if changes_embeddings(tokenizer):
         return "rows of new tokens would have to be added after the embedding was sharded"
     for name in ("num_attention_heads", "num_key_value_heads"):
         count = getattr(text, name, size)

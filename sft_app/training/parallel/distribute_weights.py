@@ -1,9 +1,10 @@
-"""Scatter or broadcast the weights that rank 0 alone has read, one after the other.
+"""Each rank's own rows of the weights: read from the files, or received from rank 0.
 
-So no device holds them all: FSDP2 shards a model whose parameters are on the meta device without a
-byte of memory, and quantised layers are built the same way. What arrives here is what rank 0 keeps
-in its host's memory. Of a sharded parameter every other rank receives its own rows and nothing
-else; rank 0's device holds one whole parameter at a time.
+FSDP2 shards a model whose parameters are on the meta device without a byte of memory, and quantised
+layers are built the same way: so no device holds all weights. Of a weight that its file holds as it
+is, every rank reads its own rows. What rank 0 alone has read, into its host's memory, is scattered
+or broadcast, one weight after the other: every other rank receives its own rows and nothing else,
+and rank 0's device holds one whole parameter at a time.
 """
 
 import math
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
 from sft_app.common import ranks
+from sft_app.loader.checkpoint.stored_weights import StoredWeight, stored_weight_of
 from sft_app.loader.model.broadcast import places_of
+from sft_app.loader.model.read_rows import RowReader
 
 
 def move_to_meta(model: nn.Module) -> dict[str, Tensor]:
@@ -42,16 +45,35 @@ def move_to_meta(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in parameters.items()}
 
 
-def scatter_shards(model: nn.Module, weights: dict[str, Tensor], device: torch.device) -> None:
+def stored_weights(model: nn.Module) -> dict[str, StoredWeight]:
+    """Return, by the name of the parameter, where weights are stored that nobody has read."""
+    found = {name: stored_weight_of(p) for name, p in model.named_parameters()}
+    return {name: stored for name, stored in found.items() if stored is not None}
+
+
+def fill_shards(
+    model: nn.Module,
+    weights: dict[str, Tensor],
+    stored: dict[str, StoredWeight],
+    device: torch.device,
+) -> None:
     """Fill the shards of `model`, which `fully_shard` made of parameters without memory.
 
-    `weights` is what `move_to_meta` returned, and is left empty.
+    `weights` is what `move_to_meta` returned, and is left empty; those that are `stored` are read
+    by each rank. Raises ConfigError, on all ranks, for what cannot be read, or is not finite.
     """
     places = places_of(model)
+    reader = RowReader()
+    num_shards = 1
     for name, empty in list(model.named_parameters()):
         assert isinstance(empty, DTensor) and empty.placements[-1] == Shard(0), name
         num_shards = empty.device_mesh.size(-1)  # of each copy, where there are several
-        rows = _scatter_rows(weights.pop(name, None), empty.shape, empty.dtype, device, num_shards)
+        whole = weights.pop(name, None)
+        if name in stored:
+            mine = _own_rows(empty.shape[0], num_shards)
+            rows = reader.rows(stored[name], mine, empty.shape, empty.dtype, device)
+        else:
+            rows = _scatter_rows(whole, empty.shape, empty.dtype, device, num_shards)
         filled = DTensor.from_local(
             rows,
             empty.device_mesh,
@@ -61,6 +83,8 @@ def scatter_shards(model: nn.Module, weights: dict[str, Tensor], device: torch.d
             stride=empty.stride(),
         )
         replace(places[id(empty)], nn.Parameter(filled, requires_grad=empty.requires_grad))
+    if stored:
+        reader.check(num_shards=num_shards)
     broadcast_buffers(model, device)
 
 
@@ -107,7 +131,6 @@ def _scatter_rows(
     num_shards: int,
 ) -> Tensor:
     """Return this rank's rows of `whole`, which rank 0 has, in the sizes of FSDP2 (torch.chunk)."""
-    part = ranks.rank() % num_shards
     length = math.ceil(shape[0] / num_shards)
     mine = torch.empty((length, *shape[1:]), dtype=dtype, device=device)
     parts = None
@@ -116,7 +139,14 @@ def _scatter_rows(
         of_a_copy = [_padded(on_device[p * length :][:length], length) for p in range(num_shards)]
         parts = of_a_copy * (ranks.world_size() // num_shards)
     dist.scatter(mine, parts, src=0)
-    return mine[: max(0, min(length, shape[0] - part * length))]
+    return mine[: len(_own_rows(shape[0], num_shards))]
+
+
+def _own_rows(num_rows: int, num_shards: int) -> range:
+    """Return which rows are this rank's, in the sizes of FSDP2 (torch.chunk)."""
+    length = math.ceil(num_rows / num_shards)
+    start = min(num_rows, ranks.rank() % num_shards * length)
+    return range(start, min(num_rows, start + length))
 
 
 def _padded(rows: Tensor, length: int) -> Tensor:

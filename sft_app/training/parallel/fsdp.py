@@ -5,8 +5,9 @@ only: so the path that two CPU ranks test is the one that GPUs take. Each decode
 when it is needed and let go afterwards; what stands around the layers (embedding, last norm, head)
 is one more group, whole while the chunked loss reads the head's weight.
 
-No device ever holds the whole model: rank 0 reads it into its host's memory, every rank shards the
-same model without memory, and receives its shards of one parameter after the other.
+No device ever holds the whole model: every rank shards the same model without memory, and then
+reads its own rows of each weight from the files. Where those do not hold the weights as the model
+has them, rank 0 reads them into its host's memory, and scatters one parameter after the other.
 """
 
 from pathlib import Path
@@ -31,7 +32,7 @@ from sft_app.common import ranks
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.trainer import Parallelism, TrainerConfig
 from sft_app.training.decoder_layers import decoder_layers
-from sft_app.training.parallel.distribute_weights import move_to_meta, scatter_shards
+from sft_app.training.parallel.distribute_weights import fill_shards, move_to_meta, stored_weights
 from sft_app.training.precision import compute_dtype
 from sft_app.training.saving.checkpoints import SHARDS
 
@@ -61,6 +62,7 @@ def shard(
             f"trainer.parallelism=fsdp: {type(model).__name__} does not name its layers; use "
             "trainer.parallelism=ddp."
         )
+    stored = stored_weights(trained)
     weights = move_to_meta(trained)
     mesh = _mesh(device, replicas)
     compute = compute_dtype(model, device)
@@ -76,7 +78,7 @@ def shard(
         fully_shard(layer, mesh=mesh, mp_policy=of_layers)
     # The outermost module: its forward is the one that is called, so its hooks run.
     fully_shard(trained, mesh=mesh, mp_policy=around)
-    scatter_shards(trained, weights, device)
+    fill_shards(trained, weights, stored, device)
 
 
 def _mesh(device: torch.device, replicas: int) -> DeviceMesh:
