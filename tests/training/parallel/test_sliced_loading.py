@@ -146,7 +146,7 @@ def test_rows_that_each_rank_reads_are_those_that_rank_0_would_have_sent(
     answers = on_two_forked_ranks(loaded, config)
     for rank, answer in enumerate(answers):
         slices, whole = answer["slices"], answer["whole"]
-        # On rank 0 weights without memory stand for those of the files, elsewhere the meta device's.
+        # On rank 0 weights without memory stand for those of the files; elsewhere all are meta.
         assert (slices.pop("unread") > 0) is (rank == 0) and whole.pop("unread") == 0
         assert slices["weights"] == whole["weights"]
         assert slices == whole
