@@ -388,12 +388,36 @@ def load_generation_config(
     )
 
 
+@contextmanager
+def conversions_kept() -> Iterator[None]:
+    """Keep what was done to names while a quantised checkpoint is loaded and decoded.
+
+    Transformers 5.24 forgets all of it with the quantiser, prefixes of towers' names included;
+    until save_pretrained writes a decoded checkpoint under its own names.
+    """
+    from transformers.quantizers.base import HfQuantizer
+
+    own = HfQuantizer.remove_quantization_config
+
+    def remove_but_names(self: HfQuantizer, model: "PreTrainedModel") -> None:
+        conversions = getattr(model, "_weight_conversions", None)
+        own(self, model)
+        if conversions is not None:
+            model._weight_conversions = conversions
+
+    HfQuantizer.remove_quantization_config = remove_but_names
+    try:
+        yield
+    finally:
+        HfQuantizer.remove_quantization_config = own
+
+
 def forget_quantization(model: "PreTrainedModel") -> None:
     """Let `save_pretrained` write the decoded weights under the names of a plain checkpoint.
 
     It reverts what was done to names and layouts when loading, and decoding was a part of that: the
-    plain matrices would be saved under the names of quantised blocks. Transformers 5.24 forgets
-    all of it, prefixes of names included; until 5.24 is the oldest supported version.
+    plain matrices would be saved under the names of quantised blocks. Needs what loading inside of
+    `conversions_kept` has left.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter

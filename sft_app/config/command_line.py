@@ -28,6 +28,13 @@ INFO = ("--info", "-i")
 INFO_CHOICES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 CFG_CHOICES = ("job", "hydra", "all")
 
+# Before Hydra's decorators, which come after this import. Ours replaces the plugin's settings of
+# that name on purpose; Hydra's warning is for accidents.
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/ray' is validated against")
+# From Hydra 1.4 on: the decorators' arguments, our own callbacks, and plugins that are older.
+HYDRA_1_4 = r"(?s).*(version_base|execution_whitelist|register_new_resolver\(\) is deprecated)"
+warnings.filterwarnings("ignore", message=HYDRA_1_4)
+
 
 def prepare_arguments(argv: list[str]) -> None:
     """Check the words in `argv` (sys.argv) and write them as Hydra reads them, options first.
@@ -57,10 +64,6 @@ def prepare_arguments(argv: list[str]) -> None:
     except ConfigError as error:
         exit_with_message(error)
     argv[1:] = [*options, *overrides]
-    # Ours replaces the plugin's settings of that name on purpose; Hydra's warning is for accidents.
-    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/ray' is validated against")
-    # From Hydra 1.4 on: about the decorator's arguments, and about our own callbacks.
-    warnings.filterwarnings("ignore", message=r"(?s).*(version_base|execution_whitelist)")
 
 
 def separate(arguments: list[str]) -> tuple[list[str], list[str]]:

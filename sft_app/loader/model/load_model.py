@@ -176,15 +176,16 @@ def _from_pretrained(
     checkpoint = find_checkpoint(model_config)
     safe = {} if model_config.allow_pickle else {"use_safetensors": True}
     try:
-        built, info = auto_class(hf_config).from_pretrained(
-            checkpoint.location,
-            config=hf_config,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are told below, as all that does not fit
-            **checkpoint.arguments(),
-            **safe,
-            **arguments,
-        )
+        with compat.conversions_kept():
+            built, info = auto_class(hf_config).from_pretrained(
+                checkpoint.location,
+                config=hf_config,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are told below, as all that does not fit
+                **checkpoint.arguments(),
+                **safe,
+                **arguments,
+            )
     except OSError as error:
         text = " ".join(str(error).split())
         if "safetensors" in text:

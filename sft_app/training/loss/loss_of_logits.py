@@ -2,6 +2,10 @@
 
 A family's own loss is not always that: CPM-Ant's predicts the token that it sees, others take the
 mean of a micro-batch, whatever the step's number of tokens. From the logits it is the same for all.
+
+A router's loss is added, which keeps a mixture's experts busy (Fedus et al. 2021,
+arXiv:2101.03961, equations 4 to 6). It is that of a micro-batch, and weighs what the micro-batch
+does of the step: were it added as it is, each micro-batch and each rank would add a whole one.
 """
 
 import functools
@@ -19,14 +23,37 @@ from sft_app.data.labels import IGNORE_INDEX, shift_left
 from sft_app.training.attention.packed_forward import current_forward
 from sft_app.training.precision import compute_dtype
 
+ROUTER_WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef")
+"""Names of what a router's loss is multiplied by, in models and configurations."""
+
+
+def adds_router_loss(model: PreTrainedModel) -> bool:
+    """Tell whether the checkpoint's configuration asks for it (`output_router_logits`)."""
+    configs = (model.config, model.config.get_text_config(decoder=True))
+    return any(getattr(config, "output_router_logits", False) for config in configs)
+
+
+def router_loss_weight(model: PreTrainedModel) -> float:
+    """Return by what its router's loss is multiplied; 0 where none is added."""
+    if not adds_router_loss(model):
+        return 0.0
+    for holder in (model, model.config, model.config.get_text_config(decoder=True)):
+        for name in ROUTER_WEIGHTS:
+            weight = getattr(holder, name, None)
+            if weight is not None:
+                return float(weight)
+    raise AttributeError(f"{type(model).__name__} does not say what its router's loss weighs")
+
 
 def install_loss_of_logits(model: PreTrainedModel, called: nn.Module) -> str:
     """Make `model(labels=...)` return the loss of its logits; say in words how its own differs.
 
-    `called` is what training calls, where that wraps the model.
+    `called` is what training calls, where that wraps the model. Raises AttributeError where a
+    router's loss is added with a weight that cannot be found.
     """
     said = compare_own_loss(model, called)
-    model.forward = MethodType(_forward(current_forward(model)), model)
+    weight = router_loss_weight(model)
+    model.forward = MethodType(_forward(current_forward(model), weight), model)
     return said
 
 
@@ -34,6 +61,7 @@ def install_loss_of_logits(model: PreTrainedModel, called: nn.Module) -> str:
 def compare_own_loss(model: PreTrainedModel, called: nn.Module) -> str:
     """Say how the family's own loss compares with the next-token cross-entropy of its logits."""
     batch = _tiny_batch(model)
+    weight = router_loss_weight(model)
     was_training = model.training
     model.eval()
     try:
@@ -42,6 +70,8 @@ def compare_own_loss(model: PreTrainedModel, called: nn.Module) -> str:
             return "it has no loss of its own"
         own = float(output.loss)
         ours = float(next_token_loss(output.logits, shift_left(batch["labels"], IGNORE_INDEX)))
+        if weight:
+            ours += weight * float(output.aux_loss)
     finally:
         model.train(was_training)
     difference = abs(ours - own) / abs(own)
@@ -50,7 +80,7 @@ def compare_own_loss(model: PreTrainedModel, called: nn.Module) -> str:
     return f"its own loss, {own:.3f} where this is {ours:.3f}, is not the next-token cross-entropy"
 
 
-def _forward(own_forward: Callable[..., Any]) -> Callable[..., Any]:
+def _forward(own_forward: Callable[..., Any], router_weight: float) -> Callable[..., Any]:
     """Return a forward without the model in its closure: a deep copy must not call the original."""
 
     @functools.wraps(own_forward)  # the Trainer reads the signature
@@ -72,6 +102,9 @@ def _forward(own_forward: Callable[..., Any]) -> Callable[..., Any]:
             loss_weights = None if loss_weights is None else shift_left(loss_weights, 0)
         logits = output.logits
         loss = next_token_loss(logits, shift_labels, num_items_in_batch, loss_weights)
+        if router_weight:
+            share = share_of_step(shift_labels, num_items_in_batch, loss_weights)
+            loss = loss + router_weight * share * output.aux_loss
         return CausalLMOutput(loss=loss, logits=logits)
 
     return forward
@@ -101,6 +134,22 @@ def next_token_loss(
         number = num_items_in_batch.to(total.device)
         return total / torch.where(number > 0, number, 1)
     return total / (num_items_in_batch or 1)
+
+
+def share_of_step(
+    shift_labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None,
+    loss_weights: torch.Tensor | None,
+) -> torch.Tensor | float:
+    """Return what part of the step's items a micro-batch [B, T] has; 1 where that is not told."""
+    if num_items_in_batch is None:
+        return 1.0
+    supervised = shift_labels != IGNORE_INDEX
+    mine = supervised.sum() if loss_weights is None else (loss_weights * supervised).sum()
+    if isinstance(num_items_in_batch, torch.Tensor):
+        num_items_in_batch = num_items_in_batch.to(mine.device).clamp(min=1)
+        return mine / num_items_in_batch
+    return mine / max(1, num_items_in_batch)
 
 
 def _tiny_batch(model: PreTrainedModel) -> dict[str, Any]:

@@ -28,7 +28,11 @@ from sft_app.training.attention.packed_forward import current_forward, packed_do
 from sft_app.training.loss.choose_loss import LossPlan
 from sft_app.training.loss.chunked_cross_entropy import chunked_cross_entropy
 from sft_app.training.loss.liger_cross_entropy import liger_cross_entropy
-from sft_app.training.loss.loss_of_logits import compare_own_loss, install_loss_of_logits
+from sft_app.training.loss.loss_of_logits import (
+    adds_router_loss,
+    compare_own_loss,
+    install_loss_of_logits,
+)
 from sft_app.training.loss.vocabulary_shard import VocabularyShard, vocabulary_shard
 from sft_app.training.precision import compute_dtype
 
@@ -101,18 +105,18 @@ def install_chunked_loss(
 def _loss_with_logits(
     plan: LossPlan, findings: list[str], model: PreTrainedModel, called: nn.Module
 ) -> LossChoice:
-    """Compute the loss from the model's logits; a loss with a router's part stays the model's."""
+    """Compute the loss from the model's logits; its own is the last resort, and warned of."""
     reason = "; ".join(findings)
     if plan.asked_for and plan.head is LossHead.liger:
         raise ConfigError(
             f"trainer.loss_head=liger cannot be used here: {reason}; set trainer.loss_head=auto."
         )
-    if getattr(model.config, "output_router_logits", False):
-        return LossChoice(LossHead.model, reason)
     try:
         said = install_loss_of_logits(model, called)
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        return LossChoice(LossHead.model, f"{reason}; it could not be compared: {error}")
+        said = f"it could not be compared: {error}"
+        log.warning("the loss is what %s computes, and %s", type(model).__name__, said)
+        return LossChoice(LossHead.model, f"{reason}; {said}")
     return LossChoice(LossHead.model, f"{said}; {reason}", of_logits=True)
 
 
@@ -145,8 +149,8 @@ def chunked_loss_obstacle(model: PreTrainedModel) -> str | None:
         return f"its head is no plain linear layer but {type(head).__name__}"
     if decoder_of(model) is model:
         return "it has no base model apart from its head"
-    if getattr(model.config, "output_router_logits", False):
-        return "it adds a router loss"
+    if adds_router_loss(model):
+        return "a router's loss is added, in proportion to the micro-batch's tokens"
     return None
 
 

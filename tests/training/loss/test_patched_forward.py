@@ -9,6 +9,7 @@ from transformers import CpmAntConfig, CpmAntForCausalLM
 
 from sft_app.config.schema.trainer import LossHead
 from sft_app.loader.model.logit_transform import LogitTransform
+from sft_app.training.loss import loss_of_logits
 from sft_app.training.loss import patched_forward as loss_module
 from sft_app.training.loss.choose_loss import LossPlan
 from sft_app.training.loss.chunked_cross_entropy import chunked_cross_entropy
@@ -156,10 +157,35 @@ def test_a_model_whose_logits_we_misread_has_the_loss_of_its_logits(random_model
     assert model(**batch_with_ignored_labels()).logits is not None
 
 
-def test_a_router_loss_is_left_to_the_model(random_model):
-    choice = install_chunked_loss(random_model("mixtral", output_router_logits=True))
+def test_a_router_loss_is_added_as_the_family_adds_it(random_model):
+    model = random_model("mixtral", output_router_logits=True, router_aux_loss_coef=0.5)
+    own = model(**batch_with_ignored_labels())
+    choice = install_chunked_loss(model)
+    assert choice.of_logits and choice.is_ours
+    assert "router's loss" in choice.reason and "equal to its own" in choice.reason
+    torch.testing.assert_close(model(**batch_with_ignored_labels()).loss, own.loss)
+
+
+def test_a_micro_batch_adds_its_part_of_the_steps_router_loss(random_model):
+    """Four micro-batches would add it four times: the parts of a step sum to one."""
+    model = random_model("mixtral", output_router_logits=True, router_aux_loss_coef=0.5)
+    batch = batch_with_ignored_labels()
+    own = model(**batch)
+    cross_entropy = own.loss - 0.5 * own.aux_loss
+    supervised = int((batch["labels"][:, 1:] != -100).sum())
+    install_chunked_loss(model)
+    found = model(**batch, num_items_in_batch=4 * supervised).loss
+    torch.testing.assert_close(4 * found, cross_entropy + 0.5 * own.aux_loss)
+
+
+def test_a_router_loss_without_a_weight_is_the_models_and_warned_of(
+    random_model, caplog, monkeypatch
+):
+    model = random_model("mixtral", output_router_logits=True)
+    monkeypatch.setattr(loss_of_logits, "ROUTER_WEIGHTS", ("of_another_name",))
+    choice = install_chunked_loss(model)
     assert not choice.is_ours
-    assert "router loss" in choice.reason
+    assert "does not say what its router's loss weighs" in caplog.text
 
 
 def test_a_deep_copy_computes_its_own_loss(random_model):

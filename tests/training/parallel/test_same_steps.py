@@ -120,3 +120,26 @@ def test_gradients_of_16_bit_weights_are_summed_in_float32(
             expected = torch.from_numpy(gradient)
             error = (found - expected).norm() / expected.norm()
             assert error < 1e-3, f"{name} is off by {error:.1e}"
+
+
+@pytest.mark.parametrize("sharing", [None, "ddp", "fsdp"])
+def test_a_router_loss_weighs_the_same_however_the_step_is_shared(
+    compose: Compose, random_model: RandomModel, tmp_path: Path, sharing: str | None
+) -> None:
+    """Four times the same row, in micro-batches of one: its gradient is that of the row alone."""
+    model = random_model("mixtral", output_router_logits=True, router_aux_loss_coef=0.5)
+    model.save_pretrained(tmp_path)
+    row = packed_rows(6)[5:]
+    once = {"max_steps": 1, "optim": "sgd", "max_grad_norm": 0.0, "per_device_train_batch_size": 1}
+    settings = (f"model.name_or_path={tmp_path}", "context_length=64")
+    [alone] = [take_steps(compose(*settings), row, tmp_path, once)]
+    copies = 1 if sharing is None else 2
+    shared = compose(*settings, *(SHARING[sharing] if sharing else ()))
+    four = once | {"gradient_accumulation_steps": 4 // copies}
+    if sharing is None:
+        answers = [take_steps(shared, row * 4, tmp_path, four)]
+    else:
+        answers = on_two_forked_ranks(take_steps, shared, row * 4, tmp_path, four)
+    for answer in answers:
+        assert answer["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+        assert answer["norms"] == pytest.approx(alone["norms"], rel=1e-4)
