@@ -10,12 +10,14 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.schema.model import ModelConfig
 from sft_app.loader.checkpoint.locate import Checkpoint, find_checkpoint
 from sft_app.loader.checkpoint.quantized_source import state_quantization
+from sft_app.loader.checkpoint.stated_rope import check_stated_rope
 
 _LARGEST = {
     r"num_hidden_layers|num_layers|n_layers?|num_decoder_layers": 2_000,
     r"num_(local_|routed_)?experts|n_routed_experts": 20_000,
     r"vocab_size": 10_000_000,
     r"hidden_size|n_embd|d_model|intermediate_size": 1_000_000,
+    r"head_dim|\w+_head_dim|num_labels": 100_000,
     r"num_attention_heads|num_key_value_heads|n_heads?|num_heads": 10_000,
 }
 """Names of numbers in a config.json, and more than any model has of each."""
@@ -42,6 +44,7 @@ def load_pretrained_config(model_config: ModelConfig) -> PretrainedConfig:
         )
     except Exception as error:
         raise _explained(error, model_config) from error
+    check_stated_rope(hf_config, model_config.name_or_path)
     state_quantization(hf_config)
     return hf_config
 
@@ -51,6 +54,11 @@ def _check_size(stated: dict[str, Any], name: str) -> None:
 
     A million layers, even without memory for their weights, would take hours and gigabytes.
     """
+    if not isinstance(stated, dict):
+        raise ConfigError(
+            f"model.name_or_path: the config.json of {name!r} holds {type(stated).__name__} where "
+            "names and values are expected; give the checkpoint's own config.json."
+        )
     for holder in (stated, *(value for value in stated.values() if isinstance(value, dict))):
         for key, value in holder.items():
             limit = next((n for word, n in _LARGEST.items() if re.fullmatch(word, key)), None)

@@ -20,6 +20,12 @@ class TensorHeader:
         """Return how many numbers the tensor holds."""
         return math.prod(self.shape)
 
+    @property
+    def num_bytes(self) -> int | None:
+        """Return how many bytes the tensor takes in a file; None for a dtype that is not known."""
+        dtype = TORCH_DTYPES.get(self.dtype)
+        return None if dtype is None else self.num_elements * dtype.itemsize
+
 
 Headers = dict[str, TensorHeader]
 

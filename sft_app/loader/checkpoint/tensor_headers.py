@@ -5,6 +5,7 @@ the header as JSON, then the tensors' bytes. A sharded checkpoint has an index b
 """
 
 import json
+import operator
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,19 +134,40 @@ def _read_file(path: Path) -> Iterator[tuple[str, TensorHeader]]:
             raise refuse(f"of {size:,} bytes is no safetensors file")
         text = file.read(length)
     try:
-        entries: dict[str, dict[str, Any]] = json.loads(text)
-        found = [
-            (name, TensorHeader(str(e["dtype"]), tuple(map(int, e["shape"])), path.name))
+        stated: dict[str, dict[str, Any]] = json.loads(text)
+        about = stated.get("__metadata__", {})
+        if not all(isinstance(text, str) for text in about.values()):
+            raise TypeError("what stands beside the tensors is text")
+        entries = {name: entry for name, entry in stated.items() if name != "__metadata__"}
+        found = {
+            name: TensorHeader(str(e["dtype"]), _shape(e["shape"]), path.name)
             for name, e in entries.items()
-            if name != "__metadata__"
-        ]
-        ends = [int(e["data_offsets"][1]) for n, e in entries.items() if n != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        }
+        places = {name: _place(e["data_offsets"]) for name, e in entries.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise refuse(f"has a header that cannot be read ({type(error).__name__})") from error
-    expected = 8 + length + max(ends, default=0)
+    expected = 8 + length + max((last for _, last in places.values()), default=0)
     if size != expected:
         raise refuse(f"has {size:,} bytes, and its header speaks of {expected:,}")
-    yield from found
+    end = 0
+    for name, (first, last) in sorted(places.items(), key=lambda item: item[1]):
+        wanted = found[name].num_bytes
+        if first != end or (wanted is not None and last - first != wanted):
+            raise refuse(f"gives {name!r:.200} the bytes {first:,} to {last:,}, which are not its")
+        end = last
+    yield from found.items()
+
+
+def _shape(stated: Any) -> tuple[int, ...]:
+    shape = tuple(map(operator.index, stated))
+    if min(shape, default=0) < 0:
+        raise ValueError("a side is shorter than nothing")
+    return shape
+
+
+def _place(stated: Any) -> tuple[int, int]:
+    first, last = map(operator.index, stated)
+    return first, last
 
 
 def _cached_folder(checkpoint: Checkpoint) -> Path | None:
@@ -163,8 +185,11 @@ def _cached_folder(checkpoint: Checkpoint) -> Path | None:
 
 
 def _is_whole(path: Path) -> bool:
-    folder, index = path.parent, json.loads(path.read_text(encoding="utf-8"))
-    return all((folder / file).is_file() for file in set(index["weight_map"].values()))
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        return all((path.parent / file).is_file() for file in set(index["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _read_hub(checkpoint: Checkpoint, *, allow_pickle: bool) -> Headers | NoHeaders:

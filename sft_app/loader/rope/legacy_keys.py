@@ -41,7 +41,7 @@ def add_legacy_rope_keys(directory: Path) -> bool:
     path = directory / "config.json"
     original = path.read_text(encoding="utf-8")
     config = json.loads(original)
-    nested = "text_config" in config and "rope_parameters" in config["text_config"]
+    nested = "rope_parameters" in (config.get("text_config") or {})
     text = config["text_config"] if nested else config
     # A checkpoint with code of its own is read by that code only.
     legacy = {} if "auto_map" in config else legacy_rope_keys(text)

@@ -5,6 +5,7 @@ rebuilt when it is all there is, or when `tokenizer.use_fast=false` asks for the
 segmentation. Whenever there is a tokenizer.model, the outcome is compared with the library.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,22 @@ def load_backend(
     tokenizer_config: TokenizerConfig, model_config: ModelConfig, checkpoint: Checkpoint
 ) -> Backend:
     """Load a tokenizer from the file that knows best. Raises ConfigError when there is none."""
+    try:
+        backend = _loaded(tokenizer_config, model_config, checkpoint)
+    except ConfigError:
+        raise
+    except Exception as error:  # the libraries raise whatever a damaged file leads them to
+        raise _unreadable(checkpoint, f"{type(error).__name__}: {error}") from error
+    longest = backend.tokenizer.model_max_length
+    if not isinstance(longest, int | float) or not 0 < longest < math.inf:
+        what = f"tokenizer_config.json says model_max_length={longest!r:.50}, and means no number"
+        raise _unreadable(checkpoint, what)
+    return backend
+
+
+def _loaded(
+    tokenizer_config: TokenizerConfig, model_config: ModelConfig, checkpoint: Checkpoint
+) -> Backend:
     sentencepiece = next((p for n in _SENTENCEPIECE_FILES if (p := checkpoint.file(n))), None)
     whole = checkpoint.file("tokenizer.json")
     wants_library = not tokenizer_config.use_fast or tokenizer_config.legacy is not None
@@ -89,21 +106,23 @@ def _rebuilt(tokenizer_config: TokenizerConfig, checkpoint: Checkpoint, file: Pa
 
 
 def _auto(model_config: ModelConfig, checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
-    refusal = f"tokenizer.name_or_path: no tokenizer can be read from {checkpoint.location!r}"
-    ways = "; give a directory or hub id that has one with tokenizer.name_or_path=..."
-    try:
-        loaded = AutoTokenizer.from_pretrained(
-            checkpoint.location,
-            trust_remote_code=model_config.trust_remote_code,
-            **checkpoint.arguments(),
-        )
-    except Exception as error:
-        what = " ".join(str(error).split())[:300]
-        raise ConfigError(f"{refusal} ({type(error).__name__}: {what}){ways}") from error
+    loaded = AutoTokenizer.from_pretrained(
+        checkpoint.location,
+        trust_remote_code=model_config.trust_remote_code,
+        **checkpoint.arguments(),
+    )
     # Without any file, transformers v5 makes up a tokenizer that knows nothing but specials.
     if len(loaded.get_vocab()) <= len(loaded.all_special_tokens):
-        raise ConfigError(f"{refusal} (there are no vocabulary files){ways}")
+        raise _unreadable(checkpoint, "there are no vocabulary files")
     return loaded
+
+
+def _unreadable(checkpoint: Checkpoint, what: str) -> ConfigError:
+    return ConfigError(
+        f"tokenizer.name_or_path: no tokenizer can be read from {checkpoint.location!r} "
+        f"({' '.join(what.split())[:300]}); give a directory or hub id that has one with "
+        "tokenizer.name_or_path=..."
+    )
 
 
 def _as_written(loaded: PreTrainedTokenizerBase, whole: Path) -> PreTrainedTokenizerBase:

@@ -199,11 +199,20 @@ def cut_short(directory: Path) -> None:
     file.write_bytes(file.read_bytes()[:-7])
 
 
+def with_other_places(directory: Path) -> None:
+    """A header whose first tensor begins one byte later: as long as before."""
+    file = directory / "model-00001-of-00002.safetensors"
+    content = file.read_bytes()
+    assert content.count(b'"data_offsets":[0,') == 1
+    file.write_bytes(content.replace(b'"data_offsets":[0,', b'"data_offsets":[1,'))
+
+
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "shard": (lambda d: (d / "model-00002-of-00002.safetensors").unlink(), "lacks the weight"),
     "index": (lambda d: (d / INDEX).unlink(), r"no model\.safetensors\.index"),
     "index text": (lambda d: (d / INDEX).write_text("{"), "is no index"),
     "cut": (cut_short, "its header speaks of"),
+    "places": (with_other_places, "which are not its"),
     "pointer": (lambda d: (d / "model-00001-of-00002.safetensors").write_text(
         "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"), "git lfs pull"),
     "another file": (lambda d: (d / INDEX).write_text(

@@ -1,0 +1,86 @@
+"""What a config.json says of rotary positions, before anything is computed from it.
+
+transformers warns of values that cannot be, and goes on with them.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from sft_app.common.errors import ConfigError
+
+_LARGEST = {
+    "rope_theta": 1e30,
+    "factor": 1e6,
+    "attention_factor": 1e6,
+    "original_max_position_embeddings": 2.0**40,
+    "beta_fast": 1e6,
+    "beta_slow": 1e6,
+    "low_freq_factor": 1e6,
+    "high_freq_factor": 1e6,
+    "partial_rotary_factor": 1.0,
+}
+"""Numbers above 0, and more than any model has of each."""
+
+_LISTS = ("short_factor", "long_factor")
+
+_NEEDED = {
+    "linear": ("rope_theta", "factor"),
+    "dynamic": ("rope_theta", "factor"),
+    "yarn": ("rope_theta",),
+    "llama3": ("rope_theta", "factor", "low_freq_factor", "high_freq_factor"),
+    "longrope": ("rope_theta", "short_factor", "long_factor"),
+}
+
+
+def check_stated_rope(hf_config: PretrainedConfig, name: str) -> None:
+    """Raise ConfigError for a value that no rotation can have, or one that a method lacks."""
+    for where, stated in _sets(hf_config.get_text_config(decoder=True)):
+        for key, value in stated.items():
+            possible = _possible(key, value)
+            if possible is not None:
+                raise _refusal(name, f"{where}.{key}={value!r:.50}, where {possible} is expected")
+        method = stated.get("rope_type", stated.get("type"))
+        if method is not None and not isinstance(method, str):
+            raise _refusal(name, f"{where}.rope_type={method!r:.50}, where a name is expected")
+        lacking = [key for key in _NEEDED.get(method or "", ()) if stated.get(key) is None]
+        if lacking:
+            raise _refusal(name, f"{where}.rope_type={method} without {' and '.join(lacking)}")
+
+
+def _sets(text: PretrainedConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the parameters, of all layers or of each kind of layer, with the name of the place."""
+    parameters = getattr(text, "rope_parameters", None)
+    if not isinstance(parameters, Mapping):
+        return
+    nested = {key: value for key, value in parameters.items() if isinstance(value, Mapping)}
+    if not nested:
+        yield "rope_parameters", parameters
+    for key, value in nested.items():
+        yield f"rope_parameters.{key}", value
+
+
+def _possible(key: str, value: Any) -> str | None:
+    """What is expected under a key in the place of `value`; None where it can be that."""
+    if value is None:
+        return None
+    if key in _LARGEST and not _is_number(value, _LARGEST[key]):
+        return f"a number above 0, at most {_LARGEST[key]:g},"
+    if key in _LISTS and not (isinstance(value, list) and all(_is_number(v, 1e6) for v in value)):
+        return "a list of numbers above 0"
+    return None
+
+
+def _is_number(value: Any, largest: float) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and 0 < value <= largest
+
+
+def _refusal(name: str, what: str) -> ConfigError:
+    return ConfigError(
+        f"model.name_or_path: the config.json of {name!r} says {what}; give the checkpoint's own "
+        "config.json."
+    )
