@@ -100,6 +100,16 @@ PRIVATE_NAMES = (
         "save_pretrained leaves the quantiser's part of the names out by itself",
     ),
     PrivateName(
+        "transformers.core_model_loading.revert_weight_conversion",
+        "sharded models would be saved under names that others do not read",
+        "save_pretrained takes a function that gathers one tensor after the other",
+    ),
+    PrivateName(
+        "transformers.PreTrainedModel._keys_to_ignore_on_save",
+        "sharded models would be saved with tensors that a family leaves out",
+        "as for revert_weight_conversion",
+    ),
+    PrivateName(
         "transformers.core_model_loading.rename_source_key",
         "tensors with a dtype of their own (float32 router biases) would be saved in 16 bits",
         "save_pretrained keeps the dtypes of the source by itself",
@@ -361,6 +371,30 @@ def converts_weights(model: "PreTrainedModel") -> bool:
 
     used = getattr(model, "_weight_conversions", None) or ()
     return any(isinstance(entry, WeightConverter) for entry in used)
+
+
+def names_when_saved(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, str] | None:
+    """Return the model's own names by those that `save_pretrained` writes.
+
+    None where it would write other tensors than the model has.
+    """
+    import torch
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, revert_weight_conversion
+
+    used = getattr(model, "_weight_conversions", None)
+    if used is None:
+        used = get_model_conversion_mapping(model, add_legacy=False)
+    if any(isinstance(entry, WeightConverter) for entry in used):
+        return None
+    kept = [n for n in names if n not in (model._keys_to_ignore_on_save or ())]
+    stand_ins = {name: torch.empty(0, device="meta") for name in kept}
+    own_names = {id(tensor): name for name, tensor in stand_ins.items()}
+    reverted = revert_weight_conversion(model, dict(stand_ins))
+    found = {name: own_names.get(id(tensor)) for name, tensor in reverted.items()}
+    if set(found.values()) != set(kept):
+        return None
+    return {name: own for name, own in found.items() if own is not None}
 
 
 def load_generation_config(

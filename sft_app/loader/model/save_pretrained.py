@@ -34,14 +34,15 @@ def save_for_serving(
     weights_plan: WeightsPlan | None = None,
     dtype: torch.dtype | None = None,
     state_dict: Mapping[str, torch.Tensor] | None = None,
+    without_weights: bool = False,
 ) -> None:
     """Write model, configuration and tokenizer to `directory`, with what stood beside the weights.
 
     Weights are saved in `dtype` (None: theirs), but for those that have one of their own in the
     checkpoint that `weights_plan` describes. `state_dict` holds the full weights when the model
-    itself is sharded. The key-value cache is on in what is saved, and the tokenizer's
-    model_max_length is the effective context: serving engines take the smaller of the two numbers.
-    `model` and `tokenizer` are left as they were.
+    itself is sharded; `without_weights`: somebody else writes them. The key-value cache is on in
+    what is saved, and the tokenizer's model_max_length is the effective context: serving engines
+    take the smaller of the two numbers. `model` and `tokenizer` are left as they were.
     """
     text = model.config.get_text_config(decoder=True)
     holders = [h for h in (model.config, text, model.generation_config) if h is not None]
@@ -51,8 +52,10 @@ def save_for_serving(
     try:
         for holder in holders:
             holder.use_cache = True
-        exceptions = saved_dtypes(model, weights_plan, main)
-        weights = in_dtypes(state_dict or model.state_dict(), main, exceptions)
+        weights: dict[str, torch.Tensor] = {}
+        if not without_weights:
+            exceptions = saved_dtypes(model, weights_plan, main)
+            weights = in_dtypes(state_dict or model.state_dict(), main, exceptions)
         model.save_pretrained(directory, state_dict=weights)
         tokenizer.model_max_length = serving_length(rope_plan, tokenizer_plan)
         tokenizer.chat_template = tokenizer_plan.saved_chat_template or template

@@ -1,5 +1,6 @@
 """What training leaves: a plain model, whole, in the dtype that its checkpoint had."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sft_app.common import ranks
+from sft_app.common.raise_together import succeeding_together
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
 from sft_app.loader.model.save_pretrained import save_for_serving, saved_dtypes
@@ -22,6 +24,11 @@ from sft_app.training.peft.merge_qlora import merge_into_full_precision
 from sft_app.training.peft.save_adapter import publish_adapter, stage_adapter
 from sft_app.training.precision import round_weights
 from sft_app.training.prepare_model import PreparedModel
+from sft_app.training.saving.sharded_files import gather_from, plan_files, write_files
+
+log = logging.getLogger(__name__)
+
+WHOLE = "rank 0 gathers the model into its host's memory: its tensors are not saved as they are"
 
 
 def save_final_model(
@@ -33,15 +40,22 @@ def save_final_model(
 ) -> nn.Module:
     """Write the trained model to `directory`, and return it as it can be evaluated.
 
-    Every rank calls it; rank 0 writes, aside first: the folder is whole or absent. Sharded
-    models are gathered for that and stay sharded; an adapter is merged, and saved beside the model.
-    After QLoRA the weights are rank 0's alone, in the host's memory. Raises TrainingDiverged when a
-    weight is no number, and DiskFull.
+    Every rank calls it; it is written aside first: the folder is whole or absent. Sharded models
+    stay sharded: the ranks of rank 0's node write files of them, gathered tensor by tensor. Where
+    that is not what is saved (an adapter is merged, and saved beside the model; transformers takes
+    tensors apart) rank 0 gathers all, and writes. After QLoRA the weights are rank 0's alone, in
+    the host's memory. Raises TrainingDiverged when a weight is no number, and DiskFull, both on all
+    ranks.
     """
     check_weights(prepared.model, "at the end of training")
     model: nn.Module = prepared.model
     adapter_dir = directory.with_name(ADAPTER)
-    weights = gather_weights(prepared.model) if prepared.sharded else None
+    saved, files, weights = plans.precision.saved, None, None
+    if prepared.sharded and isinstance(model, PreTrainedModel):
+        files = plan_files(model, saved, saved_dtypes(model, plans.weights, saved))
+        log.info("saving          %s", files or WHOLE)
+    if prepared.sharded and files is None:
+        weights = gather_weights(prepared.model)
     if config.adapter.method is AdapterMethod.lora and ranks.is_main():
         added = bool(plans.tokenizer_plan.added_token_ids)
         stage_adapter(
@@ -52,31 +66,36 @@ def save_final_model(
     elif not prepared.sharded:
         model = merge_adapter(prepared.model)
     if isinstance(model, PreTrainedModel):
-        saved = plans.precision.saved
         round_weights(model, saved, saved_dtypes(model, plans.weights, saved))
-    if ranks.is_main():
-        staged = directory.with_name(f".{directory.name}.partial")
-        shutil.rmtree(staged, ignore_errors=True)
-        what, needed = "the final model", _bytes_of(model, plans.precision.saved)
-        check_space(directory.parent, needed, what)
-        try:
-            save_for_serving(
-                plain_model(model),
-                plans.tokenizer,
-                plans.rope,
-                plans.tokenizer_plan,
-                staged,
-                weights_plan=plans.weights,
-                dtype=plans.precision.saved,
-                state_dict=merge_gathered(prepared.model, weights) if weights else None,
-            )
+    staged = directory.with_name(f".{directory.name}.partial")
+    what, needed = "the final model", _bytes_of(model, saved)
+    try:
+        with succeeding_together(files is not None):
+            if ranks.is_main():
+                shutil.rmtree(staged, ignore_errors=True)
+                check_space(directory.parent, needed, what)
+                save_for_serving(
+                    plain_model(model),
+                    plans.tokenizer,
+                    plans.rope,
+                    plans.tokenizer_plan,
+                    staged,
+                    weights_plan=plans.weights,
+                    dtype=saved,
+                    state_dict=merge_gathered(prepared.model, weights) if weights else None,
+                    without_weights=files is not None,
+                )
+        if files is not None:
+            write_files(files, gather_from(model), staged)
+        if ranks.is_main():
             write_manifest(staged, all_finite=True)
             publish(staged, directory)
             publish_adapter(adapter_dir, directory)
-        except Exception as error:
-            explain_full_disk(error, directory.parent, needed, what)
-            raise
-        finally:
+    except Exception as error:
+        explain_full_disk(error, directory.parent, needed, what)
+        raise
+    finally:
+        if ranks.is_main():
             shutil.rmtree(staged, ignore_errors=True)
     ranks.barrier()
     return model

@@ -1,0 +1,232 @@
+"""The files of a sharded model, written by several ranks, none of which holds the model.
+
+Every tensor is gathered by all ranks, one after the other, and kept by the one that writes it: in
+its host's memory there are its shards, and a tensor or two. The ranks that write are those of rank
+0's node: on the others the run's folder may be another disk's.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from huggingface_hub import split_torch_state_dict_into_shards
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from sft_app import compat
+from sft_app.common import ranks
+from sft_app.common.counted import counted
+from sft_app.common.raise_together import raise_together
+from sft_app.loader.checkpoint.tensor_headers import INDEX
+from sft_app.training.saving.tensor_file import TensorFile, can_be_written, in_file_order
+
+LARGEST_FILE = 5 << 30
+"""Bytes of a file, but for a tensor that is larger."""
+SMALLEST_FILE = 1 << 30
+"""Bytes that are not divided further to give every rank a file to write."""
+
+Gather = Callable[[str], Tensor]
+"""Returns a weight by its name in the model, whole; a collective."""
+
+
+@dataclass(frozen=True)
+class SavedTensor:
+    """One tensor of a file."""
+
+    source: str
+    """Its name in the model."""
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """A file, and who writes it."""
+
+    name: str
+    writer: int
+    tensors: dict[str, SavedTensor]
+    """By their names in the file."""
+
+    @property
+    def layout(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Return what the file's header says."""
+        return {name: (t.shape, t.dtype) for name, t in self.tensors.items()}
+
+
+@dataclass(frozen=True)
+class FilesPlan:
+    """All files, and the index over several."""
+
+    files: tuple[FilePlan, ...]
+    index: dict[str, Any] | None
+
+    def __str__(self) -> str:
+        """Say who writes."""
+        writers = counted(len({file.writer for file in self.files}), "rank")
+        return f"{counted(len(self.files), 'file')} by {writers}, gathered tensor by tensor"
+
+
+def plan_files(
+    model: PreTrainedModel,
+    main: torch.dtype,
+    exceptions: dict[str, torch.dtype],
+    *,
+    largest: int | None = None,
+) -> FilesPlan | None:
+    """Return which rank writes which tensors into which file; a collective, for rank 0 decides.
+
+    `model` is whole or sharded; `main` and `exceptions` (by the model's names) are the dtypes that
+    are saved; `largest`: bytes of a file (None: by size and ranks). None where what is saved is not
+    what the model holds: where transformers takes tensors apart, or ties them in a way of its own.
+    """
+    message: list[FilesPlan | None] = [None]
+    if ranks.is_main():
+        message = [_plan(model, main, exceptions, largest)]
+    if ranks.is_distributed():
+        dist.broadcast_object_list(message, src=0)
+    return message[0]
+
+
+def _plan(
+    model: PreTrainedModel,
+    main: torch.dtype,
+    exceptions: dict[str, torch.dtype],
+    largest: int | None,
+) -> FilesPlan | None:
+    state = model.state_dict(keep_vars=True)
+    names = _untied(model, state)
+    saved = compat.names_when_saved(model, names) if names is not None else None
+    if saved is None:
+        return None
+    tensors = {}
+    for name, source in saved.items():
+        held = state[source]
+        dtype = exceptions.get(source, main) if held.is_floating_point() else held.dtype
+        if not can_be_written(dtype):
+            return None
+        tensors[name] = SavedTensor(source, tuple(held.shape), dtype)
+    outline = {n: torch.empty(t.shape, dtype=t.dtype, device="meta") for n, t in tensors.items()}
+    total = sum(t.nbytes for t in outline.values())
+    writers = local_ranks()
+    if largest is None:
+        largest = min(LARGEST_FILE, max(SMALLEST_FILE, -(-total // writers)))
+    split = split_torch_state_dict_into_shards(
+        outline, filename_pattern="model{suffix}.safetensors", max_shard_size=largest
+    )
+    files = tuple(
+        FilePlan(file, number % writers, {name: tensors[name] for name in inside})
+        for number, (file, inside) in enumerate(split.filename_to_tensors.items())
+    )
+    index = None
+    if split.is_sharded:
+        facts = {"total_parameters": model.num_parameters(), **split.metadata}
+        index = {"metadata": facts, "weight_map": split.tensor_to_filename}
+    return FilesPlan(files, index)
+
+
+def _untied(model: PreTrainedModel, state: dict[str, Any]) -> list[str] | None:
+    """Return one name for each tensor, of tied ones that which the family keeps; None: unclear."""
+    groups: dict[int, list[str]] = {}
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            return None
+        groups.setdefault(id(tensor), []).append(name)
+    names = []
+    for group in groups.values():
+        kept = [n for n in group if len(group) == 1 or n not in model.all_tied_weights_keys]
+        if len(kept) != 1:
+            return None
+        names += kept
+    return names
+
+
+def local_ranks() -> int:
+    """Return how many ranks, from 0 on, are on rank 0's node; 1 where nothing says it."""
+    return min(ranks.world_size(), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def write_files(plan: FilesPlan, gather: Gather, directory: Path) -> None:
+    """Write the files of `plan` into `directory`, which is there; a collective.
+
+    What fails on one rank is raised on all of them, after the last tensor. Raises OSError.
+    """
+    writers = 1 + max(file.writer for file in plan.files)
+    error: Exception | None = None
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(max_workers=1))
+        for first in range(0, len(plan.files), writers):
+            try:
+                _write_at_once(plan.files[first : first + writers], gather, directory, pool)
+            except WriteFailed as failed:  # the others still need this rank's shards
+                error = error or failed.error
+    raise_together(error)
+    if ranks.is_main() and plan.index is not None:
+        text = json.dumps(plan.index, indent=2, sort_keys=True) + "\n"
+        (directory / INDEX).write_text(text, encoding="utf-8")
+
+
+class WriteFailed(Exception):
+    """This rank could not write; it has gathered to the end all the same."""
+
+    def __init__(self, error: Exception) -> None:
+        """Keep what happened."""
+        super().__init__(str(error))
+        self.error = error
+
+
+def _write_at_once(
+    files: tuple[FilePlan, ...], gather: Gather, directory: Path, pool: ThreadPoolExecutor
+) -> None:
+    """Write one file on each of several ranks: their tensors are gathered in turn."""
+    orders = [[(file, name) for name in in_file_order(file.layout)] for file in files]
+    turns = [entry for turn in zip_longest(*orders) for entry in turn if entry is not None]
+    mine = next((file for file in files if file.writer == ranks.rank()), None)
+    out: TensorFile | None = None
+    error: Exception | None = None
+    if mine is not None:
+        try:
+            out = TensorFile(directory / mine.name, mine.layout)
+        except OSError as failed:
+            error = failed
+    writing: Future[None] | None = None
+    for file, name in turns:
+        whole = gather(file.tensors[name].source)
+        if mine is None or file is not mine or out is None or error is not None:
+            continue
+        own = whole.to(mine.tensors[name].dtype).cpu()
+        try:
+            if writing is not None:
+                writing.result()  # one is written while the next is gathered, and no more
+            writing = pool.submit(out.add, name, own)
+        except Exception as failed:
+            error, writing = failed, None
+    try:
+        if writing is not None:
+            writing.result()
+        if out is not None:
+            out.close()
+    except Exception as failed:
+        error = error or failed
+    if error is not None:
+        raise WriteFailed(error)
+
+
+def gather_from(model: nn.Module) -> Gather:
+    """Return what gathers the weights of a sharded model by name."""
+    state = model.state_dict()
+
+    def gather(name: str) -> Tensor:
+        tensor = state[name]
+        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    return gather
