@@ -21,10 +21,11 @@ from sft_app.training.model_plan import ModelPlans
 from sft_app.training.parallel.fsdp import gather_weights
 from sft_app.training.peft.lora import merge_adapter, merge_gathered, plain_model
 from sft_app.training.peft.merge_qlora import merge_into_full_precision
+from sft_app.training.peft.merge_shards import gather_adapter, gather_merged, plain_state
 from sft_app.training.peft.save_adapter import publish_adapter, stage_adapter
 from sft_app.training.precision import round_weights
 from sft_app.training.prepare_model import PreparedModel
-from sft_app.training.saving.sharded_files import gather_from, plan_files, write_files
+from sft_app.training.saving.sharded_files import FilesPlan, gather_from, plan_files, write_files
 
 log = logging.getLogger(__name__)
 
@@ -41,25 +42,27 @@ def save_final_model(
     """Write the trained model to `directory`, and return it as it can be evaluated.
 
     Every rank calls it; it is written aside first: the folder is whole or absent. Sharded models
-    stay sharded: the ranks of rank 0's node write files of them, gathered tensor by tensor. Where
-    that is not what is saved (an adapter is merged, and saved beside the model; transformers takes
-    tensors apart) rank 0 gathers all, and writes. After QLoRA the weights are rank 0's alone, in
-    the host's memory. Raises TrainingDiverged when a weight is no number, and DiskFull, both on all
-    ranks.
+    stay sharded: the ranks of rank 0's node write files of them, gathered, and an adapter merged,
+    tensor by tensor. Where others are saved (transformers takes tensors apart; an adapter has rows
+    of added tokens) rank 0 gathers all, and writes. An adapter is saved beside the model, too.
+    After QLoRA the weights are rank 0's alone, in the host's memory. Raises TrainingDiverged when a
+    weight is no number, and DiskFull.
     """
     check_weights(prepared.model, "at the end of training")
     model: nn.Module = prepared.model
     adapter_dir = directory.with_name(ADAPTER)
-    saved, files, weights = plans.precision.saved, None, None
-    if prepared.sharded and isinstance(model, PreTrainedModel):
-        files = plan_files(model, saved, saved_dtypes(model, plans.weights, saved))
+    saved, files, weights, adapter = plans.precision.saved, None, None, None
+    if prepared.sharded:
+        files = _plan_files(prepared.model, plans)
         log.info("saving          %s", files or WHOLE)
-    if prepared.sharded and files is None:
-        weights = gather_weights(prepared.model)
+        if files is None:
+            adapter = weights = gather_weights(prepared.model)
+        elif config.adapter.method is AdapterMethod.lora:
+            adapter = gather_adapter(prepared.model)
     if config.adapter.method is AdapterMethod.lora and ranks.is_main():
         added = bool(plans.tokenizer_plan.added_token_ids)
         stage_adapter(
-            prepared.model, config.model, adapter_dir, with_embeddings=added, weights=weights
+            prepared.model, config.model, adapter_dir, with_embeddings=added, weights=adapter
         )
     if config.adapter.method is AdapterMethod.qlora:
         model = merge_into_full_precision(prepared.model, config, plans, device, adapter_dir)
@@ -86,7 +89,8 @@ def save_final_model(
                     without_weights=files is not None,
                 )
         if files is not None:
-            write_files(files, gather_from(model), staged)
+            is_plain = isinstance(model, PreTrainedModel)
+            write_files(files, gather_from(model) if is_plain else gather_merged(model), staged)
         if ranks.is_main():
             write_manifest(staged, all_finite=True)
             publish(staged, directory)
@@ -99,6 +103,17 @@ def save_final_model(
             shutil.rmtree(staged, ignore_errors=True)
     ranks.barrier()
     return model
+
+
+def _plan_files(trained: nn.Module, plans: ModelPlans) -> FilesPlan | None:
+    """Return how all ranks write a sharded model; None where rank 0 has to; a collective."""
+    model, saved = plain_model(trained), plans.precision.saved
+    state = None
+    if trained is not model:
+        state = plain_state(trained)
+        if state is None:
+            return None
+    return plan_files(model, saved, saved_dtypes(model, plans.weights, saved), state=state)
 
 
 def _bytes_of(model: nn.Module, saved: torch.dtype) -> int:

@@ -19,7 +19,6 @@ import torch
 import torch.distributed as dist
 from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from sft_app import compat
@@ -27,6 +26,7 @@ from sft_app.common import ranks
 from sft_app.common.counted import counted
 from sft_app.common.raise_together import raise_together
 from sft_app.loader.checkpoint.tensor_headers import INDEX
+from sft_app.training.peft.merge_shards import gather_one
 from sft_app.training.saving.tensor_file import TensorFile, can_be_written, in_file_order
 
 LARGEST_FILE = 5 << 30
@@ -34,8 +34,9 @@ LARGEST_FILE = 5 << 30
 SMALLEST_FILE = 1 << 30
 """Bytes that are not divided further to give every rank a file to write."""
 
-Gather = Callable[[str], Tensor]
-"""Returns a weight by its name in the model, whole; a collective."""
+Gather = Callable[[str], Callable[[], Tensor]]
+"""Gathers a weight by its name in the model, with all ranks; what it returns gives the weight,
+whole, and is called by who keeps it."""
 
 
 @dataclass(frozen=True)
@@ -81,17 +82,20 @@ def plan_files(
     main: torch.dtype,
     exceptions: dict[str, torch.dtype],
     *,
+    state: dict[str, Tensor] | None = None,
     largest: int | None = None,
 ) -> FilesPlan | None:
     """Return which rank writes which tensors into which file; a collective, for rank 0 decides.
 
     `model` is whole or sharded; `main` and `exceptions` (by the model's names) are the dtypes that
-    are saved; `largest`: bytes of a file (None: by size and ranks). None where what is saved is not
+    are saved; `state`: its tensors, by the plain model's names, where an adapter is among them;
+    `largest`: bytes of a file (None: by size and ranks). None where what is saved is not
     what the model holds: where transformers takes tensors apart, or ties them in a way of its own.
     """
     message: list[FilesPlan | None] = [None]
     if ranks.is_main():
-        message = [_plan(model, main, exceptions, largest)]
+        state = model.state_dict(keep_vars=True) if state is None else state
+        message = [_plan(model, state, main, exceptions, largest)]
     if ranks.is_distributed():
         dist.broadcast_object_list(message, src=0)
     return message[0]
@@ -99,22 +103,22 @@ def plan_files(
 
 def _plan(
     model: PreTrainedModel,
+    state: dict[str, Tensor],
     main: torch.dtype,
     exceptions: dict[str, torch.dtype],
     largest: int | None,
 ) -> FilesPlan | None:
-    state = model.state_dict(keep_vars=True)
     names = _untied(model, state)
     saved = compat.names_when_saved(model, names) if names is not None else None
     if saved is None:
         return None
     tensors = {}
     for name, source in saved.items():
-        held = state[source]
-        dtype = exceptions.get(source, main) if held.is_floating_point() else held.dtype
+        stored = state[source]
+        dtype = exceptions.get(source, main) if stored.is_floating_point() else stored.dtype
         if not can_be_written(dtype):
             return None
-        tensors[name] = SavedTensor(source, tuple(held.shape), dtype)
+        tensors[name] = SavedTensor(source, tuple(stored.shape), dtype)
     outline = {n: torch.empty(t.shape, dtype=t.dtype, device="meta") for n, t in tensors.items()}
     total = sum(t.nbytes for t in outline.values())
     writers = local_ranks()
@@ -129,17 +133,17 @@ def _plan(
     )
     index = None
     if split.is_sharded:
-        facts = {"total_parameters": model.num_parameters(), **split.metadata}
+        held = [state[tensor.source] for tensor in tensors.values()]
+        parameters = sum(t.numel() for t in held if isinstance(t, nn.Parameter))
+        facts = {"total_parameters": parameters, **split.metadata}
         index = {"metadata": facts, "weight_map": split.tensor_to_filename}
     return FilesPlan(files, index)
 
 
-def _untied(model: PreTrainedModel, state: dict[str, Any]) -> list[str] | None:
+def _untied(model: PreTrainedModel, state: dict[str, Tensor]) -> list[str] | None:
     """Return one name for each tensor, of tied ones that which the family keeps; None: unclear."""
     groups: dict[int, list[str]] = {}
     for name, tensor in state.items():
-        if not isinstance(tensor, Tensor):
-            return None
         groups.setdefault(id(tensor), []).append(name)
     names = []
     for group in groups.values():
@@ -200,11 +204,11 @@ def _write_at_once(
             error = failed
     writing: Future[None] | None = None
     for file, name in turns:
-        whole = gather(file.tensors[name].source)
+        finish = gather(file.tensors[name].source)
         if mine is None or file is not mine or out is None or error is not None:
             continue
-        own = whole.to(mine.tensors[name].dtype).cpu()
         try:
+            own = finish().to(mine.tensors[name].dtype).cpu()
             if writing is not None:
                 writing.result()  # one is written while the next is gathered, and no more
             writing = pool.submit(out.add, name, own)
@@ -225,8 +229,8 @@ def gather_from(model: nn.Module) -> Gather:
     """Return what gathers the weights of a sharded model by name."""
     state = model.state_dict()
 
-    def gather(name: str) -> Tensor:
-        tensor = state[name]
-        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    def gather(name: str) -> Callable[[], Tensor]:
+        whole = gather_one(state[name])
+        return lambda: whole
 
     return gather
