@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -41,7 +42,11 @@ def start(tiny_model: Path, chat_file: Path, tmp_path: Path) -> Iterator[Start]:
             "evaluation=none",
             "data.eval_examples=0",
             "launch.device=cpu",
-            *([] if "run.name=mine" in overrides else ["hydra.run.dir=run"]),
+            *(
+                []
+                if any(word.startswith(("run.name=", "hydra.run.dir=")) for word in overrides)
+                else ["hydra.run.dir=run"]
+            ),
             *overrides,
         ]
         process = started(
@@ -192,6 +197,55 @@ def test_a_rank_that_hangs_ends_the_job_with_every_stack(
     assert process.returncode == 1, output
     assert said in output and f"larger launch.{limit} if" in output
     assert "wait_for_ever" in (tmp_path / "run/stacks/rank-1.txt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", ["best_fit", "none"])
+def test_after_memory_ran_out_the_same_steps_are_made_of_smaller_batches(
+    start: Start, tmp_path: Path, packing: str
+) -> None:
+    """Memory for two rows of four, and only from the third step on: a longer row came."""
+    (tmp_path / "sitecustomize.py").write_text(
+        textwrap.dedent("""
+            import sys
+            if "sft_app.training.worker" in sys.orig_argv:
+                import torch
+                from sft_app.training.sft_trainer import SFTTrainer
+                step = SFTTrainer.training_step
+                def limited(self, *args, **kwargs):
+                    if self.args.per_device_train_batch_size > 2 and self.state.global_step > 2:
+                        raise torch.OutOfMemoryError("no room for that many tokens")
+                    return step(self, *args, **kwargs)
+                SFTTrainer.training_step = limited
+        """)
+    )
+    words = (
+        "trainer.per_device_train_batch_size=4", "trainer.gradient_accumulation_steps=1",
+        "trainer.max_steps=6", "trainer.save_steps=2", "trainer.save_total_limit=9",
+        f"data.packing={packing}",
+    )  # fmt: skip
+    whole = start(*words)
+    output = whole.communicate(timeout=180)[0]
+    assert whole.returncode == 0, output
+    short = start(
+        *words, "trainer.auto_find_batch_size=true", "hydra.run.dir=short",
+        env={"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    output = short.communicate(timeout=300)[0]
+    assert short.returncode == 0, output
+    assert "goes on with trainer.per_device_train_batch_size=2 trainer.gradient_acc" in output
+    assert "checkpoint-2" in output, "where it went on from is said"
+    expected, found = (logged_steps(tmp_path / name) for name in ("run", "short"))
+    assert [line["step"] for line in found] == [1, 2, 3, 4, 5, 6]
+    for one, other in zip(expected, found, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        assert other["supervised_tokens"] == one["supervised_tokens"]
+    assert read_result(tmp_path / "short").status is Status.completed
+
+
+def logged_steps(run_dir: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line.get("loss") is not None]
 
 
 def test_a_named_run_goes_on_is_done_or_is_refused(start: Start, tmp_path: Path) -> None:
