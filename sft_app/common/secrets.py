@@ -36,18 +36,52 @@ SHORTEST_HIDDEN = 8
 """Characters of a secret in the environment; a shorter one stands in other texts by chance."""
 
 
+_REFERENCE = re.compile(r"\$\{oc\.env:\s*(\w+)")
+_referred_to: set[str] = set()
+
+
+def note_references(text: str) -> None:
+    """Take the variables that a setting refers to, `${oc.env:NAME}`, for secrets from now on.
+
+    Whoever writes a reference in the place of a value may have a reason that the name does not
+    show. What is shown in its place is the reference.
+    """
+    _referred_to.update(_REFERENCE.findall(text))
+
+
 def hide_secrets(text: str) -> str:
     """Return `text` with passwords in URLs, values of secret keys and known tokens hidden.
 
-    So is the value of each environment variable whose name is that of a secret, such as HF_TOKEN.
+    So is the value of each environment variable whose name is that of a secret, such as HF_TOKEN,
+    and of each that a setting refers to, unless it is the place of something, such as HOME.
     """
     for name, value in os.environ.items():
-        if len(value) >= SHORTEST_HIDDEN and value in text and is_secret_variable(name):
+        if len(value) < SHORTEST_HIDDEN or value not in text:
+            continue
+        if is_secret_variable(name):
             text = text.replace(value, HIDDEN)
+        elif name in _referred_to and not _is_there(value):
+            text = text.replace(value, f"${{oc.env:{name}}}")
     text = _URL.sub(lambda m: f"{m['scheme']}{HIDDEN}@", text)
     text = _IN_QUERY.sub(lambda m: f"{m['key']}{HIDDEN}", text)
     text = _ASSIGNED.sub(lambda m: f"{m['key']}{HIDDEN}", text)
     return _SHAPES.sub(HIDDEN, text)
+
+
+def hide_in_texts(value: Any) -> Any:
+    """Return what JSON can hold with the secrets in its texts hidden, whatever their keys."""
+    if isinstance(value, dict):
+        return {hide_in_texts(key): hide_in_texts(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [hide_in_texts(item) for item in value]
+    return hide_secrets(value) if isinstance(value, str) else value
+
+
+def _is_there(text: str) -> bool:
+    try:
+        return os.path.exists(text)  # noqa: PTH110 (no Path of what may be no path at all)
+    except ValueError:
+        return False
 
 
 def is_secret_key(key: object) -> bool:

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments, set_seed
 
 from sft_app.common import ranks
+from sft_app.common.secrets import hide_in_texts
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.validation.check_parallel import check_tensor_parallel_size
@@ -181,7 +182,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
 
 def write_plan(plans: ModelPlans, data: PreparedData, run_dir: Path) -> None:
     """Write plan.json."""
-    text = json.dumps(plan_as_dict(plans, data), indent=2)
+    text = json.dumps(hide_in_texts(plan_as_dict(plans, data)), indent=2)
     write_atomically(run_dir / PLAN, text + "\n")
 
 

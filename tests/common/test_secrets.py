@@ -1,14 +1,17 @@
 """Passwords and tokens are hidden wherever they may be shown; what only looks like one is not."""
 
 import logging
+from pathlib import Path
 
 import pytest
 
 from sft_app.common.secrets import (
     HIDDEN,
     HideSecrets,
+    hide_in_texts,
     hide_secrets,
     is_secret_key,
+    note_references,
     shown_override,
     without_secrets,
 )
@@ -88,3 +91,17 @@ def test_the_value_of_a_variable_that_is_named_as_a_secret_is_hidden_wherever_it
     monkeypatch.setenv("MY_FOLDER", "another-plain-word")
     assert hide_secrets("/x/plain-looking-words.jsonl") == f"/x/{HIDDEN}.jsonl"
     assert hide_secrets("/x/another-plain-word") == "/x/another-plain-word"
+
+
+def test_what_a_setting_takes_from_the_environment_is_shown_as_the_reference(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever its name; but a place is no secret, and its path is wanted in messages."""
+    monkeypatch.setenv("COMPANY_PIN", SECRET)
+    monkeypatch.setenv("SCRATCH_HERE", str(tmp_path))
+    text = f"{tmp_path}/chat-{SECRET}.json line 1"
+    assert hide_secrets(text) == text, "nobody has referred to it"
+    note_references("${oc.env:SCRATCH_HERE}/chat-${oc.env:COMPANY_PIN,none}.json")
+    hidden = f"{tmp_path}/chat-${{oc.env:COMPANY_PIN}}.json line 1"
+    assert hide_secrets(text) == hidden
+    assert hide_in_texts({"rows": [(text, 1)]}) == {"rows": [[hidden, 1]]}

@@ -200,6 +200,29 @@ def test_a_rank_that_hangs_ends_the_job_with_every_stack(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("rate", [1e-5, 1e30])
+def test_no_file_of_a_run_holds_what_it_took_from_the_environment(
+    start: Start, tmp_path: Path, chat_file: Path, rate: float
+) -> None:
+    """Completed, and failed with an autopsy; the name of the variable says nothing."""
+    values = {"HF_TOKEN": "hf_0123456789abcdefghij", "COMPANY_PIN": "correct-horse-battery"}
+    (tmp_path / f"chat-{values['COMPANY_PIN']}.json").write_bytes(chat_file.read_bytes())
+    process = start(
+        f"data.train={tmp_path}/chat-${{oc.env:COMPANY_PIN}}.json",
+        f"trainer.learning_rate={rate}", "trainer.warmup_steps=0", "trainer.max_steps=5",
+        env=values,
+    )  # fmt: skip
+    output = process.communicate(timeout=180)[0]
+    assert process.returncode == (0 if rate < 1 else 1), output
+    assert (tmp_path / "run/autopsy").exists() == (rate > 1)
+    written = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert len(written) > 8
+    for value in values.values():
+        assert value not in output
+        assert not [path for path, content in written.items() if value.encode() in content]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["best_fit", "none"])
 def test_after_memory_ran_out_the_same_steps_are_made_of_smaller_batches(
     start: Start, tmp_path: Path, packing: str

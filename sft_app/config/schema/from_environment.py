@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from sft_app.common.secrets import note_references
+
 SHORTEST_SECRET = 4
 """Characters; a shorter value is found in other texts by chance."""
 
@@ -90,6 +92,7 @@ def texts_by_key(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 def _marked(resolved: Any, written: Any, is_secret: Any, values: set[str]) -> Any:
     if isinstance(resolved, str) and isinstance(written, str):
+        note_references(written)
         if "${" in written and type(resolved) is str and is_secret(written, resolved):
             values.add(resolved)
             return FromEnvironment(resolved, written)

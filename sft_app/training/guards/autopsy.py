@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from sft_app.common.secrets import hide_in_texts
 from sft_app.records.run_files import AUTOPSY, write_atomically
 from sft_app.training.guards.step_guard import Look, nonfinite_tensors
 
@@ -51,7 +52,7 @@ def write_autopsy(
     }
     path = run_dir / AUTOPSY / f"step-{step + 1}-rank-{rank}.json"
     path.parent.mkdir(exist_ok=True)
-    write_atomically(path, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(path, json.dumps(hide_in_texts(told), indent=2, ensure_ascii=False) + "\n")
     return path
 
 
