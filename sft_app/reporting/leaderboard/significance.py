@@ -10,9 +10,12 @@ from sft_app.common.errors import ConfigError
 from sft_app.common.processes import is_installed
 
 LEVEL = 0.05
+ROUNDING = 1e-12
+"""Relative."""
 TEST = (
     "Welch's t test (two-sided, unequal variances) for every pair of methods at a length, the p "
-    f"values adjusted by Holm over its pairs; different means an adjusted p below {LEVEL:g}."
+    f"values adjusted by Holm over its pairs; different means an adjusted p below {LEVEL:g}. Where "
+    "no seed changes either of two different numbers, nothing is told."
 )
 
 
@@ -54,7 +57,8 @@ def compare_methods(values: Mapping[str, Sequence[float]]) -> list[Pair]:
 def welch_p(first: Sequence[float], second: Sequence[float]) -> float:
     """Return the p value of Welch's t test (Welch 1947); nan with a single value on a side.
 
-    Two samples without any spread are equal (1) or certainly different (0).
+    Two samples without any spread are equal (1), or nothing can be told (nan): of few seeds and
+    few samples, the same score twice does not mean that a third would be it.
     """
     if not is_installed("scipy"):
         raise ConfigError(
@@ -63,11 +67,21 @@ def welch_p(first: Sequence[float], second: Sequence[float]) -> float:
         )
     if min(len(first), len(second)) < 2:
         return math.nan
-    if max(first) == min(first) and max(second) == min(second):
-        return float(first[0] == second[0])
-    from scipy.stats import ttest_ind
+    if _no_spread(first) and _no_spread(second):
+        return 1.0 if _no_spread([*first, *second]) else math.nan
+    from scipy.stats import ttest_ind_from_stats
 
-    return float(ttest_ind(first, second, equal_var=False).pvalue)
+    numbers = [
+        number
+        for values in (first, second)
+        for number in (statistics.fmean(values), statistics.stdev(values), len(values))
+    ]
+    return float(ttest_ind_from_stats(*numbers, equal_var=False).pvalue)
+
+
+def _no_spread(values: Sequence[float]) -> bool:
+    """Tell whether all are the same but for the last digits of a sum."""
+    return max(values) - min(values) <= ROUNDING * max(abs(value) for value in values)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

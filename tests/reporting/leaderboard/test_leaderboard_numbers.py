@@ -110,6 +110,18 @@ def test_a_difference_counts_only_beyond_the_spread_over_seeds() -> None:
     assert math.isnan(welch_p([1.0], [2.0, 3.0])), "one seed has no spread"
 
 
+@pytest.mark.filterwarnings("error")
+def test_scores_that_no_seed_changes_are_not_called_certain() -> None:
+    """Of 60 samples, 52 are often answered twice; a sum's last digits are no spread."""
+    pytest.importorskip("scipy", reason="the extra leaderboard is not installed")
+    twice = [52 / 60, math.nextafter(52 / 60, 1)]
+    assert math.isnan(welch_p(twice, [0.0, 0.0]))
+    assert welch_p(twice, [52 / 60, 52 / 60]) == 1.0
+    assert 0.05 < welch_p(twice, [0.8, 0.9]) < 1
+    pairs = compare_methods({"drope": [0.0, 0.0], "yarn": twice})
+    assert not pairs[0].differs
+
+
 def test_welch_agrees_with_the_formulas_worked_out_by_hand() -> None:
     """Two samples of unequal variances.
 
