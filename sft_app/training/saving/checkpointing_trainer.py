@@ -16,7 +16,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer import SCHEDULER_NAME, TRAINING_ARGS_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINING_ARGS_NAME
 
 from sft_app.common.counted import counted
 from sft_app.records.disk_space import check_space, explain_full_disk
@@ -28,6 +28,7 @@ from sft_app.training.optim.summing_trainer import SummingTrainer
 from sft_app.training.parallel.fsdp import load_shards, save_shards
 from sft_app.training.peft.lora import plain_model
 from sft_app.training.saving.checkpoints import STAGING, publish, rotate
+from sft_app.training.saving.load_weights import load_weights
 
 log = logging.getLogger(__name__)
 
@@ -146,20 +147,31 @@ class CheckpointingTrainer(SummingTrainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
     ) -> None:
-        if not self.prepared.sharded:
+        if self.prepared.sharded:
+            return  # with the optimizer's state, below
+        if self._lora:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_weights(self.model, Path(resume_from_checkpoint))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if not self.prepared.sharded:
-            super()._load_optimizer_and_scheduler(checkpoint)
-        elif checkpoint is not None:
-            load_shards(self.model, self.optimizer, Path(checkpoint))
-            state = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
-            self.lr_scheduler.load_state_dict(state)
-        if checkpoint is not None:
-            changed = fit_learning_rate(self.lr_scheduler, Path(checkpoint), self._planned_steps)
-            if changed is not None:
-                log.info("resume          %s", changed)
+        if checkpoint is None:
+            return
+        folder = Path(checkpoint)
+        if self.prepared.sharded:
+            load_shards(self.model, self.optimizer, folder)
+        else:
+            # One process spares its device; the hosts of many would hold the state many times. The
+            # Trainer's own way fails on several ranks of CPUs with transformers before 5.23.
+            on_host = self.args.world_size == 1 or self.args.device.type == "cpu"
+            device = torch.device("cpu") if on_host else self.args.device
+            state = torch.load(folder / OPTIMIZER_NAME, map_location=device, weights_only=True)
+            self.optimizer.load_state_dict(state)
+        schedule = torch.load(folder / SCHEDULER_NAME, weights_only=True)
+        self.lr_scheduler.load_state_dict(schedule)
+        changed = fit_learning_rate(self.lr_scheduler, folder, self._planned_steps)
+        if changed is not None:
+            log.info("resume          %s", changed)
 
 
 SECONDS_OF_A_MINUTE = 60.0

@@ -177,6 +177,8 @@ def test_soft_capped_models_use_flex_attention_on_cuda_without_flash_attn():
 def test_with_flash_attn_installed_a_family_without_it_trains_lora(random_model, monkeypatch):
     for module in (choose_attention_module, kernels):
         monkeypatch.setattr(module, "is_installed", lambda name: True)
+    if not hasattr(masking_utils, "remap_positions_for_packed_sequence"):
+        pytest.skip("transformers before 5.23 cuts chunks of the row: such a model is not packed")
     model_class = type(random_model("llama4_text"))
     assert not model_class._supports_flash_attn, "the test needs another family"
     plan = choose_attention(AutoConfig.for_model("llama4_text"), "cuda", "auto")

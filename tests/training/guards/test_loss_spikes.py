@@ -18,6 +18,7 @@ from sft_app.training.prepare_model import PreparedModel
 from sft_app.training.saving.checkpoints import numbered
 from sft_app.training.sft_trainer import SFTTrainer
 from tests.forked_ranks import on_two_forked_ranks
+from tests.sharded_models import NEEDS_SHARDED_MODELS
 from tests.training.random_models import build_random_model
 from tests.training.training_steps import packed_rows, prepared, trainer_of
 
@@ -177,7 +178,7 @@ def on_a_rank(directory: Path, sharded: bool) -> tuple[list[tuple[int, int]], di
     return [(r.step, r.back_to) for r in trainer.spikes.rewinds], weights
 
 
-@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=NEEDS_SHARDED_MODELS)])
 def test_two_ranks_go_back_together_as_one_process_does(tmp_path: Path, sharded: bool) -> None:
     alone = run_of(tmp_path / "alone", RuinWeights(after={5}), per_device_train_batch_size=8)
     alone.train()

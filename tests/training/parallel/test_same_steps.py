@@ -19,6 +19,7 @@ from sft_app.training.packing_plan import PackingPlan
 from sft_app.training.parallel.context_parallel import init_context_parallel_group
 from sft_app.training.prepare_model import prepare_model
 from tests.forked_ranks import on_two_forked_ranks
+from tests.sharded_models import NEEDS_SHARDED_MODELS
 from tests.training.training_steps import Batch, losses_of, packed_rows, trainer_of
 
 CPU = torch.device("cpu")
@@ -88,7 +89,7 @@ Compose = Callable[..., AppConfig]
 RandomModel = Callable[..., PreTrainedModel]
 
 
-@pytest.mark.parametrize("sharing", [None, "ddp", "fsdp"])
+@pytest.mark.parametrize("sharing", [None, "ddp", pytest.param("fsdp", marks=NEEDS_SHARDED_MODELS)])
 def test_gradients_of_16_bit_weights_are_summed_in_float32(
     compose: Compose, random_model: RandomModel, tmp_path: Path, sharing: str | None
 ) -> None:
@@ -122,7 +123,7 @@ def test_gradients_of_16_bit_weights_are_summed_in_float32(
             assert error < 1e-3, f"{name} is off by {error:.1e}"
 
 
-@pytest.mark.parametrize("sharing", [None, "ddp", "fsdp"])
+@pytest.mark.parametrize("sharing", [None, "ddp", pytest.param("fsdp", marks=NEEDS_SHARDED_MODELS)])
 def test_a_router_loss_weighs_the_same_however_the_step_is_shared(
     compose: Compose, random_model: RandomModel, tmp_path: Path, sharing: str | None
 ) -> None:

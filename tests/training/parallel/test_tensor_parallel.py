@@ -11,6 +11,7 @@ from sft_app.loader.model.tensor_parallel import check_tensor_parallel
 from sft_app.loader.rope.rope_plan import plan_rope
 from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
 from tests.programs import run_on_ranks
+from tests.sharded_models import NEEDS_SHARDED_MODELS
 
 
 @pytest.mark.slow
@@ -30,6 +31,7 @@ def test_matrices_in_two_parts_give_the_gradients_of_whole_ones(tmp_path: Path) 
             assert f"rank {rank}: {case}\n" in printed
 
 
+@NEEDS_SHARDED_MODELS
 @pytest.mark.parametrize(
     ("family", "size", "reason"),
     [
