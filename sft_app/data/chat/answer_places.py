@@ -156,6 +156,49 @@ def _message_bounds(
     return bounds
 
 
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Where the text of each user's message begins in a rendering, by the message's number."""
+
+    text: str
+    places: dict[int, int]
+
+
+def find_questions(
+    template: ChatTemplate, item: Conversation, text: str, longer: Questions | None
+) -> Questions:
+    """Ask the template where each question begins in `text`.
+
+    A template that rewrites history renders a conversation once for each of its answers. As far as
+    `longer`, a rendering of more of the same conversation, begins with the same text, its places
+    are those of this one. Raises TemplateRefused.
+    """
+    shared = 0 if longer is None else _common_length(text, longer.text)
+    known = {} if longer is None else longer.places
+    places: dict[int, int] = {}
+    for index, message in enumerate(item.messages):
+        if message.role != "user":
+            continue
+        place: int | None = known.get(index, shared + 1)
+        if place is None or place > shared:
+            place = template.content_start(item, text, index)
+        if place is not None:
+            places[index] = place
+    return Questions(text, places)
+
+
+def _common_length(first: str, second: str) -> int:
+    """Return how many characters both begin with."""
+    low, high = 0, min(len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
 def _marked(message: Message) -> Message:
     """The message with a mark at both ends of what it says."""
     extra = dict(message.extra)

@@ -17,7 +17,13 @@ from transformers import PreTrainedTokenizerBase
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.data import SpecialTokensInText
-from sft_app.data.chat.answer_places import Places, find_exchanges, find_places
+from sft_app.data.chat.answer_places import (
+    Places,
+    Questions,
+    find_exchanges,
+    find_places,
+    find_questions,
+)
 from sft_app.data.chat.conversation import Conversation, Message, Passage
 from sft_app.data.chat.not_rendered import NotRenderedCheck
 from sft_app.data.chat.spans import Rendered, Span, label_spans
@@ -131,7 +137,12 @@ class Renderer:
         supervised = _supervised(item)
         if not supervised:
             return [Rendered(self.template.render(item, item.messages), [], [])]
-        return [self._one_answer(item, index) for index in supervised]
+        renderings: list[Rendered] = []
+        questions: Questions | None = None
+        for index in reversed(supervised):
+            rendered, questions = self._one_answer(item, index, questions)
+            renderings.append(rendered)
+        return renderings[::-1]
 
     def _by_layout(self, item: Conversation) -> Rendered | None:
         """The quick way: one call of the template, and the places known from another conversation
@@ -184,8 +195,13 @@ class Renderer:
             text, spans, find_exchanges(item.messages, text, places, can_split=self._can_split)
         )
 
-    def _one_answer(self, item: Conversation, index: int) -> Rendered:
-        """The conversation up to one answer, and labels on that answer only."""
+    def _one_answer(
+        self, item: Conversation, index: int, longer: Questions | None = None
+    ) -> tuple[Rendered, Questions]:
+        """The conversation up to one answer, and labels on that answer only.
+
+        `longer`: the questions of the rendering up to a later answer.
+        """
         until = replace(item, messages=item.messages[: index + 1])
         text, marked = self.template.render_with_marks(until, until.messages)
         start = self.template.answer_start(until, index, text)
@@ -200,17 +216,11 @@ class Renderer:
             start, stop = marked[-1][0], max(marked[-1][1], stop)
         message = until.messages[index]
         start = self._after_thought(message, text, start, stop)
-        questions = {}
-        for number, other in enumerate(until.messages):
-            if other.role == "user":
-                place = self.template.content_start(until, text, number)
-                if place is not None:
-                    questions[number] = place
-        places = Places([], [], questions)
+        questions = find_questions(self.template, until, text, longer)
+        places = Places([], [], questions.places)
         spans = label_spans(message, text, start, stop)
-        return Rendered(
-            text, spans, find_exchanges(until.messages, text, places, can_split=self._can_split)
-        )
+        exchanges = find_exchanges(until.messages, text, places, can_split=self._can_split)
+        return Rendered(text, spans, exchanges), questions
 
     def _after_thought(self, message: Message, text: str, start: int, stop: int) -> int:
         """Leave out the empty thought that thinking templates put before an answer without one.
@@ -266,7 +276,9 @@ class Renderer:
             whole = Conversation([*system, *questions])
             try:
                 with probing():
-                    rendered = self._by_prefixes(whole) or self._one_answer(whole, len(system) + 3)
+                    rendered = (
+                        self._by_prefixes(whole) or self._one_answer(whole, len(system) + 3)[0]
+                    )
                     tail = self.template.render(Conversation([]), [*system, *questions[2:]])
             except TemplateRefused:
                 continue

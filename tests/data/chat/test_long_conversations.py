@@ -97,3 +97,36 @@ def test_a_long_conversation_whose_history_is_rewritten_is_noticed():
     first, *others = Renderer(with_template(THINKS)).render(conversation)
     assert len(others) == len(conversation.messages) // 2 - 1
     assert first.text.endswith("<think>\nwhy\n</think>\n\nbecause<|im_end|>\n")
+
+
+def reasoned(turns):
+    """Every answer has a thought, which the template shows of the last one alone."""
+    conversation = long_chat(turns)
+    for message in conversation.messages[2::2]:
+        message.content = f"<think>why</think>{message.content}"
+    return conversation
+
+
+def test_where_history_is_rewritten_renderings_grow_with_the_answers_alone(renderings):
+    """Each answer has a text of its own; places in it are known from the longest."""
+    renderer = Renderer(with_template(THINKS))
+    counts = []
+    for turns in (100, 200):
+        before = len(renderings)
+        assert len(renderer.render(reasoned(turns))) == turns // 2
+        counts.append(len(renderings) - before)
+    assert counts[0] < 10 * 50
+    assert counts[1] < 2.1 * counts[0]
+
+
+@pytest.mark.parametrize("template", [THINKS, REWRITES_HISTORY], ids=["thinks", "rewrites"])
+def test_questions_known_from_the_longest_are_those_that_asking_for_each_finds(
+    template, monkeypatch
+):
+    conversation = reasoned(24)
+    conversation.messages[5].content = "  two lines\n\nwith  spaces "
+    conversation.messages[7].content = ""
+    known = Renderer(with_template(template)).render(conversation)
+    monkeypatch.setattr("sft_app.data.chat.answer_places._common_length", lambda one, other: -1)
+    assert Renderer(with_template(template)).render(conversation) == known
+    assert len(known[-1].exchanges) == 12
