@@ -50,7 +50,7 @@ def test_a_second_round_has_rows_and_a_learning_rate_of_its_own() -> None:
     settings = load_settings(RECIPES / "needle_llama.yaml")
     second = settings.second_round()
     assert second is not None
-    assert (second.num_steps, second.learning_rate) == (700, 3e-3)
+    assert (second.num_steps, second.learning_rate) == (1800, 3e-3)
     assert second.short_steps == 0, "long rows alone"
     assert second.seed != settings.seed, "other rows than the first round's"
     assert load_settings(DEFAULT).second_round() is None

@@ -11,6 +11,7 @@ from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
 from sft_app.config.schema.trainer import TrainerConfig
 from sft_app.training.arguments import checkpointing_arguments
 from sft_app.training.attention import packed_attention
+from sft_app.training.loss import loss_of_logits
 from sft_app.training.optim.muon import muon_for
 from sft_app.training.peft.lora import add_adapter, merge_adapter
 from sft_app.training.sft_trainer import SFTTrainer
@@ -162,11 +163,24 @@ def test_what_is_saved_names_no_attention_of_ours(random_model, tmp_path):
     assert packed_attention.NAME not in (tmp_path / "config.json").read_text()
 
 
-def test_weighted_tokens_need_the_chunked_loss(random_model, tmp_path):
+def test_weighted_tokens_need_a_loss_of_ours(random_model, tmp_path, monkeypatch):
+    """It is the model's own where nobody says what its router's loss weighs."""
+    monkeypatch.setattr(loss_of_logits, "ROUTER_WEIGHTS", ())
     model = prepared(random_model("mixtral", output_router_logits=True))
     rows = [{**row, "loss_weights": torch.ones(24)} for row in packed_rows(2)]
     with pytest.raises(ConfigError, match="the data weights its tokens"):
         trainer_of(model, tmp_path, rows, per_device_train_batch_size=2).train()
+
+
+def test_weighted_tokens_train_beside_a_router_loss(random_model, tmp_path):
+    losses = []
+    for weight in (1.0, 2.0):
+        model = prepared(random_model("mixtral", output_router_logits=True))
+        rows = [{**row, "loss_weights": torch.full((24,), weight)} for row in packed_rows(2)]
+        trainer = trainer_of(model, tmp_path, rows, per_device_train_batch_size=2)
+        trainer.train()
+        losses.append(losses_of(trainer)[0])
+    assert losses[1] == pytest.approx(2 * losses[0], rel=1e-5)
 
 
 @pytest.mark.parametrize("tied", [False, True])
