@@ -193,7 +193,7 @@ def read_result(run_dir: Path) -> RunResult:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         return _from_dict(raw)
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a readable result: {error}") from error
 
 

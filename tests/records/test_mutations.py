@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sft_app.records.failure import first_failure
@@ -41,6 +41,7 @@ def mutated(text: str, changes: list[tuple[float, str]]) -> bytes:
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(changes=mutations())
+@example(changes=[(0.015625, "")])  # a status that is none
 def test_no_mutation_of_a_record_raises_anything_else(
     tmp_path: Path, changes: list[tuple[float, str]]
 ) -> None:
