@@ -20,6 +20,7 @@ from sft_app.training.attention.verify_isolation import verify_isolation
 from sft_app.training.packing_plan import plan_packing
 from sft_app.training.peft.lora import put_adapter
 from sft_app.training.prepare_model import settle_attention
+from tests.newer_transformers import CHUNKS_RESTART_WITH_DOCUMENTS
 from tests.training.packing_census import packed_against_alone
 
 
@@ -177,7 +178,7 @@ def test_soft_capped_models_use_flex_attention_on_cuda_without_flash_attn():
 def test_with_flash_attn_installed_a_family_without_it_trains_lora(random_model, monkeypatch):
     for module in (choose_attention_module, kernels):
         monkeypatch.setattr(module, "is_installed", lambda name: True)
-    if not hasattr(masking_utils, "remap_positions_for_packed_sequence"):
+    if not CHUNKS_RESTART_WITH_DOCUMENTS:
         pytest.skip("transformers before 5.23 cuts chunks of the row: such a model is not packed")
     model_class = type(random_model("llama4_text"))
     assert not model_class._supports_flash_attn, "the test needs another family"

@@ -4,7 +4,6 @@ from unittest import mock
 
 import pytest
 import torch
-from transformers import masking_utils
 
 from sft_app.training.attention import packed_attention
 from sft_app.training.attention.document_bounds import (
@@ -14,8 +13,8 @@ from sft_app.training.attention.document_bounds import (
     lengths_from_positions,
 )
 from sft_app.training.attention.kernels import AttentionSettings, one_call_per_document
+from tests.newer_transformers import CHUNKS_RESTART_WITH_DOCUMENTS
 
-CHUNKS_RESTART_WITH_DOCUMENTS = hasattr(masking_utils, "remap_positions_for_packed_sequence")
 LENGTHS = [5, 9, 17, 1]  # longer and shorter than the tiny models' window of 6 and chunk of 8
 FAMILIES = [
     "llama",

@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from transformers import masking_utils
 
 from sft_app.training.attention.choose_attention import choose_attention, verify_attention
 from sft_app.training.attention.packed_forward import lengths_for_layers, packed_documents
+from tests.newer_transformers import CHUNKS_RESTART_WITH_DOCUMENTS
 from tests.training.packing_census import Answer, answers, ask, packed_against_alone, tiny_model
 
 FAMILIES = {
@@ -29,9 +29,7 @@ OTHERS = {
 @pytest.mark.parametrize("family", FAMILIES | OTHERS)
 def test_loss_and_gradients_are_those_of_each_document_alone(family: str) -> None:
     answer = ask(family)
-    if family == "llama4_text" and not hasattr(
-        masking_utils, "remap_positions_for_packed_sequence"
-    ):
+    if family == "llama4_text" and not CHUNKS_RESTART_WITH_DOCUMENTS:
         pytest.skip("transformers before 5.23 cuts chunks of the row: such a model is not packed")
     assert isinstance(answer, Answer) and answer.packed
     assert (FAMILIES | OTHERS)[family] in answer.how

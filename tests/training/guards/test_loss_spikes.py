@@ -18,7 +18,7 @@ from sft_app.training.prepare_model import PreparedModel
 from sft_app.training.saving.checkpoints import numbered
 from sft_app.training.sft_trainer import SFTTrainer
 from tests.forked_ranks import on_two_forked_ranks
-from tests.sharded_models import NEEDS_SHARDED_MODELS
+from tests.newer_transformers import NEEDS_SHARDED_MODELS
 from tests.training.random_models import build_random_model
 from tests.training.training_steps import packed_rows, prepared, trainer_of
 

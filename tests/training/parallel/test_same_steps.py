@@ -19,7 +19,7 @@ from sft_app.training.packing_plan import PackingPlan
 from sft_app.training.parallel.context_parallel import init_context_parallel_group
 from sft_app.training.prepare_model import prepare_model
 from tests.forked_ranks import on_two_forked_ranks
-from tests.sharded_models import NEEDS_SHARDED_MODELS
+from tests.newer_transformers import NEEDS_SHARDED_MODELS
 from tests.training.training_steps import Batch, losses_of, packed_rows, trainer_of
 
 CPU = torch.device("cpu")

@@ -29,7 +29,7 @@ from sft_app.training.parallel.loading_plan import plan_loading
 from sft_app.training.peft.lora import merge_gathered
 from sft_app.training.prepare_model import PreparedModel, prepare_model
 from tests.forked_ranks import on_forked_ranks, on_two_forked_ranks
-from tests.sharded_models import NEEDS_SHARDED_MODELS
+from tests.newer_transformers import NEEDS_SHARDED_MODELS
 
 pytestmark = NEEDS_SHARDED_MODELS
 

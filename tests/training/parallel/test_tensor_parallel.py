@@ -10,8 +10,8 @@ from sft_app.config.schema.rope import RopeConfig
 from sft_app.loader.model.tensor_parallel import check_tensor_parallel
 from sft_app.loader.rope.rope_plan import plan_rope
 from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
+from tests.newer_transformers import NEEDS_SHARDED_MODELS
 from tests.programs import run_on_ranks
-from tests.sharded_models import NEEDS_SHARDED_MODELS
 
 
 @pytest.mark.slow
