@@ -21,7 +21,7 @@ from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.model import Dtype
 from sft_app.config.schema.trainer import Parallelism
 from sft_app.loader.checkpoint.weights_plan import WeightsPlan
-from sft_app.loader.model.dtype import choose_dtype
+from sft_app.loader.model.dtype import choose_dtype, rounded
 from sft_app.training.arguments import wants_bf16
 
 
@@ -120,10 +120,11 @@ def round_weights(
 ) -> None:
     """Round to what will be saved, in place, so that what is measured then is that.
 
-    `exceptions`: parameters, by name, that are saved in another dtype than `dtype`.
+    `exceptions`: parameters, by name, that are saved in another dtype than `dtype`. Raises
+    ConfigError for a number that is too large for the one that it is saved in.
     """
     for name, parameter in model.named_parameters():
-        parameter.copy_(parameter.to(exceptions.get(name, dtype)))
+        parameter.copy_(rounded(parameter, exceptions.get(name, dtype), name))
 
 
 def name_of(dtype: torch.dtype) -> str:

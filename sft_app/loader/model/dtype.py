@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from sft_app.common.errors import ConfigError
 from sft_app.config.schema.model import Dtype, ModelConfig
 
 
@@ -29,3 +32,25 @@ def choose_dtype(model_config: ModelConfig, device: torch.device, *, frozen: boo
     if torch.cuda.get_device_capability(device) >= (8, 0):
         return DtypePlan(torch.bfloat16, "frozen, and this GPU has bfloat16 tensor cores")
     return DtypePlan(torch.float32, "this GPU has no bfloat16 tensor cores")
+
+
+def rounded(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """Return a weight in the dtype that it is saved in.
+
+    Raises ConfigError where a number is too large for that, and would become infinite: of a tensor
+    in shards, on the rank whose own it is.
+    """
+    found = tensor.to(dtype)
+    if not dtype.is_floating_point or torch.finfo(dtype).max >= torch.finfo(tensor.dtype).max:
+        return found
+    own = found.to_local() if isinstance(found, DTensor) else found
+    # One pass without a copy: what sums up to a finite number has no other in it.
+    if not own.sum(dtype=torch.float32).isfinite() and own.isinf().any():
+        before = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        largest, limit = before.abs().max().item(), torch.finfo(dtype).max
+        raise ConfigError(
+            f"model.dtype: {name!r} has come to {largest:,.0f}, and the checkpoint's own dtype, "
+            f"{str(dtype).removeprefix('torch.')}, ends at {limit:,.0f}: it is not saved; "
+            "model.dtype=bfloat16 or float32 saves in that."
+        )
+    return found

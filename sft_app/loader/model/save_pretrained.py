@@ -15,6 +15,7 @@ from sft_app.loader.model.companion_files import (
     count_no_dropped_layers,
     make_tokenizer_portable,
 )
+from sft_app.loader.model.dtype import rounded
 from sft_app.loader.model.restore_keys import restore_keys
 from sft_app.loader.rope.legacy_keys import NO_WORDS, add_legacy_rope_keys
 from sft_app.loader.rope.rope_plan import RopePlan
@@ -101,12 +102,15 @@ def saved_dtypes(
 def in_dtypes(
     weights: Mapping[str, torch.Tensor], main: torch.dtype, exceptions: Mapping[str, torch.dtype]
 ) -> dict[str, torch.Tensor]:
-    """Convert all numbers to `main` but for the `exceptions`; tied weights stay one tensor."""
+    """Convert all numbers to `main` but for the `exceptions`; tied weights stay one tensor.
+
+    Raises ConfigError for a number that is too large for the dtype that it is saved in.
+    """
     done: dict[tuple[int, torch.Size], torch.Tensor] = {}
     for name, tensor in weights.items():
         if tensor.is_floating_point():
             dtype = exceptions.get(name, main)
-            done.setdefault((tensor.data_ptr(), tensor.shape), tensor.to(dtype))
+            done.setdefault((tensor.data_ptr(), tensor.shape), rounded(tensor, dtype, name))
     return {name: done.get((t.data_ptr(), t.shape), t) for name, t in weights.items()}
 
 

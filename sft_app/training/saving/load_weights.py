@@ -28,18 +28,20 @@ def load_weights(model: PreTrainedModel, checkpoint: Path) -> None:
     single = checkpoint / SINGLE
     if single.is_file():
         with safe_open(single, framework="pt") as file:
-            if _holds(own, set(file.keys())):
-                for name in file.keys():  # noqa: SIM118 (it is no dict)
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            if _holds(own, shapes):
+                for name in shapes:
                     own[name].copy_(file.get_tensor(name))
                 return
     model.load_state_dict(_built_from(model, checkpoint))
 
 
-def _holds(own: dict[str, Tensor], names: set[str]) -> bool:
-    """Tell whether these are the model's own names, all but those that share memory with others."""
-    stored = {own[name].data_ptr() for name in names & own.keys()}
-    lacking = [name for name in own.keys() - names if own[name].data_ptr() not in stored]
-    return not lacking and names <= own.keys()
+def _holds(own: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> bool:
+    """Tell whether these are the model's tensors, all but those that share memory with others."""
+    if any(name not in own or own[name].shape != shape for name, shape in shapes.items()):
+        return False
+    stored = {own[name].data_ptr() for name in shapes}
+    return all(name in shapes or tensor.data_ptr() in stored for name, tensor in own.items())
 
 
 def _built_from(model: PreTrainedModel, checkpoint: Path) -> dict[str, Tensor]:
@@ -52,9 +54,11 @@ def _built_from(model: PreTrainedModel, checkpoint: Path) -> dict[str, Tensor]:
         config=copy.deepcopy(model.config),
         dtype=torch.float32,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are told below
         local_files_only=True,
     )
-    wrong = sorted([*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]])
+    mismatched = (name for name, *_ in info["mismatched_keys"])
+    wrong = sorted([*info["missing_keys"], *info["unexpected_keys"], *mismatched])
     if wrong:
         raise ConfigError(
             f"trainer.resume_from_checkpoint: {checkpoint} does not hold the weights of this "

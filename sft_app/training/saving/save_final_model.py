@@ -46,7 +46,8 @@ def save_final_model(
     tensor by tensor. Where others are saved (transformers takes tensors apart; an adapter has rows
     of added tokens) rank 0 gathers all, and writes. An adapter is saved beside the model, too.
     After QLoRA the weights are rank 0's alone, in the host's memory. Raises TrainingDiverged when a
-    weight is no number, and DiskFull.
+    weight is no number, ConfigError when one is too large for the dtype that is saved, and
+    DiskFull.
     """
     check_weights(prepared.model, "at the end of training")
     model: nn.Module = prepared.model
@@ -69,7 +70,8 @@ def save_final_model(
     elif not prepared.sharded:
         model = merge_adapter(prepared.model)
     if isinstance(model, PreTrainedModel):
-        round_weights(model, saved, saved_dtypes(model, plans.weights, saved))
+        with succeeding_together(prepared.sharded):
+            round_weights(model, saved, saved_dtypes(model, plans.weights, saved))
     staged = directory.with_name(f".{directory.name}.partial")
     what, needed = "the final model", _bytes_of(model, saved)
     try:

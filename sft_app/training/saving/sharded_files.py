@@ -26,6 +26,7 @@ from sft_app.common import ranks
 from sft_app.common.counted import counted
 from sft_app.common.raise_together import raise_together
 from sft_app.loader.checkpoint.tensor_headers import INDEX
+from sft_app.loader.model.dtype import rounded
 from sft_app.training.peft.merge_shards import gather_one
 from sft_app.training.saving.tensor_file import TensorFile, can_be_written, in_file_order
 
@@ -208,7 +209,7 @@ def _write_at_once(
         if mine is None or file is not mine or out is None or error is not None:
             continue
         try:
-            own = finish().to(mine.tensors[name].dtype).cpu()
+            own = rounded(finish(), mine.tensors[name].dtype, name).cpu()
             if writing is not None:
                 writing.result()  # one is written while the next is gathered, and no more
             writing = pool.submit(out.add, name, own)

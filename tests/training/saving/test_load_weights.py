@@ -73,13 +73,15 @@ def test_files_in_shards_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
-@pytest.mark.parametrize("damage", ["without", "another's"])
+@pytest.mark.parametrize("damage", ["without", "another's", "one number"])
 def test_a_checkpoint_of_other_weights_is_refused(tmp_path: Path, family: str, damage: str) -> None:
     model = reloaded(family, tmp_path / "source")
     model.save_pretrained(tmp_path / "checkpoint")
     file = tmp_path / "checkpoint/model.safetensors"
     weights = load_file(file)
     norm = weights.pop("model.norm.weight")
+    if damage == "one number":  # which would fill the whole weight
+        weights["model.norm.weight"] = norm[:1].clone()
     if damage == "another's":
         weights |= {"model.norm.weight": norm, "model.another.weight": norm.clone()}
     save_file(weights, file, metadata={"format": "pt"})

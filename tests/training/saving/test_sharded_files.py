@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from sft_app.common.errors import ConfigError
 from sft_app.config.schema.app import AppConfig
 from sft_app.records.disk_space import DiskFull
 from sft_app.records.manifest import MANIFEST, damage_of
@@ -223,6 +224,49 @@ def test_what_fails_on_rank_0_alone_keeps_no_other_rank_waiting(
     told = on_two_forked_ranks(fails_before_weights, config, tmp_path)
     assert told == ["no configuration can be written"] * 2
     assert not list(tmp_path.iterdir())
+
+
+def saves_too_large_a_number_in_shards(config: AppConfig, directory: Path) -> str:
+    on_one_node(20_000)
+    return saves_too_large_a_number(config, directory)
+
+
+def saves_too_large_a_number(config: AppConfig, directory: Path) -> str:
+    prepared, plans = ready(config)
+    grown = dict(prepared.model.named_parameters())["model.norm.weight"]
+    with torch.no_grad():
+        grown.fill_(70_000)
+    with pytest.raises(ConfigError) as told:
+        saving.save_final_model(prepared, config, plans, directory / "model", CPU)
+    return str(told.value)
+
+
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
+def test_what_float16_cannot_hold_is_not_saved_as_infinity(
+    compose: Compose,
+    random_model: RandomModel,
+    tiny_model: Path,
+    tmp_path: Path,
+    parallelism: str,
+) -> None:
+    """Trained in float32; the checkpoint was published in float16, which ends at 65,504."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    checkpoint(source, tiny_model, random_model("llama", vocab_size=259), torch.float16)
+    weights = load_file(source / "model.safetensors")
+    halves = {name: tensor.half() for name, tensor in weights.items()}
+    save_file(halves, source / "model.safetensors", metadata={"format": "pt"})
+    config = compose(
+        f"model.name_or_path={source}", "context_length=64", f"trainer.parallelism={parallelism}"
+    )
+    if parallelism == "fsdp":
+        told, _ = on_two_forked_ranks(saves_too_large_a_number_in_shards, config, target)
+    else:
+        told = saves_too_large_a_number(config, target)
+    assert "'model.norm.weight' has come to 70,000" in told
+    assert "float16, ends at 65,504: it is not saved; model.dtype=bfloat16 or float32" in told
+    assert not list(target.iterdir())
 
 
 def planned_writers(config: AppConfig, local: int) -> list[int]:
