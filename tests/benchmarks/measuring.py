@@ -82,6 +82,7 @@ def machine() -> dict[str, Any]:
         "cpu": name,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "date": time.strftime("%Y-%m-%d"),
         "load_average": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         "torch": torch.__version__,
