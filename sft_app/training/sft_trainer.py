@@ -13,7 +13,6 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.schema.trainer import OnNonfinite
 from sft_app.data.batches.datasets import (
     CONVERSATION_SHARE,
-    ITEM,
     ExampleDataset,
     Items,
     NumberedItems,
@@ -165,7 +164,7 @@ class SFTTrainer(GuardedTrainer):
             return [], None
         self.count.start(self.state)
         self._conversations = []
-        self._items: list[Tensor] = []
+        self._items: list[tuple[int, ...]] = []
         mine = map(self._take, epoch_iterator)
         batches, num_items = super().get_batch_samples(mine, num_batches, device)
         if self._conversations:  # by which the step's sum is divided, in the place of its tokens
@@ -177,11 +176,12 @@ class SFTTrainer(GuardedTrainer):
     def _take(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Count a micro-batch as it was read; what this rank has to do of it."""
         known: KnownBatch = batch.pop(KNOWN)
-        self._items.append(batch.pop(ITEM))
+        self._items.append(known.items)
         if self.position_target is not None:
             batch["position_ids"] = skip_positions(
                 batch["position_ids"],
-                self._items[-1].tolist(),
+                known.items,
+                known.documents_of_rows(),
                 target=self.position_target,
                 seed=self.args.seed,
                 step=self.state.global_step,

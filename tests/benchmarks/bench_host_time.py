@@ -61,7 +61,7 @@ def main() -> None:
     )
 
 
-def trained(model: LlamaForCausalLM) -> tuple[HostWaits, float]:
+def trained(model: LlamaForCausalLM, position_target: int | None = None) -> tuple[HostWaits, float]:
     """Return what was read after the first step, and CPU seconds of a micro-batch (median)."""
     install_packed_forward(model)
     prepared = PreparedModel(
@@ -71,8 +71,8 @@ def trained(model: LlamaForCausalLM) -> tuple[HostWaits, float]:
         install_chunked_loss(model),
         shape_of(model),
     )
-    counted = _train(prepared, HostWaits(model))
-    timed = [_train(prepared, None).seconds for _ in range(ROUNDS)]
+    counted = _train(prepared, HostWaits(model), position_target)
+    timed = [_train(prepared, None, position_target).seconds for _ in range(ROUNDS)]
     assert counted.waits is not None
     return counted.waits, statistics.median(timed) / (STEPS - 1) / ACCUMULATED
 
@@ -95,7 +95,9 @@ class _AfterTheFirstStep(TrainerCallback):
                 self.waits.__exit__(None, None, None)
 
 
-def _train(prepared: PreparedModel, waits: HostWaits | None) -> _AfterTheFirstStep:
+def _train(
+    prepared: PreparedModel, waits: HostWaits | None, position_target: int | None
+) -> _AfterTheFirstStep:
     row = {key: tensor[0] for key, tensor in packed_row(LENGTH, DOCUMENT, 0.6).items()}
     args = TrainingArguments(
         output_dir=tempfile.mkdtemp(),
@@ -115,6 +117,7 @@ def _train(prepared: PreparedModel, waits: HostWaits | None) -> _AfterTheFirstSt
         args=args,
         data_collator=stack,
         train_dataset=[row] * STEPS * ACCUMULATED,
+        position_target=position_target,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.count.measured_rate = 1.0  # not part of a step

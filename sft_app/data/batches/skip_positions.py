@@ -15,27 +15,35 @@ from torch import Tensor
 
 
 def skip_positions(
-    position_ids: Tensor, items: Sequence[int], *, target: int, seed: int, step: int
+    position_ids: Tensor,
+    items: Sequence[int],
+    documents: Sequence[Sequence[int]],
+    *,
+    target: int,
+    seed: int,
+    step: int,
 ) -> Tensor:
     """Return the positions [B, T] of rows whose documents each leave out positions once.
 
     Args:
-        position_ids: LongTensor [B, T]; they begin at 0 with each document.
+        position_ids: LongTensor [B, T]; they begin at 0 with each document. They may be on a
+            device, which is not waited for.
         items: the number of each row in the training set.
+        documents: the tokens of each row's documents, in order.
         target: tokens of the context that is simulated; positions stay below it.
         seed: of the training.
         step: optimizer steps before this one. With `seed` and `items` it alone decides what is
             drawn: a resumed run, and any number of processes, draw the same.
     """
-    rows = position_ids.cpu().numpy()
-    moved = rows.copy()
-    for row, item in enumerate(items):
+    moved_by = torch.zeros(position_ids.shape, dtype=position_ids.dtype)
+    for row, (item, lengths) in enumerate(zip(items, documents, strict=True)):
         draw = np.random.default_rng([seed, step, item])
-        begins = np.flatnonzero(rows[row] == 0)
-        for begin, end in zip(begins, [*begins[1:], rows.shape[1]], strict=True):
-            bend, bias = draw_skip(int(end - begin), target, draw)
-            moved[row, begin + bend : end] += bias
-    return torch.from_numpy(moved).to(position_ids.device)
+        begin = 0
+        for length in lengths:
+            bend, bias = draw_skip(length, target, draw)
+            moved_by[row, begin + bend : begin + length] = bias
+            begin += length
+    return position_ids + moved_by.to(position_ids.device)
 
 
 def draw_skip(length: int, target: int, draw: np.random.Generator) -> tuple[int, int]:

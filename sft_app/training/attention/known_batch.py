@@ -5,7 +5,7 @@ read later, on the device, each costs a wait until all work before it is done. T
 the batch, and are set while its forward runs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -34,9 +34,23 @@ class KnownBatch:
     """Tokens of each document, as document_bounds.lengths_of_batch has it."""
     packed: bool
     """The documents are told by `position_ids`, and cover the rows without gaps."""
+    items: tuple[int, ...] = ()
+    """The number of each row in the training set, where the rows are numbered."""
+
+    def documents_of_rows(self) -> list[list[int]]:
+        """Return the tokens of each row's documents, in order; without padding in unpacked rows."""
+        if not self.packed:
+            return [[length] for length in self.lengths]
+        row_length = self.num_positions // len(self.items)
+        rows: list[list[int]] = [[] for _ in self.items]
+        start = 0
+        for length in self.lengths:
+            rows[start // row_length].append(length)
+            start += length
+        return rows
 
 
-def know_batch(batch: dict[str, Tensor], num_real: int) -> KnownBatch:
+def know_batch(batch: dict[str, Tensor], num_real: int, items: Sequence[int] = ()) -> KnownBatch:
     """Read off a collated batch, on the host, what is asked for later."""
     return KnownBatch(
         num_positions=batch["input_ids"].numel(),
@@ -44,6 +58,7 @@ def know_batch(batch: dict[str, Tensor], num_real: int) -> KnownBatch:
         num_supervised=count_supervised(batch["labels"]),
         lengths=tuple(lengths_of_batch(batch)),
         packed="attention_mask" not in batch and "position_ids" in batch,
+        items=tuple(items),
     )
 
 

@@ -38,8 +38,8 @@ class StepInProgress:
     batches: list[dict[str, Any]] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
     """Of this rank's micro-batches."""
-    items: list[Tensor] = field(default_factory=list)
-    """Which items of the training set each micro-batch holds, int64 [B]."""
+    items: list[tuple[int, ...]] = field(default_factory=list)
+    """Which items of the training set each micro-batch holds."""
     loss_before: Tensor | None = None
     """The Trainer's sum when the step began."""
 
@@ -198,7 +198,7 @@ class GuardedTrainer(HeldoutTrainer):
             parameter.grad = None  # the optimizer passes over them
 
     def _autopsy(self, look: Look, norm: Tensor) -> Path:
-        items = [int(item) for part in self._step.items for item in part]
+        items = [item for part in self._step.items for item in part]
         return write_autopsy(
             Path(self.args.output_dir).parent,
             step=self.state.global_step,

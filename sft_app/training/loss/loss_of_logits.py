@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from sft_app.data.labels import IGNORE_INDEX, shift_left
+from sft_app.training.attention.known_batch import known_supervised, positions_of
 from sft_app.training.attention.packed_forward import current_forward
 from sft_app.training.precision import compute_dtype
 
@@ -96,12 +97,14 @@ def _forward(own_forward: Callable[..., Any], router_weight: float) -> Callable[
         output = own_forward(self, *args, **kwargs)
         if labels is None and shift_labels is None:
             return output
+        known = None
         if shift_labels is None:
             assert labels is not None
+            known = known_supervised(labels)
             shift_labels = shift_left(labels, IGNORE_INDEX)
             loss_weights = None if loss_weights is None else shift_left(loss_weights, 0)
         logits = output.logits
-        loss = next_token_loss(logits, shift_labels, num_items_in_batch, loss_weights)
+        loss = next_token_loss(logits, shift_labels, num_items_in_batch, loss_weights, known)
         if router_weight:
             share = share_of_step(shift_labels, num_items_in_batch, loss_weights)
             loss = loss + router_weight * share * output.aux_loss
@@ -115,14 +118,20 @@ def next_token_loss(
     shift_labels: torch.Tensor,
     num_items_in_batch: torch.Tensor | int | None = None,
     loss_weights: torch.Tensor | None = None,
+    num_supervised: int | None = None,
 ) -> torch.Tensor:
     """Return the cross-entropy of logits [B, T, V] for shift_labels [B, T], in nats, in float32.
 
     The sum over supervised tokens, times `loss_weights` [B, T] where given, divided by
     `num_items_in_batch`; None: by the supervised tokens of this call. Without one it is 0.
+    `num_supervised`: how many labels are not IGNORE_INDEX, where the host knows it.
     """
     flat = shift_labels.flatten().to(logits.device)
-    kept = (flat != IGNORE_INDEX).nonzero().flatten()
+    supervised = flat != IGNORE_INDEX
+    if num_supervised is None:
+        kept = supervised.nonzero().flatten()  # a wait for the device
+    else:
+        kept = positions_of(supervised, num_supervised)
     rows = logits.flatten(0, 1).index_select(0, kept).float()
     each = cross_entropy(rows, flat[kept], reduction="none")
     if loss_weights is not None:

@@ -36,12 +36,9 @@ class CountingCollate:
     def __call__(self, examples: list[Batch]) -> dict[str, Any]:
         """Collate, and count what was given before it is padded."""
         real = sum(len(example["input_ids"]) for example in examples)
-        added: dict[str, Any] = {}
-        if ITEM in examples[0]:
-            added[ITEM] = torch.stack([example[ITEM] for example in examples])
-            examples = [{k: v for k, v in example.items() if k != ITEM} for example in examples]
-        batch = self.collate(examples)
-        return {**batch, KNOWN: know_batch(batch, real), **added}
+        items = [int(example[ITEM]) for example in examples if ITEM in example]
+        batch = self.collate([{k: v for k, v in e.items() if k != ITEM} for e in examples])
+        return {**batch, KNOWN: know_batch(batch, real, items)}
 
 
 def counts_of_batch(known: KnownBatch, shape: ModelShape) -> tuple[int, int, int, int]:

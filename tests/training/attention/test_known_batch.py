@@ -7,6 +7,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, Llama4ForCausalLM, Lla
 from sft_app.training.attention import packed_attention
 from sft_app.training.attention.known_batch import know_batch, known_in_forward, positions_of
 from sft_app.training.attention.packed_forward import install_packed_forward
+from sft_app.training.loss.loss_of_logits import install_loss_of_logits
 from sft_app.training.loss.patched_forward import install_chunked_loss
 from tests.benchmarks.bench_host_time import STEPS, trained
 from tests.benchmarks.host_waits import HostWaits
@@ -29,6 +30,33 @@ def test_a_step_of_several_micro_batches_waits_for_the_device_once() -> None:
     in_steps = {p: n for p, n in waits.places.items() if "data_loader.py" not in p}  # of an epoch
     assert in_steps and all("look" in place for place in in_steps), in_steps
     assert sum(in_steps.values()) == STEPS - 1
+
+
+def test_a_step_at_skipped_positions_waits_no_more_often() -> None:
+    model = small_llama(packed_attention.NAME, hidden=128, layers=2)
+    waits, _ = trained(model, position_target=4096)
+    in_steps = {p: n for p, n in waits.places.items() if "data_loader.py" not in p}
+    assert in_steps and all("look" in place for place in in_steps), in_steps
+
+
+def test_the_loss_of_logits_asks_the_device_for_nothing_that_the_host_knows() -> None:
+    model = small_llama(packed_attention.NAME, hidden=128, layers=1)
+    install_loss_of_logits(model, model)
+    row = packed_row(48, 11, supervised_share=0.6)
+    asked = model(**row, num_items_in_batch=20).loss
+    known = know_batch(row, 48)
+    with known_in_forward(known), HostWaits(model) as waits:
+        told = model(**row, num_items_in_batch=20).loss
+    assert not [place for place in waits.places if "loss_of_logits" in place], waits.places
+    torch.testing.assert_close(told, asked, rtol=0, atol=0)
+
+
+def test_documents_are_told_row_by_row() -> None:
+    rows = torch.tensor([[0, 1, 2, 0, 1], [0, 1, 0, 0, 1]])
+    batch = {"input_ids": rows, "labels": rows, "position_ids": rows}
+    assert know_batch(batch, 10, (7, 2)).documents_of_rows() == [[3, 2], [2, 1, 2]]
+    padded = batch | {"attention_mask": torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])}
+    assert know_batch(padded, 8, (7, 2)).documents_of_rows() == [[3], [5]]
 
 
 def test_the_count_sees_what_waits_and_not_what_is_on_the_host() -> None:

@@ -13,6 +13,7 @@ from sft_app.data.batches.skip_positions import draw_skip, skip_positions
 from sft_app.loader.rope.rope_plan import plan_rope
 from sft_app.training.attention.choose_attention import choose_attention, verify_attention
 from sft_app.training.attention.document_bounds import lengths_from_positions
+from sft_app.training.attention.known_batch import know_batch
 from sft_app.training.attention.verify_skipped_positions import (
     check_positions_can_skip,
     verify_skipped_positions,
@@ -37,7 +38,8 @@ def row_of(lengths):
 
 def skipped(step=0, items=(0,), seed=1, lengths=LENGTHS):
     rows = row_of(lengths).repeat(len(items), 1)
-    return skip_positions(rows, items, target=TARGET, seed=seed, step=step)
+    documents = [lengths] * len(items)
+    return skip_positions(rows, items, documents, target=TARGET, seed=seed, step=step)
 
 
 def test_a_document_leaves_out_one_stretch_and_stays_below_the_target():
@@ -74,7 +76,15 @@ def test_what_is_drawn_follows_from_seed_step_and_row_alone():
 
 
 def test_a_document_of_the_targets_length_is_left_alone():
-    assert torch.equal(skip_positions(row_of([20]), [0], target=20, seed=0, step=0), row_of([20]))
+    row = row_of([20])
+    assert torch.equal(skip_positions(row, [0], [[20]], target=20, seed=0, step=0), row)
+
+
+def test_padding_keeps_its_positions():
+    """Rows that are not packed are padded behind their only document."""
+    row = torch.tensor([[0, 1, 2, 3, 0, 0]])
+    moved = skip_positions(row, [0], [[4]], target=TARGET, seed=0, step=0)
+    assert moved[0, 3] > 3 and moved[0, 4:].tolist() == [0, 0]
 
 
 def dense_loss(model, row, positions, labels):
@@ -137,8 +147,9 @@ def test_a_step_is_taken_at_the_positions_that_are_drawn(random_model, reads_res
     own = random_model("llama", attention="sdpa")
     batch = collate(rows)
     # The order of a batch does not matter to its loss, and each row is drawn by its own number.
+    documents = know_batch(batch, 0, range(4)).documents_of_rows()
     batch["position_ids"] = skip_positions(
-        batch["position_ids"], range(4), target=TARGET, seed=42, step=0
+        batch["position_ids"], range(4), documents, target=TARGET, seed=42, step=0
     )
     expected = own(**batch, num_items_in_batch=int((batch["labels"] != -100).sum())).loss
     trainer = trainer_of(
