@@ -119,8 +119,8 @@ def ask(family: str) -> Answer | None:
         return Answer(family, False, None, leak.findings)
     loss = install_chunked_loss(model)
     how = choice.name
-    if "called once per document" in choice.reason:
-        how += ", " + choice.reason.split("; ")[-1]
+    called = [part for part in choice.reason.split("; ") if part.endswith("once per document")]
+    how = ", ".join([how, *called])
     if not loss.is_ours:
         how += f"; the model's own loss ({loss.reason})"
     return Answer(family, True, packed_against_alone(model), how)
@@ -176,13 +176,13 @@ def _can_set(config: PretrainedConfig, name: str) -> bool:
 def packed_against_alone(model: PreTrainedModel) -> float:
     """Return the largest relative difference of loss and gradients."""
     generator = torch.Generator().manual_seed(1)
-    tokens = torch.randint(3, 97, (1, sum(LENGTHS)), generator=generator)
+    tokens = torch.randint(3, 97, (1, sum(LENGTHS)), generator=generator).to(model.device)
     documents, start = [], 0
     for length in LENGTHS:
         part = tokens[:, start : start + length]
         labels = part.clone()
         labels[:, 0] = -100
-        positions = torch.arange(length).unsqueeze(0)
+        positions = torch.arange(length, device=model.device).unsqueeze(0)
         documents.append({"input_ids": part, "labels": labels, "position_ids": positions})
         start += length
     packed = {name: torch.cat([d[name] for d in documents], 1) for name in documents[0]}
@@ -198,7 +198,7 @@ def packed_against_alone(model: PreTrainedModel) -> float:
 
 def _gradients(model: PreTrainedModel, batches: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
     model.zero_grad()
-    total = torch.zeros(())
+    total = torch.zeros((), device=model.device)
     for batch in batches:
         if (batch["labels"] != -100).any():
             loss = model(**batch, num_items_in_batch=sum(LENGTHS) - len(LENGTHS)).loss

@@ -1,14 +1,18 @@
 """The CUDA paths against the portable ones, in bfloat16."""
 
 import functools
+import importlib
+import inspect
 
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
 from sft_app.training.activation_memory.host_copies import HostCopies
 from sft_app.training.attention import packed_attention
+from sft_app.training.attention.choose_attention import choose_attention, verify_attention
 from sft_app.training.attention.document_bounds import documents_of_lengths
 from sft_app.training.attention.kernels import (
     AttentionSettings,
@@ -21,6 +25,8 @@ from sft_app.training.callbacks.offload_activations import OffloadActivations
 from sft_app.training.loss.chunked_cross_entropy import chunked_cross_entropy
 from sft_app.training.loss.liger_cross_entropy import liger_cross_entropy
 from sft_app.training.peft.quantize import quantise
+from tests.training import packing_census
+from tests.training.attention.reference_kernels import KERNELS
 
 pytestmark = [
     pytest.mark.gpu,
@@ -47,6 +53,56 @@ def test_the_varlen_kernel_equals_one_call_per_document(window, key_heads):
         results.append((output, *torch.autograd.grad(output, inputs, upstream)))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-2, rtol=2e-2)
+
+
+KERNEL_SIZES = {
+    "hidden_size": 64, "linear_key_head_dim": 32, "linear_value_head_dim": 32,
+    "linear_head_dim": 32, "linear_num_heads": 4, "head_dim": 32, "num_heads": 4,
+    "state_size": 32, "expand": 2, "mamba_d_state": 32, "mamba_n_heads": 4, "mamba_d_head": 32,
+    "mamba_d_ssm": 128, "chunk_size": 64, "mamba_chunk_size": 64,
+}  # fmt: skip
+"""Sizes that the kernels of other packages have code for."""
+
+
+@pytest.mark.parametrize(
+    ("family", "packages"),
+    [
+        ("qwen3_next", ("fla", "causal_conv1d")),
+        ("qwen3_5_text", ("fla", "causal_conv1d")),
+        ("olmo_hybrid", ("fla", "causal_conv1d")),
+        ("kimi_linear", ("fla", "causal_conv1d")),
+        ("lfm2", ("causal_conv1d",)),
+        ("mamba2", ("mamba_ssm", "causal_conv1d")),
+        ("bamba", ("mamba_ssm", "causal_conv1d")),
+        ("falcon_h1", ("mamba_ssm", "causal_conv1d")),
+    ],
+)
+def test_kernels_that_are_told_documents_give_each_what_it_gets_alone(
+    monkeypatch, family, packages
+):
+    for package in packages:
+        pytest.importorskip(package, reason=f"the kernels of {package} are not installed")
+    default = CONFIG_MAPPING[family]()
+    sizes = {name: size for name, size in KERNEL_SIZES.items() if hasattr(default, name)}
+    own = packing_census.OWN_SIZES.get(family, {})
+    monkeypatch.setitem(packing_census.OWN_SIZES, family, own | sizes)
+    model = packing_census.tiny_model(family)
+    assert model is not None
+    model = model.cuda()
+    how = verify_attention(model, choose_attention(model.config, "cuda", "auto")).reason
+    assert "called once for all documents" in how, how
+    for training in (False, True):
+        model.train(training)
+        assert packing_census.packed_against_alone(model) < 2e-2, "TF32"
+
+
+@pytest.mark.parametrize("path", KERNELS)
+def test_the_kernels_of_the_cpu_tests_have_the_signatures_of_the_real_ones(path):
+    package, name = path.split(".")[0], path.split(".")[-1]
+    pytest.importorskip(package, reason=f"the kernels of {package} are not installed")
+    module = importlib.import_module(path.rpartition(".")[0])
+    real = inspect.signature(getattr(module, name)).parameters
+    assert list(real) == list(inspect.signature(KERNELS[path]).parameters)
 
 
 def liger(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

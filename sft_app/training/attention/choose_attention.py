@@ -15,8 +15,13 @@ from sft_app.common.errors import ConfigError
 from sft_app.common.processes import is_installed
 from sft_app.loader.architecture.auto_class import model_class
 from sft_app.training.attention import packed_attention
+from sft_app.training.attention.document_kernels import (
+    LayerCalls,
+    call_leaking_layers,
+    kernel_probe,
+)
 from sft_app.training.attention.packed_forward import install_packed_forward
-from sft_app.training.attention.per_document import call_leaking_layers_per_document
+from sft_app.training.attention.per_document import find_leaking_layers
 from sft_app.training.attention.verify_isolation import (
     LENGTHS,
     probe_batch,
@@ -121,8 +126,9 @@ def verify_attention(
 ) -> AttentionChoice:
     """Verify on the loaded model that packed documents stay apart; fall back until they do.
 
-    Layers that know no documents are called once for each. Call it when the model is as training
-    will call it (use_cache off); `called` is what training calls, where that wraps the model.
+    Layers that know no documents are called once for each, or told them where their kernels are
+    exact then. Call it when the model is as training will call it (use_cache off); `called` is what
+    training calls, where that wraps the model.
     Returns what is in use; raises DocumentsLeak when no implementation isolates, or the one asked
     for does not.
     """
@@ -132,12 +138,26 @@ def verify_attention(
     for name in dict.fromkeys((plan.name, *fallbacks)):
         finding, patched = _try_implementation(model, name, called or model)
         if finding is None:
-            if patched:
-                findings.append(f"{', '.join(patched)} called once per document")
+            findings += how_layers_are_called(patched)
             return AttentionChoice(name, "; ".join([plan.reason, *findings]))
         findings.append(f"{name}: {finding}")
     hint = " (use_cache is on: turn it off)" if getattr(model.config, "use_cache", False) else ""
     raise DocumentsLeak(type(model).__name__, hint, "; ".join(findings))
+
+
+def how_layers_are_called(layers: list[LayerCalls]) -> list[str]:
+    """Say which layers are called once per document, why not in one call, and which are."""
+    found: list[str] = []
+    once_each = [calls for calls in layers if not calls.keywords]
+    if once_each:
+        names = ", ".join(calls.layer for calls in once_each)
+        reasons = dict.fromkeys(calls.reason for calls in once_each)
+        found += [f"{names} called once per document", f"not in one call: {', '.join(reasons)}"]
+    for calls in layers:
+        if calls.keywords:
+            told = ", ".join(calls.keywords)
+            found.append(f"{calls.layer} called once for all documents, which it is told ({told})")
+    return found
 
 
 @torch.no_grad()
@@ -187,9 +207,9 @@ def use_attention(model: PreTrainedModel, name: str) -> None:
 
 def _try_implementation(
     model: PreTrainedModel, name: str, called: nn.Module
-) -> tuple[str | None, list[str]]:
+) -> tuple[str | None, list[LayerCalls]]:
     """Return what is wrong with `name`, None where documents are isolated; and patched layers."""
-    patched: list[str] = []
+    patched: list[LayerCalls] = []
     try:
         difference = difference_from_eager(model, called, name)
         if difference is not None:
@@ -197,7 +217,7 @@ def _try_implementation(
         use_attention(model, name)
         check = verify_isolation(model, called)
         if not check.isolated:
-            patched = _call_per_document(model, called)
+            patched = _patch_leaking_layers(model, called)
             check = verify_isolation(model, called) if patched else check
     except torch.OutOfMemoryError:
         raise
@@ -207,7 +227,8 @@ def _try_implementation(
 
 
 @torch.no_grad()
-def _call_per_document(model: PreTrainedModel, called: nn.Module) -> list[str]:
-    batch = probe_batch(model)
+def _patch_leaking_layers(model: PreTrainedModel, called: nn.Module) -> list[LayerCalls]:
+    batch, documents = probe_batch(model), kernel_probe(model)
     with probing(model):
-        return call_leaking_layers_per_document(model, lambda: called(**batch), LENGTHS[0])
+        leaking = find_leaking_layers(model, lambda: called(**batch), LENGTHS[0])
+        return call_leaking_layers(model, leaking, lambda: called(**documents))

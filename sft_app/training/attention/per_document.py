@@ -4,12 +4,13 @@ Attention is told where documents begin (packed_attention.py). State spaces, lin
 convolutions and attention code of a family's own carry what they have read from one token to the
 next, and know no documents. Called with one document at a time they are exact, forward and
 backward, whatever kernels they use. Which layers these are is no list: the loaded model is asked.
+Kernels that can be told the documents save the many calls (document_kernels.py).
 
 Letters in shapes: B rows, T positions in a row, D hidden size.
 """
 
+import functools
 from collections.abc import Callable
-from types import MethodType
 from typing import Any
 
 import torch
@@ -17,25 +18,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sft_app.training.attention.document_bounds import Documents
-from sft_app.training.attention.packed_forward import current_forward, lengths_for_layers
+from sft_app.training.attention.packed_forward import lengths_for_layers
 
 NOT_ASKED = ("torch.", "peft.", "bitsandbytes.")
 """Packages whose modules are parts of layers: what they mix, the layer around them mixes."""
 
-
-def call_leaking_layers_per_document(
-    model: PreTrainedModel, probe: Callable[[], Any], first: int
-) -> list[str]:
-    """Find the layers that let documents see each other, patch them, and return their classes.
-
-    `probe` puts packed rows [B, T] through the model, the first document of each row being `first`
-    tokens long.
-    """
-    leaking = find_leaking_layers(model, probe, first)
-    for name in leaking:
-        module = model.get_submodule(name)
-        module.forward = MethodType(_per_document(current_forward(module)), module)
-    return sorted({type(model.get_submodule(name)).__name__ for name in leaking})
+Forward = Callable[..., Any]
+PackedCall = Callable[[Forward, tuple[Any, ...], dict[str, Any], tuple[int, ...]], list[Any]]
+"""A layer's forward, its arguments and the documents' lengths -> outputs, to be joined."""
 
 
 def find_leaking_layers(model: PreTrainedModel, probe: Callable[[], Any], first: int) -> list[str]:
@@ -50,15 +40,15 @@ def find_leaking_layers(model: PreTrainedModel, probe: Callable[[], Any], first:
     def ask(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
             nonlocal asking
-            hidden, answer = _hidden_states(args, kwargs), _first_tensor(output)
+            hidden, answer = hidden_states_of(args, kwargs), first_tensor(output)
             if asking or hidden is None or answer is None or answer.shape[:2] != hidden.shape[:2]:
                 return
             changed = hidden.clone()
             changed[:, :first] += hidden.std() + 1
             asking = True
             try:
-                again = _first_tensor(module.forward(*_with(args, hidden, changed),
-                                                     **_with(kwargs, hidden, changed)))  # fmt: skip
+                other = with_replaced(args, hidden, changed), with_replaced(kwargs, hidden, changed)
+                again = first_tensor(module.forward(*other[0], **other[1]))
             finally:
                 asking = False
             assert again is not None
@@ -83,29 +73,45 @@ def find_leaking_layers(model: PreTrainedModel, probe: Callable[[], Any], first:
     return sorted(n for n in names if not any(other.startswith(f"{n}.") for other in names))
 
 
-def _per_document(inner: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a forward without the module in its closure: a deep copy must not call that one."""
+def where_packed(inner: Forward, call: PackedCall) -> Forward:
+    """Return a forward that leaves packed rows to `call`, and all others to `inner`.
+
+    The module is not in its closure: a deep copy must not call that one. `inner` and what is
+    returned are functions of (module, ...).
+    """
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        hidden = _hidden_states(args, kwargs)
+        hidden = hidden_states_of(args, kwargs)
         if hidden is None:
             return inner(self, *args, **kwargs)
         batch_size, row_length = hidden.shape[:2]
         lengths = lengths_for_layers(batch_size, row_length)
         if lengths is None or len(lengths) == batch_size:
             return inner(self, *args, **kwargs)
-        outputs = []
-        for row, start, end in _spans(lengths, row_length):
-            place = _Place(batch_size, row_length, row, start, end)
-            outputs.append(inner(self, *place.of(args), **place.of(kwargs)))
-        joined = _join([_first_tensor(output) for output in outputs], batch_size, row_length)
+        outputs = call(functools.partial(inner, self), args, kwargs, lengths)
+        joined = _join([first_tensor(output) for output in outputs], batch_size, row_length)
         if isinstance(outputs[-1], tuple):
             return (joined, *outputs[-1][1:])
         return joined
 
     # What is compiled around it must not depend on the documents' lengths.
-    disabled: Callable[..., Any] = torch.compiler.disable(forward)
+    disabled: Forward = torch.compiler.disable(forward)
     return disabled
+
+
+def once_per_document(
+    inner: Forward, args: tuple[Any, ...], kwargs: dict[str, Any], lengths: tuple[int, ...]
+) -> list[Any]:
+    """Call a layer with each document alone: hidden states [1, n, D], and what else is its own."""
+    hidden = hidden_states_of(args, kwargs)
+    assert hidden is not None
+    batch_size, row_length = hidden.shape[:2]
+    outputs = []
+    for row, start, end in _spans(lengths, row_length):
+        place = _Place(batch_size, row_length, row, start, end)
+        own = map_tensors(args, place.of_tensor), map_tensors(kwargs, place.of_tensor)
+        outputs.append(inner(*own[0], **own[1]))
+    return outputs
 
 
 def _spans(lengths: tuple[int, ...], row_length: int) -> list[tuple[int, int, int]]:
@@ -120,8 +126,9 @@ def _spans(lengths: tuple[int, ...], row_length: int) -> list[tuple[int, int, in
 
 def _join(parts: list[Tensor | None], batch_size: int, row_length: int) -> Tensor:
     """Join [1, n, ...] of all documents to [B, T, ...]."""
-    whole = torch.cat([part for part in parts if part is not None], dim=1).squeeze(0)
-    return whole.unflatten(0, (batch_size, row_length))
+    found = [part for part in parts if part is not None]
+    whole = torch.cat(found, dim=1) if len(found) > 1 else found[0]
+    return whole.squeeze(0).unflatten(0, (batch_size, row_length))
 
 
 class _Place:
@@ -131,24 +138,8 @@ class _Place:
         self.batch_size, self.row_length = batch_size, row_length
         self.row, self.span = row, slice(start, end)
 
-    def of(self, value: Any) -> Any:
-        """Return the document's part of a tensor, or of the tensors in a container.
-
-        A list of documents, as our masks are, is none for a single one: causal.
-        """
-        if isinstance(value, Tensor):
-            return self._of_tensor(value)
-        if isinstance(value, Documents):
-            return None
-        if isinstance(value, dict):
-            return {name: self.of(item) for name, item in value.items()}
-        if isinstance(value, tuple | list) and any(isinstance(item, Tensor) for item in value):
-            return type(value)(self.of(item) for item in value)
-        if isinstance(value, tuple):
-            return tuple(self.of(item) for item in value)
-        return value
-
-    def _of_tensor(self, value: Tensor) -> Tensor:
+    def of_tensor(self, value: Tensor) -> Tensor:
+        """Return the document's part of a tensor."""
         if value.dim() < 2:
             return value
         if value.shape[0] > 1 and value.shape[0] % self.batch_size == 0:
@@ -162,7 +153,25 @@ class _Place:
         return value
 
 
-def _hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return an argument with each tensor in it changed.
+
+    A list of documents, as our masks are, is none where these are told otherwise: causal.
+    """
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Documents):
+        return None
+    if isinstance(value, dict):
+        return {name: map_tensors(item, change) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map_tensors(item, change) for item in value)
+    if isinstance(value, list) and any(isinstance(item, Tensor) for item in value):
+        return [map_tensors(item, change) for item in value]
+    return value
+
+
+def hidden_states_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """Return the first argument if it is hidden states [B, T, D]."""
     value = args[0] if args else next(iter(kwargs.values()), None)
     if isinstance(value, Tensor) and value.dim() == 3 and value.is_floating_point():
@@ -170,12 +179,13 @@ def _hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | No
     return None
 
 
-def _first_tensor(output: Any) -> Tensor | None:
+def first_tensor(output: Any) -> Tensor | None:
+    """Return what a layer makes of hidden states, which may be the first of several results."""
     value = output[0] if isinstance(output, tuple | list) and output else output
     return value if isinstance(value, Tensor) and value.dim() == 3 else None
 
 
-def _with(values: Any, old: Tensor, new: Tensor) -> Any:
+def with_replaced(values: Any, old: Tensor, new: Tensor) -> Any:
     """Return arguments with one tensor replaced."""
     if isinstance(values, dict):
         return {name: new if value is old else value for name, value in values.items()}
