@@ -10,12 +10,14 @@ from sft_app.training.attention import packed_attention
 VOCABULARY = 8192
 
 
-def small_llama(attention: str, *, hidden: int = 256, layers: int = 4) -> LlamaForCausalLM:
+def small_llama(
+    attention: str, *, hidden: int = 256, layers: int = 4, vocabulary: int = VOCABULARY
+) -> LlamaForCausalLM:
     """Llama's shape, small: heads of 64, two query heads to a key head, MLP of 8/3 the width."""
     packed_attention.register()
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         hidden_size=hidden,
         intermediate_size=hidden * 8 // 3 // 16 * 16,
         num_hidden_layers=layers,
