@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch.distributed.tensor import DTensor
+from torch.nn import functional as F
 from transformers import PreTrainedModel, TrainerCallback
 
 from sft_app.config.schema.app import AppConfig
@@ -144,3 +145,39 @@ def test_a_router_loss_weighs_the_same_however_the_step_is_shared(
     for answer in answers:
         assert answer["losses"] == pytest.approx(alone["losses"], rel=1e-5)
         assert answer["norms"] == pytest.approx(alone["norms"], rel=1e-4)
+
+
+@pytest.mark.parametrize("sharing", [None, "ddp", pytest.param("fsdp", marks=NEEDS_SHARDED_MODELS)])
+def test_smoothed_labels_are_shifted_however_the_model_is_wrapped(
+    compose: Compose, random_model: RandomModel, tmp_path: Path, sharing: str | None
+) -> None:
+    """The Trainer's own smoothing forgets to shift when `fully_shard` has renamed the class."""
+    model = random_model("llama")
+    model.save_pretrained(tmp_path)
+    rows = packed_rows(4)
+    total = torch.zeros(())
+    for row in rows:
+        named = {key: row[key][None] for key in ("input_ids", "position_ids")}
+        predicted, wanted = model(**named).logits[0, :-1], row["labels"][1:]
+        total = total + F.cross_entropy(predicted, wanted, label_smoothing=0.1, reduction="sum")
+    expected = total / sum(int((row["labels"][1:] != -100).sum()) for row in rows)
+    expected.backward()
+    norms = [p.grad.norm() for p in model.parameters() if p.grad is not None]
+
+    copies = 1 if sharing is None else 2
+    config = compose(
+        f"model.name_or_path={tmp_path}",
+        "context_length=64",
+        *(SHARING[sharing] if sharing else ()),
+    )
+    step = {
+        "max_steps": 1, "label_smoothing_factor": 0.1, "max_grad_norm": 1e9,
+        "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2 // copies,
+    }  # fmt: skip
+    if sharing is None:
+        answers = [take_steps(config, rows, tmp_path, step)]
+    else:
+        answers = on_two_forked_ranks(take_steps, config, rows, tmp_path, step)
+    for answer in answers:
+        assert answer["losses"] == pytest.approx([expected.item()], rel=1e-4)
+        assert answer["norms"] == pytest.approx([torch.stack(norms).norm().item()], rel=1e-3)
