@@ -31,10 +31,19 @@ class Lengths:
 def choose_lengths(config: AppConfig, rope: RopePlan, hf_config: PretrainedConfig) -> Lengths:
     """Return the lengths that `evaluation.lengths` names, or those that follow from the training.
 
-    Raises ConfigError for a named length that the model cannot reach.
+    Raises ConfigError for a named length that the model cannot reach, and where
+    `evaluation.max_times_context` leaves none.
     """
     named = sorted(set(config.evaluation.lengths))
     wanted = named or _derived(config, rope)
+    times = config.evaluation.max_times_context
+    if times is not None:
+        wanted = [length for length in wanted if length <= times * config.target_length]
+        if named and not wanted:
+            raise ConfigError(
+                f"evaluation.max_times_context={times}: every one of evaluation.lengths={named} is "
+                f"above {times * config.target_length:,} tokens; set shorter lengths, or null."
+            )
     reachable = []
     for length in wanted:
         obstacle = _obstacle(length, rope, hf_config)

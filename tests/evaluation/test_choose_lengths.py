@@ -37,6 +37,16 @@ def test_all_jobs_of_a_sweep_are_measured_at_the_same_lengths(compose: Compose) 
         assert lengths_of(config, "llama") == (128, 256, 512)
 
 
+def test_short_jobs_of_a_sweep_are_spared_the_long_lengths(compose: Compose) -> None:
+    sweep = ("evaluation.lengths=[64,128,256,512]", "evaluation.max_times_context=2")
+    assert lengths_of(compose("context_length=128", *sweep), "llama") == (64, 128, 256)
+    assert lengths_of(compose("context_length=256", *sweep), "llama") == (64, 128, 256, 512)
+    derived = compose("context_length=128", "sweep.lengths=[128,256]", sweep[1])
+    assert lengths_of(derived, "llama") == (128, 256)
+    with pytest.raises(ConfigError, match=r"max_times_context=2: .* is above 48 tokens"):
+        lengths_of(compose("context_length=24", *sweep), "llama")
+
+
 @pytest.mark.parametrize(
     ("family", "obstacle"),
     [("gpt2", "position table ends at 256"), ("mistral", "further back than 12 can arrive")],

@@ -58,6 +58,9 @@ class EvaluationConfig:
     """Context lengths (tokens) at which tasks and perplexity are measured. Empty: the model's own
     window, half the trained length, that length and twice it, so that a cliff beyond it is seen; in
     a sweep, every context length of the sweep and twice the longest."""
+    max_times_context: int | None = None
+    """Lengths above this many times the trained one are not measured: 2 spares the short jobs of a
+    sweep over context lengths the long measurements. Null: all are."""
     documents: Any = None
     """Text files, one document each (a path, folder, glob, pkg://package/folder or a list): what
     perplexity is measured on and what needles are hidden in. Null: the held-out conversations that

@@ -116,6 +116,7 @@ NUMBER_RANGES: dict[str, Range] = {
     "evaluation.max_tokens": AMOUNT_OF_TOKENS,
     "evaluation.batch_size": COUNT,
     "evaluation.lengths": Range(2, MOST),
+    "evaluation.max_times_context": COUNT,
     "evaluation.max_documents": COUNT,
     "evaluation.samples": COUNT,
     "evaluation.stride": COUNT,
