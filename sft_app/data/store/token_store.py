@@ -62,7 +62,13 @@ def _list_column(rows: list[list[Any]], dtype: type) -> pa.ListArray:
     offsets = np.zeros(len(rows) + 1, dtype=np.int32)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     values: np.ndarray = np.fromiter(chain.from_iterable(rows), dtype, count=int(offsets[-1]))
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+    return pa.ListArray.from_arrays(_as_arrow(offsets), _as_arrow(values))
+
+
+def _as_arrow(values: np.ndarray) -> pa.Array:
+    """As they are; `pa.array` would import pandas, to ask whether they are a series of it."""
+    kind = pa.from_numpy_dtype(values.dtype)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
 
 
 def write_store(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
