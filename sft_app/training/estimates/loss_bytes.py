@@ -3,13 +3,15 @@
 import torch
 from transformers import PreTrainedModel
 
+from sft_app.training.loss.chunked_cross_entropy import rows_of_chunk
+
 
 def chunk_of_logits(
     model: PreTrainedModel, tokens: int, compute_dtype: torch.dtype, chunk_bytes: int
 ) -> int:
     """Count a chunk in float32, and in 16 bits as the matrix product gives and takes it."""
     vocab_size: int = model.config.get_text_config(decoder=True).vocab_size
-    rows = min(tokens, max(16, chunk_bytes // (4 * vocab_size)))
+    rows = min(tokens, rows_of_chunk(vocab_size, chunk_bytes))
     narrow = compute_dtype.itemsize if compute_dtype != torch.float32 else 0
     return rows * vocab_size * (4 + 2 * narrow)
 

@@ -17,11 +17,18 @@ from sft_app.training.loss.vocabulary_shard import VocabularyShard
 CHUNK_BYTES_CPU = 16 * 2**20
 CHUNK_BYTES_CUDA = 512 * 2**20
 """Of one chunk's float32 logits: caches are small on a CPU, and GPUs want large matmuls."""
+LEAST_ROWS = 256
+"""Of a chunk, whatever its bytes: a matmul reads the whole head, for however few rows."""
 
 
 def chunk_bytes(device: torch.device) -> int:
     """Return the bytes of one chunk's float32 logits on `device`."""
     return CHUNK_BYTES_CUDA if device.type == "cuda" else CHUNK_BYTES_CPU
+
+
+def rows_of_chunk(words: int, num_bytes: int) -> int:
+    """Return the positions of a chunk whose float32 logits over `words` take about `num_bytes`."""
+    return max(LEAST_ROWS, num_bytes // (4 * words))
 
 
 def chunked_cross_entropy(
@@ -51,7 +58,7 @@ def chunked_cross_entropy(
         bias = None if bias is None else bias.to(dtype)
     if chunk_rows is None:
         words = weight.shape[0] if shard is None else shard.most_words
-        chunk_rows = max(16, chunk_bytes(hidden.device) // (4 * words))
+        chunk_rows = rows_of_chunk(words, chunk_bytes(hidden.device))
     with_gradients = torch.is_grad_enabled()
     transform = transform or LogitTransform()
     with torch.autocast(hidden.device.type, enabled=False):
