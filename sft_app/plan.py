@@ -13,7 +13,7 @@ from sft_app import api
 from sft_app.api import make_callable
 from sft_app.common.console import guard_console
 from sft_app.common.errors import ConfigError
-from sft_app.common.imports import lean_imports
+from sft_app.common.imports import UNUSED, lean_imports
 from sft_app.config.command_line import prepare_arguments
 from sft_app.config.forgotten import check_model_and_data_are_named
 from sft_app.config.hydra_callback import run_task, typed_without_hydra
@@ -63,7 +63,7 @@ def plan(config: DictConfig) -> None:
     except ConfigError as error:
         exit_with_message(error)
     # Composing is over, and went well: only now are seconds spent on importing torch.
-    with lean_imports("datasets", "peft"):
+    with lean_imports(*UNUSED, "peft"):
         from sft_app.training.model_plan import plan_everything, print_plan
 
     try:

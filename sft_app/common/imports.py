@@ -1,9 +1,9 @@
 """Start a process that imports torch and transformers in half the time.
 
-Most of a worker's start is imports. Some of them it never uses: transformers' Trainer imports
-`datasets` (and with it pandas) and `peft` wherever they are installed. And the garbage collector
-looks through a million objects again and again, of which none is garbage: once while they are
-made, and once more when the process ends.
+Most of a worker's start is imports. Some of them it never uses: transformers and accelerate import
+`datasets` (and with it pandas), `peft` and others wherever they are installed. And the garbage
+collector looks through a million objects again and again, of which none is garbage: once while they
+are made, and once more when the process ends.
 """
 
 import gc
@@ -14,6 +14,11 @@ from contextlib import contextmanager
 
 # Says at each import on a CPU, wherever it is installed, that a kernel cannot be had from the hub.
 logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)
+
+
+UNUSED = ("datasets", "scipy", "sklearn", "boto3")
+"""What transformers and accelerate import for what is not done here: to match detected objects, to
+tune assisted generation, for Amazon's clusters. `datasets` reads hub data sets later, if at all."""
 
 
 @contextmanager

@@ -21,7 +21,7 @@ def verify_in_fresh_process(model_dir: Path, expectations: Path | None) -> Verif
     environment["CUDA_VISIBLE_DEVICES"] = ""
     arguments = [str(model_dir)] if expectations is None else [str(model_dir), str(expectations)]
     answer = subprocess.run(
-        [sys.executable, "-m", "sft_app.serving.verify_saved", *arguments],
+        [sys.executable, "-m", "sft_app.serving.verifying_process", *arguments],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     try:

@@ -1,18 +1,14 @@
 """Load a saved model as anybody would, in a process of its own, and look at what came out.
 
-`python -m sft_app.serving.verify_saved MODEL_DIR [EXPECTATIONS]` prints the verdict as JSON. With
-the expectations that training wrote it compares with the model as it was in memory; without them it
-looks at whether the directory agrees with itself.
+With the expectations that training wrote it compares with the model as it was in memory; without
+them it looks at whether the directory agrees with itself. The process is `verifying_process.py`.
 """
 
-import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -20,7 +16,6 @@ from transformers import (
 )
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from sft_app.common.processes import die_with_parent
 from sft_app.records.manifest import MANIFEST, damage_of
 from sft_app.records.run_files import ADAPTER
 from sft_app.records.verification import Check, Verification
@@ -169,13 +164,3 @@ def _as_list(value: Any) -> list[int]:
     if value is None:
         return []
     return list(value) if isinstance(value, list) else [value]
-
-
-if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
-        sys.exit("usage: python -m sft_app.serving.verify_saved MODEL_DIR [EXPECTATIONS]")
-    die_with_parent()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    given = Path(sys.argv[2]) if len(sys.argv) == 3 else None
-    print(json.dumps(dataclasses.asdict(verify_saved(Path(sys.argv[1]), given))))

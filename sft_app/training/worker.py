@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from sft_app.common.console import RUN, guard_console
 from sft_app.common.errors import ConfigError
-from sft_app.common.imports import lean_imports
+from sft_app.common.imports import UNUSED, lean_imports
 from sft_app.common.processes import die_with_parent
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import load_config
@@ -30,9 +30,8 @@ def main(config_path: Path) -> None:
     rank = int(os.environ.get("RANK", "0"))
     try:
         config = load_config(config_path)
-        # `datasets` reads hub data sets later, if there are any; the Trainer has no use for it.
         no_adapter = config.adapter.method is AdapterMethod.none
-        with lean_imports("datasets", *(["peft"] if no_adapter else [])):
+        with lean_imports(*UNUSED, *(["peft"] if no_adapter else [])):
             from sft_app.training.run_training import run_training
 
         run_training(config, run_dir)

@@ -14,6 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from sft_app.common.errors import ConfigError
+from sft_app.common.imports import UNUSED
 from sft_app.compat import BASIC_SWEEPER
 from sft_app.config.forgotten import check_model_and_data_are_named
 from sft_app.config.one_sentence import fails_closed
@@ -136,7 +137,7 @@ def warm_python(jobs: list[SweepJob]) -> WarmPython | None:
     return WarmPython(
         "sft_app.training.run_training",
         worker_environment(single[0].launch),
-        without=["datasets"] if adapters else ["datasets", "peft"],
+        without=UNUSED if adapters else (*UNUSED, "peft"),
     )
 
 
