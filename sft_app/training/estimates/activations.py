@@ -8,7 +8,8 @@ and the output, no scores.
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -45,8 +46,15 @@ class Activations:
     """What is kept of a layer that is recomputed in backward."""
     around: float
     """Kept before and after the layers."""
-    tiled: "Activations | None" = None
-    """The same where MLPs and norms are computed in tiles; None: they cannot be."""
+    count_tiled: "Callable[[], Activations | None]" = field(default=lambda: None, compare=False)
+
+    @cached_property
+    def tiled(self) -> "Activations | None":
+        """Return the same where MLPs and norms are computed in tiles; None: they cannot be.
+
+        Counted when it is first asked for: that takes longer than all else.
+        """
+        return self.count_tiled()
 
 
 class _ShapeOnly(torch.autograd.Function):
@@ -80,22 +88,28 @@ def count_activations(
     """
     short, num_layers = _with_enough_layers(config)
     AttentionInterface.register(SHAPE_ONLY, _attend)
-    try:
-        whole, tiled = (
-            [
+
+    def count(*, in_tiles: bool) -> Activations | None:
+        try:
+            few, many = (
                 _saved_bytes(short, adapter, dtype, compute_dtype, tokens, in_tiles=in_tiles)
                 for tokens in TOKENS
-            ]
-            for in_tiles in (False, True)
-        )
-    except Exception:  # whatever a family's code does with a tensor that has no numbers
+            )
+        except Exception:  # whatever a family's code does with a tensor that has no numbers
+            return None
+        if len(few.layers) != len(many.layers) or not few.layers:
+            return None
+        return _per_token(few, many, num_layers)
+
+    whole = count(in_tiles=False)
+    if whole is None:
         return None
-    if len(whole[0].layers) != len(whole[1].layers) or not whole[0].layers:
-        return None
-    kept = _per_token(whole[0], whole[1], num_layers)
-    if tiled[1].layers == whole[1].layers:  # nothing is computed in tiles
-        return kept
-    return replace(kept, tiled=_per_token(tiled[0], tiled[1], num_layers))
+
+    def count_tiled() -> Activations | None:
+        tiled = count(in_tiles=True)
+        return None if tiled == whole else tiled  # nothing is computed in tiles
+
+    return replace(whole, count_tiled=count_tiled)
 
 
 def _per_token(few: Activations, many: Activations, num_layers: int) -> Activations:
