@@ -108,10 +108,20 @@ def broadcast_weights(
 
 
 def broadcast_buffers(model: nn.Module, device: torch.device) -> None:
-    """Broadcast rank 0's buffers to every rank's device."""
+    """Broadcast rank 0's buffers to every rank's device.
+
+    In its dtypes, too: some families keep some in float32, which only who reads them knows.
+    """
     places = places_of(model)
-    for _, buffer in list(model.named_buffers()):
-        whole = torch.empty_like(buffer, device=device) if buffer.is_meta else buffer.to(device)
+    buffers = [buffer for _, buffer in model.named_buffers()]
+    message = [[buffer.dtype for buffer in buffers]]
+    if ranks.is_distributed():
+        dist.broadcast_object_list(message, src=0)
+    for buffer, dtype in zip(buffers, message[0], strict=True):
+        if buffer.is_meta:
+            whole = torch.empty_like(buffer, device=device, dtype=dtype)
+        else:
+            whole = buffer.to(device=device, dtype=dtype)
         if ranks.is_distributed():
             dist.broadcast(whole, src=0)
         replace(places[id(buffer)], whole)
