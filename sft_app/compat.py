@@ -115,6 +115,16 @@ PRIVATE_NAMES = (
         "save_pretrained keeps the dtypes of the source by itself",
     ),
     PrivateName(
+        "transformers.core_model_loading.WeightTransform.add_tensor",
+        "which tensors of the files are put together to which of the model's is not known",
+        "transformers says before loading what its converters will make of which tensors",
+    ),
+    PrivateName(
+        "transformers.core_model_loading.WeightConverter.convert",
+        "how tensors of the files are put together cannot be tried on small ones",
+        "as for WeightTransform.add_tensor",
+    ),
+    PrivateName(
         "transformers.modeling_layers.GradientCheckpointingLayer",
         "with torch_compile, checkpointed layers would be compiled around their recomputation",
         "the oldest supported transformers is 5.23",
@@ -365,12 +375,62 @@ def names_in_model(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, 
     return renamed
 
 
-def converts_weights(model: "PreTrainedModel") -> bool:
-    """Tell whether transformers made tensors of a loaded model out of others of its checkpoint."""
-    from transformers.core_model_loading import WeightConverter
+@dataclass
+class Conversion:
+    """Tensors of a checkpoint out of which transformers' loader makes others."""
 
-    used = getattr(model, "_weight_conversions", None) or ()
-    return any(isinstance(entry, WeightConverter) for entry in used)
+    converter: Any
+    """The loader's own one for them."""
+    target: str
+    """The model's name of what is made; the first, where it is several."""
+    sources: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    """The converter's pattern, and the name in the files, in the loader's order."""
+
+    @property
+    def operations(self) -> str:
+        """Return what is done to them, in transformers' words."""
+        return ", ".join(type(operation).__name__ for operation in self.converter.operations)
+
+    def convert(
+        self, tensors: "dict[str, torch.Tensor]", model: "PreTrainedModel"
+    ) -> "dict[str, torch.Tensor]":
+        """Return, by the model's names, what the loader would make of `tensors`.
+
+        Those are by the names in the files. Raises what the converter raises.
+        """
+        for pattern, name in self.sources:
+            self.converter.add_tensor(self.target, name, pattern, tensors[name])
+        made = self.converter.convert(self.target, model=model, config=model.config)
+        return {name: t[0] if isinstance(t, list) else t for name, t in made.items()}
+
+
+@contextmanager
+def noting_conversions() -> Iterator[list[Conversion]]:
+    """Note what `from_pretrained` makes out of several tensors, or not as it is, while it loads."""
+    from transformers.core_model_loading import WeightConverter, WeightTransform
+
+    noted: list[Conversion] = []
+    of_converter: dict[int, Conversion] = {}
+    own = WeightTransform.add_tensor
+
+    def note_and_add(self: Any, target: str, source: str, pattern: str, tensor: Any) -> None:
+        if isinstance(self, WeightConverter):
+            if id(self) not in of_converter:  # the loader has one for each target
+                of_converter[id(self)] = Conversion(self, target)
+                noted.append(of_converter[id(self)])
+            of_converter[id(self)].sources.append((pattern, source))
+        own(self, target, source, pattern, tensor)
+
+    WeightTransform.add_tensor = note_and_add
+    try:
+        yield noted
+    finally:
+        WeightTransform.add_tensor = own
+
+
+def revert_as(model: "PreTrainedModel", loaded: "PreTrainedModel") -> None:
+    """Let `save_pretrained` write `model` under the names of what `loaded` was loaded from."""
+    model._weight_conversions = getattr(loaded, "_weight_conversions", None)
 
 
 def names_when_saved(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, str] | None:

@@ -2,7 +2,9 @@
 
 A Llama of 102M parameters, stored in bfloat16 (205 MB) and trained in float32 (410 MB), on two
 gloo ranks: processes of their own that have done the same with a tiny model before. A peak is how
-far the resident memory rose, pages of mapped files included; when loading, so are the shards.
+far the resident memory rose, pages of mapped files included; when loading, so are the shards. Of a
+Qwen3-MoE of about that size, whose files have three tensors for each of its 128 experts, what the
+loading takes: rank 0 saves it whole either way.
 """
 
 import argparse
@@ -14,12 +16,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from sft_app.config.schema.model import ModelConfig
 from sft_app.config.schema.rope import RopeConfig
@@ -40,6 +49,17 @@ SIZE = {
     "intermediate_size": 2048,
     "num_hidden_layers": 11,
     "num_attention_heads": 12,
+    "max_position_embeddings": 2048,
+}
+EXPERTS = {
+    "vocab_size": 16_000,
+    "hidden_size": 512,
+    "moe_intermediate_size": 112,
+    "num_hidden_layers": 4,
+    "num_experts": 128,
+    "num_experts_per_tok": 4,
+    "num_attention_heads": 8,
+    "head_dim": 64,
     "max_position_embeddings": 2048,
 }
 LARGEST_FILE = 64 << 20
@@ -64,9 +84,8 @@ def measure(source: Path, out: Path, *, slices: bool) -> dict[str, Any]:
 
     def save() -> None:
         (model,) = made
-        if slices:
-            plan = plan_files(model, torch.bfloat16, {}, largest=LARGEST_FILE)
-            assert plan is not None
+        plan = plan_files(model, torch.bfloat16, {}, largest=LARGEST_FILE) if slices else None
+        if plan is not None:
             write_files(plan, gather_from(model), out)
         else:
             weights = gather_weights(model)
@@ -109,14 +128,32 @@ def on_two_ranks(source: Path, out: Path, way: str) -> list[dict[str, Any]]:
 
 
 def rows() -> list[dict[str, Any]]:
+    tiny = {"hidden_size": 24, "num_hidden_layers": 1, "vocab_size": 97}
+    of_experts = {"moe_intermediate_size": 8, "num_experts": 4}
+    return [
+        *rows_of(
+            "dense",
+            lambda: LlamaForCausalLM(LlamaConfig(**SIZE)),
+            lambda: LlamaForCausalLM(LlamaConfig(**SIZE | tiny)),
+        ),
+        *rows_of(
+            "experts",
+            lambda: Qwen3MoeForCausalLM(Qwen3MoeConfig(**EXPERTS)),
+            lambda: Qwen3MoeForCausalLM(Qwen3MoeConfig(**EXPERTS | tiny | of_experts)),
+        ),
+    ]
+
+
+def rows_of(
+    model_name: str, build: Callable[[], PreTrainedModel], build_tiny: Callable[[], PreTrainedModel]
+) -> list[dict[str, Any]]:
     found = []
     with tempfile.TemporaryDirectory() as directory:
         source = Path(directory) / "source"
         torch.manual_seed(0)
-        model = LlamaForCausalLM(LlamaConfig(**SIZE)).bfloat16()
+        model = build().bfloat16()
         model.save_pretrained(source, max_shard_size=LARGEST_FILE)
-        tiny = SIZE | {"hidden_size": 24, "num_hidden_layers": 1, "vocab_size": 97}
-        LlamaForCausalLM(LlamaConfig(**tiny)).save_pretrained(source.with_name("tiny"))
+        build_tiny().save_pretrained(source.with_name("tiny"))
         source.with_name("nothing").mkdir()
         whole = 4 * model.num_parameters()
         for way in WAYS:
@@ -125,6 +162,7 @@ def rows() -> list[dict[str, Any]]:
             for rank, answer in enumerate(on_two_ranks(source, out, way)):
                 found.append(
                     {
+                        "model": model_name,
                         "way": way,
                         "rank": rank,
                         "model MB": round(whole / 1e6),

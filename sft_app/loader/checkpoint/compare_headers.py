@@ -15,6 +15,7 @@ from sft_app import compat
 from sft_app.common.errors import ConfigError
 from sft_app.loader.architecture.skeleton import build_skeleton
 from sft_app.loader.checkpoint.load_report import check_loaded, first_hole
+from sft_app.loader.checkpoint.stacked_tensors import Stack, find_stacks
 from sft_app.loader.checkpoint.stored_tensor import FLOATING, TORCH_DTYPES, Headers
 
 ROTARY_BUFFERS = "rotary_emb.inv_freq"
@@ -31,8 +32,9 @@ class Compared:
     """The model's own name of each tensor."""
     twice: list[tuple[str, str]]
     """Two names in the files of what the architecture has once: a tied head and its embedding."""
-    converted: bool
-    """Whether any tensor of the model is not one of the files', as it is, under another name."""
+    stacks: dict[str, Stack] | str
+    """The model's own name of each tensor that is stacked from several of the files; or what else
+    is done to tensors than to stack them, or to give them another name."""
     own_code: bool
     """Whether code that the checkpoint carries builds the model."""
 
@@ -47,7 +49,8 @@ def compare_headers(hf_config: PretrainedConfig, headers: Headers, name: str) ->
         )
     built_as = type(build_skeleton(hf_config))
     try:
-        model, info = load_headers(built_as, hf_config, headers)
+        with compat.noting_conversions() as conversions:
+            model, info = load_headers(built_as, hf_config, headers)
     except ConfigError:
         raise
     except Exception as error:
@@ -78,7 +81,7 @@ def compare_headers(hf_config: PretrainedConfig, headers: Headers, name: str) ->
             for target, source in model.all_tied_weights_keys.items()
             if target in names and source in names
         ],
-        converted=compat.converts_weights(model),
+        stacks=find_stacks(model, conversions, headers),
         own_code=built_as.is_remote_code(),
     )
 

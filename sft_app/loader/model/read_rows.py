@@ -17,7 +17,7 @@ from torch import Tensor
 from sft_app.common import ranks
 from sft_app.common.errors import ConfigError
 from sft_app.loader.checkpoint.stored_tensor import TORCH_DTYPES
-from sft_app.loader.checkpoint.stored_weights import StoredWeight
+from sft_app.loader.checkpoint.stored_weights import StackedWeight, StoredWeight
 
 
 class RowReader:
@@ -35,20 +35,24 @@ class RowReader:
         self._errors: list[str] = []
         self._not_finite: dict[StoredWeight, int] = {}
 
-    def whole(self, weight: StoredWeight, dtype: torch.dtype) -> Tensor:
+    def whole(self, weight: StoredWeight | StackedWeight, dtype: torch.dtype) -> Tensor:
         """Read all of a weight."""
+        if isinstance(weight, StackedWeight):
+            return self._stacked(weight, range(weight.shape[0]), dtype, torch.device("cpu"))
         found = self._load(weight, None)
         return torch.zeros(()) if found is None else found.to(dtype)
 
     def rows(
         self,
-        weight: StoredWeight,
+        weight: StoredWeight | StackedWeight,
         rows: range,
         shape: tuple[int, ...],
         dtype: torch.dtype,
         device: torch.device,
     ) -> Tensor:
         """Read `rows` of a weight of this shape, in `dtype`; zeros where they cannot be read."""
+        if isinstance(weight, StackedWeight):
+            return self._stacked(weight, rows, dtype, device)
         found = self._load(weight, rows)
         if found is None:
             return torch.zeros((len(rows), *shape[1:]), dtype=dtype, device=device)
@@ -75,6 +79,17 @@ class RowReader:
                     f"model.name_or_path: {weight.name!r} in {weight.path} has {broken:,} numbers "
                     "that are NaN or infinite; copy the checkpoint again, or take an earlier one."
                 )
+
+    def _stacked(
+        self, weight: StackedWeight, rows: range, dtype: torch.dtype, device: torch.device
+    ) -> Tensor:
+        """Read rows that are tensors of their own: one at a time beside what is returned."""
+        own = torch.zeros((len(rows), *weight.shape[1:]), dtype=dtype, device=device)
+        for part in weight.of_rows(rows):
+            found = self._load(part.stored, None)
+            if found is not None:
+                own[part.row - rows.start, part.start : part.stop] = found
+        return own
 
     def _load(self, weight: StoredWeight, rows: range | None) -> Tensor | None:
         """Return rows (None: all) in the dtype of the file; None where they cannot be read."""

@@ -17,7 +17,7 @@ from sft_app.loader.architecture.skeleton import build_skeleton
 from sft_app.loader.checkpoint.compare_headers import load_headers
 from sft_app.loader.checkpoint.load_report import check_loaded
 from sft_app.loader.checkpoint.locate import Checkpoint
-from sft_app.loader.checkpoint.stored_weights import StoredWeights, mark_stored
+from sft_app.loader.checkpoint.stored_weights import StackedWeight, StoredWeights, mark_stored
 from sft_app.loader.checkpoint.tied_weights import check_tied
 from sft_app.loader.model.read_rows import RowReader
 
@@ -49,10 +49,19 @@ def build_unread(
         for own_name, stored_name in stored.names.items()
         for header in (stored.headers[stored_name],)
     }
+    for own_name in stored.stacks:  # as they will be: stacking would give them memory
+        weight = stored.find(own_name)
+        assert isinstance(weight, StackedWeight)
+        state[own_name] = (
+            reader.whole(weight, dtypes[own_name])
+            if own_name in whole
+            else without_memory(weight.shape, dtypes[own_name])
+        )
     reader.check()
     model, info = built_as.from_pretrained(
         None, config=hf_config, state_dict=state, output_loading_info=True, **arguments
     )
+    compat.revert_as(model, outline)
     model.config.name_or_path = checkpoint.location
     compat.load_generation_config(model, checkpoint.location, checkpoint.arguments())
     check_loaded(info, name)

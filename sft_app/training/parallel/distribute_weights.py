@@ -1,10 +1,10 @@
 """Each rank's own rows of the weights: read from the files, or received from rank 0.
 
 FSDP2 shards a model whose parameters are on the meta device without a byte of memory, and quantised
-layers are built the same way: so no device holds all weights. Of a weight that its file holds as it
-is, every rank reads its own rows. What rank 0 alone has read, into its host's memory, is scattered
-or broadcast, one weight after the other: every other rank receives its own rows and nothing else,
-and rank 0's device holds one whole parameter at a time.
+layers are built the same way: so no device holds all weights. Of a weight that the files hold as it
+is, or row by row, every rank reads its own rows. What rank 0 alone has read, into its host's
+memory, is scattered or broadcast, one weight after the other: every other rank receives its own
+rows and nothing else, and rank 0's device holds one whole parameter at a time.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
 from sft_app.common import ranks
-from sft_app.loader.checkpoint.stored_weights import StoredWeight, stored_weight_of
+from sft_app.loader.checkpoint.stored_weights import StackedWeight, StoredWeight, stored_weight_of
 from sft_app.loader.model.broadcast import places_of
 from sft_app.loader.model.read_rows import RowReader
 
@@ -45,7 +45,7 @@ def move_to_meta(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in parameters.items()}
 
 
-def stored_weights(model: nn.Module) -> dict[str, StoredWeight]:
+def stored_weights(model: nn.Module) -> dict[str, StoredWeight | StackedWeight]:
     """Return, by the name of the parameter, where weights are stored that nobody has read."""
     found = {name: stored_weight_of(p) for name, p in model.named_parameters()}
     return {name: stored for name, stored in found.items() if stored is not None}
@@ -54,7 +54,7 @@ def stored_weights(model: nn.Module) -> dict[str, StoredWeight]:
 def fill_shards(
     model: nn.Module,
     weights: dict[str, Tensor],
-    stored: dict[str, StoredWeight],
+    stored: dict[str, StoredWeight | StackedWeight],
     device: torch.device,
 ) -> None:
     """Fill the shards of `model`, which `fully_shard` made of parameters without memory.

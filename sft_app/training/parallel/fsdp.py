@@ -6,8 +6,9 @@ when it is needed and let go afterwards; what stands around the layers (embeddin
 is one more group, whole while the chunked loss reads the head's weight.
 
 No device ever holds the whole model: every rank shards the same model without memory, and then
-reads its own rows of each weight from the files. Where those do not hold the weights as the model
-has them, rank 0 reads them into its host's memory, and scatters one parameter after the other.
+reads its own rows of each weight from the files. Where those hold neither the weights as the model
+has them nor their rows (experts), rank 0 reads them into its host's memory, and scatters one
+parameter after the other.
 """
 
 from pathlib import Path

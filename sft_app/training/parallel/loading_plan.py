@@ -46,4 +46,8 @@ def plan_loading(weights: WeightsPlan, rope: RopePlan) -> LoadingPlan:
         return LoadingPlan(None, str(obstacle))
     files = counted(len({header.file for header in found.headers.values()}), "file")
     tensors = counted(len(found.headers), "tensor")
-    return LoadingPlan(found, f"{tensors} in {files}, as the model has them")
+    if not found.stacks:
+        return LoadingPlan(found, f"{tensors} in {files}, as the model has them")
+    parts = len(found.headers) - len(found.names)
+    stacked = f"{parts:,} of them stacked to {len(found.stacks):,}"
+    return LoadingPlan(found, f"{tensors} in {files}, {stacked}")

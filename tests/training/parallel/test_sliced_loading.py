@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.app import AppConfig
@@ -22,11 +22,11 @@ from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
 from sft_app.loader.checkpoint.weights_plan import plan_weights
 from sft_app.loader.rope.rope_plan import plan_rope
 from sft_app.training.model_plan import plan_model
-from sft_app.training.parallel.fsdp import shard
+from sft_app.training.parallel.fsdp import gather_weights, shard
 from sft_app.training.parallel.loading_plan import plan_loading
 from sft_app.training.peft.lora import add_adapter
 from sft_app.training.run_training import load
-from tests.forked_ranks import on_two_forked_ranks
+from tests.forked_ranks import on_forked_ranks, on_two_forked_ranks
 
 CPU = torch.device("cpu")
 VOCABULARY = 259
@@ -43,7 +43,8 @@ class Case:
     """Of its config.json."""
     settings: tuple[str, ...] = ()
     stored_in: torch.dtype = torch.bfloat16
-    float32_norms: bool = False
+    in_float32: str = ""
+    """Part of names."""
     without_prefix: str = ""
     file_size: str = "50GB"
 
@@ -65,9 +66,25 @@ CASES = {
     "added tokens, tied": Case(changes=(("tie_word_embeddings", True),), settings=(NEW_TOKEN,)),
     "adapter": Case(settings=("adapter=lora", "adapter.rank=4")),
     "adapter, float32 norms kept": Case(
-        settings=("adapter=lora", "model.dtype=bfloat16", "trainer.bf16=true"), float32_norms=True
+        settings=("adapter=lora", "model.dtype=bfloat16", "trainer.bf16=true"), in_float32="norm"
     ),
     "adapter and added tokens": Case(settings=("adapter=lora", NEW_TOKEN)),
+    "experts": Case("qwen3_moe", changes=(("num_experts", 4),)),
+    "experts, uneven": Case("mixtral", changes=(("num_local_experts", 3),)),
+    "one expert": Case("qwen3_moe", changes=(("num_experts", 1), ("num_experts_per_tok", 1))),
+    "experts, router in float32": Case(
+        "deepseek_v3",
+        changes=(("n_routed_experts", 5),),
+        settings=("model.dtype=bfloat16",),
+        in_float32="e_score_correction_bias",
+    ),
+    "experts, in several files": Case(
+        "glm4_moe",
+        changes=(("n_routed_experts", 4), ("tie_word_embeddings", True)),
+        settings=("model.dtype=bfloat16", "rope=yarn", "context_length=512"),
+        file_size="20KB",
+    ),
+    "experts, adapter and added tokens": Case("olmoe", settings=("adapter=lora", NEW_TOKEN)),
 }
 
 
@@ -80,13 +97,13 @@ def checkpoint(case: Case, random_model: RandomModel, tiny_model: Path, director
     assert model.generation_config is not None
     model.generation_config.update(do_sample=True, temperature=0.7)
     model.save_pretrained(directory, max_shard_size=case.file_size)
-    if not (case.float32_norms or case.without_prefix):
+    if not (case.in_float32 or case.without_prefix):
         return
     weights = load_file(directory / "model.safetensors")
     save_file(
         {
             name.removeprefix(case.without_prefix): t.float()
-            if case.float32_norms and "norm" in name
+            if case.in_float32 and case.in_float32 in name
             else t
             for name, t in weights.items()
         },
@@ -163,33 +180,60 @@ def refused(config: AppConfig, spoil: Callable[[Path], None]) -> str:
     return str(told.value)
 
 
-def no_numbers(directory: Path) -> None:
-    """In the last rows, which are rank 1's."""
-    path = directory / "model.safetensors"
-    weights = load_file(path)
-    weights["lm_head.weight"][-2:, 3] = float("nan")
-    aside = path.with_suffix(f".{torch.distributed.get_rank()}")
-    save_file(weights, aside, metadata={"format": "pt"})
-    torch.distributed.barrier()
-    aside.replace(path)
-    torch.distributed.barrier()
+def no_numbers(name: str) -> Callable[[Path], None]:
+    """In two of the last rows; of all of them, those are rank 1's."""
+
+    def spoil(directory: Path) -> None:
+        path = file_of(directory, name)
+        weights = load_file(path)
+        weights[name][-2:, 3] = float("nan")
+        aside = path.with_suffix(f".{torch.distributed.get_rank()}")
+        save_file(weights, aside, metadata={"format": "pt"})
+        torch.distributed.barrier()
+        aside.replace(path)
+        torch.distributed.barrier()
+
+    return spoil
 
 
-def cut_short(directory: Path) -> None:
-    """The last bytes are gone, after both ranks have planned."""
-    torch.distributed.barrier()
-    if torch.distributed.get_rank() == 0:
-        path = directory / "model.safetensors"
-        with path.open("r+b") as file:
-            file.truncate(path.stat().st_size - 100)
-    torch.distributed.barrier()
+def cut_short(name: str) -> Callable[[Path], None]:
+    """The last bytes of the file are gone, after both ranks have planned."""
+
+    def spoil(directory: Path) -> None:
+        torch.distributed.barrier()
+        if torch.distributed.get_rank() == 0:
+            path = file_of(directory, name)
+            with path.open("r+b") as file:
+                file.truncate(path.stat().st_size - 100)
+        torch.distributed.barrier()
+
+    return spoil
+
+
+def file_of(directory: Path, name: str) -> Path:
+    index = directory / "model.safetensors.index.json"
+    if not index.is_file():
+        return directory / "model.safetensors"
+    return directory / str(json.loads(index.read_text())["weight_map"][name])
+
+
+HEAD = "lm_head.weight"
+LAST_EXPERT = "model.layers.1.mlp.experts.3.up_proj.weight"
+EXPERTS = Case("qwen3_moe", changes=(("num_experts", 4), ("moe_intermediate_size", 16)))
+"""Rank 1 reads the last one."""
 
 
 @pytest.mark.parametrize(
-    ("spoil", "sentence"),
+    ("case", "spoil", "sentence"),
     [
-        (no_numbers, "'lm_head.weight' in .* has 2 numbers that are NaN"),
-        (cut_short, "cannot be read from .*the file ends before it"),
+        (Case(), no_numbers(HEAD), f"'{HEAD}' in .* has 2 numbers that are NaN"),
+        (Case(), cut_short(HEAD), "cannot be read from .*the file ends before it"),
+        (EXPERTS, no_numbers(LAST_EXPERT), f"'{LAST_EXPERT}' in .* has 2 numbers that are NaN"),
+        (
+            replace(EXPERTS, file_size="1KB"),  # a file for each tensor
+            cut_short(LAST_EXPERT),
+            f"'{LAST_EXPERT}' cannot be read from .*the file ends before it",
+        ),
     ],
 )
 def test_what_one_rank_finds_wrong_all_ranks_tell(
@@ -197,10 +241,11 @@ def test_what_one_rank_finds_wrong_all_ranks_tell(
     random_model: RandomModel,
     tiny_model: Path,
     tmp_path: Path,
+    case: Case,
     spoil: Callable[[Path], None],
     sentence: str,
 ) -> None:
-    checkpoint(Case(), random_model, tiny_model, tmp_path)
+    checkpoint(case, random_model, tiny_model, tmp_path)
     config = compose(
         f"model.name_or_path={tmp_path}", "context_length=64", "trainer.parallelism=fsdp"
     )
@@ -209,10 +254,73 @@ def test_what_one_rank_finds_wrong_all_ranks_tell(
     assert re.search(sentence, told[0])
 
 
+def gathered(config: AppConfig) -> tuple[str, dict[str, Any]]:
+    """How they were read, and on rank 0 the weights of all ranks."""
+    plans = plan_model(config, CPU)
+    model = load(config, plans, CPU)
+    shard(model, model, CPU)
+    found = {name: digest(weight) for name, weight in gather_weights(model).items()}
+    return str(plan_loading(plans.weights, plans.rope)), found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("family", "experts", "num_ranks"),
+    [
+        ("mixtral", "num_local_experts", 2),
+        ("qwen3_moe", "num_experts", 4),
+        ("olmoe", "num_experts", 2),
+        ("deepseek_v3", "n_routed_experts", 2),
+        ("glm4_moe", "n_routed_experts", 4),
+    ],
+)
+def test_five_experts_of_any_number_of_ranks_are_those_of_transformers(
+    compose: Compose,
+    random_model: RandomModel,
+    tiny_model: Path,
+    tmp_path: Path,
+    family: str,
+    experts: str,
+    num_ranks: int,
+    dtype: str,
+) -> None:
+    """On two ranks three and two; on four two, two, one and none."""
+    checkpoint(Case(family, ((experts, 5),), file_size="30KB"), random_model, tiny_model, tmp_path)
+    config = compose(
+        f"model.name_or_path={tmp_path}", f"model.dtype={dtype}", "context_length=64",
+        "trainer.parallelism=fsdp",
+    )  # fmt: skip
+    answers = on_forked_ranks(num_ranks, gathered, config)
+    assert "each rank reads its own rows" in answers[0][0] and "stacked to" in answers[0][0]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=dtype)
+    assert answers[0][1] == {name: digest(w) for name, w in model.state_dict().items()}
+
+
+def saved_by_rank_0(config: AppConfig) -> None:
+    plans = plan_model(config, CPU)
+    model = load(config, plans, CPU)
+    shard(model, model, CPU)
+    weights = gather_weights(model)
+    if weights:
+        model.save_pretrained(Path(config.model.name_or_path) / "again", state_dict=weights)
+
+
+def test_experts_that_were_read_in_slices_are_saved_as_they_came(
+    compose: Compose, random_model: RandomModel, tiny_model: Path, tmp_path: Path
+) -> None:
+    checkpoint(replace(EXPERTS, stored_in=torch.float32), random_model, tiny_model, tmp_path)
+    config = compose(
+        f"model.name_or_path={tmp_path}", "context_length=64", "trainer.parallelism=fsdp"
+    )
+    on_two_forked_ranks(saved_by_rank_0, config)
+    came, saved = (load_file(d / "model.safetensors") for d in (tmp_path, tmp_path / "again"))
+    assert LAST_EXPERT in came and came.keys() == saved.keys()
+    assert all(torch.equal(came[name], saved[name]) for name in came)
+
+
 @pytest.mark.parametrize(
     ("family", "pickled", "settings", "reason"),
     [
-        ("mixtral", False, (), "puts tensors together"),
         ("llama", True, ("model.allow_pickle=true",), "its weights are pickled"),
         ("gpt2", False, ("rope=extend_positions", "context_length=512"), "table of positions"),
     ],
