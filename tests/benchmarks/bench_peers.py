@@ -77,7 +77,7 @@ def main() -> None:
     best = max((median(runs[peer.name], "speed") for peer in there), default=None)
     versions = {peer.name: version(peer, args.environments) for peer in there}
     rows = [row(name, versions.get(name, ""), taken, best) for name, taken in runs.items()]
-    rows += [{"program": f"{peer.name}: no environment"} for peer in PEERS if peer not in there]
+    rows += [{"program": f"{peer.name}: no environment"} for peer in asked if peer not in there]
     write_table(
         "peers",
         f"One small fine-tuning by several programs, {args.rounds} rounds in turn, one thread",
