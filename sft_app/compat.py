@@ -180,6 +180,16 @@ PRIVATE_NAMES = (
         "transformers' masks can be told the documents of packed rows",
     ),
     PrivateName(
+        "torch._grouped_mm",
+        "the memory estimate of a mixture of experts falls back to a rule of thumb",
+        "torch.nn.functional.grouped_mm can be seen by a mode, or runs on fake tensors in float32",
+    ),
+    PrivateName(
+        "transformers.integrations.moe._grouped_mm",
+        "stacked experts are multiplied in the parameters' dtype under mixed precision: far slower",
+        "torch's grouped_mm follows autocast (pytorch/pytorch#174763)",
+    ),
+    PrivateName(
         "torch._subclasses.fake_tensor.FakeTensorMode",
         "the memory estimate falls back to a rule of thumb for activations",
         "torch makes fake tensors public",
@@ -659,3 +669,35 @@ def read_documents_by_restarts() -> None:
 def _documents_by_restarts(position_ids: "torch.Tensor") -> "torch.Tensor | None":
     documents = (position_ids == 0).cumsum(-1)
     return None if bool((documents == documents[:, :1]).all()) else documents
+
+
+def grouped_product() -> Any:
+    """Return the function that multiplies rows by the matrices of their experts."""
+    import torch
+
+    return torch._grouped_mm
+
+
+def experts_follow_autocast() -> None:
+    """Have transformers multiply stacked experts in autocast's dtype, as all other matrices are.
+
+    For the whole process; without autocast nothing changes. PyTorch's kernel does not know
+    autocast, and weights in float32 would be multiplied in float32.
+    """
+    import torch
+    from transformers.integrations import moe
+
+    own: Any = moe._grouped_mm
+    if hasattr(own, "__wrapped__"):
+        return
+
+    @functools.wraps(own)
+    def in_autocast(input: torch.Tensor, weight: torch.Tensor, offs: torch.Tensor) -> torch.Tensor:
+        kind = weight.device.type
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+            input, weight = input.to(dtype), weight.to(dtype)
+        found: torch.Tensor = own(input, weight, offs=offs)
+        return found
+
+    moe._grouped_mm = in_autocast

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from sft_app import compat
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.model import Dtype
@@ -68,6 +69,7 @@ class Precision:
 
     def computing(self, device: torch.device) -> AbstractContextManager[object]:
         """Compute as the Trainer does a step: mixed precision where the two dtypes differ."""
+        compat.experts_follow_autocast()
         mixed = self.compute != self.parameters or bool(self.float32_names)
         return torch.autocast(device.type, dtype=self.compute if mixed else None, enabled=mixed)
 

@@ -83,6 +83,7 @@ def prepare_model(
     Raises ConfigError when documents that must be packed would see each other, or sequence shards
     would not give what whole rows give.
     """
+    compat.experts_follow_autocast()
     if config.adapter.method is AdapterMethod.qlora:
         quantise(model, config.adapter, device)
     trained = add_adapter(model, config.adapter, seed=config.seed, new_token_ids=new_token_ids)

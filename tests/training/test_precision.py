@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 
+from sft_app import compat
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.rope import RopeConfig
 from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
@@ -70,6 +73,36 @@ def test_float32_tensors_reach_the_saved_file_bit_for_bit(
     for name in kept:
         assert not torch.equal(weights[name], weights[name].bfloat16().float()), "a poor test"
         assert torch.equal(after[name], weights[name]), name
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
+def test_stacked_experts_are_multiplied_in_autocasts_dtype(random_model: Any, family: str) -> None:
+    """PyTorch's kernel for them does not know autocast; one matrix after the other does."""
+    compat.experts_follow_autocast()
+    compat.experts_follow_autocast()  # once is enough, and twice is no harm
+    seen = set()
+
+    class Noting(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if func is torch._grouped_mm:
+                seen.add((args[0].dtype, args[1].dtype))
+            return func(*args, **(kwargs or {}))
+
+    tokens = torch.randint(3, 90, (1, 24), generator=torch.Generator().manual_seed(0))
+    stacked, one_by_one = random_model(family), random_model(family)
+    one_by_one.set_experts_implementation("eager")
+    exact = stacked(input_ids=tokens).logits
+    with Noting(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = stacked(input_ids=tokens).logits
+        expected = one_by_one(input_ids=tokens).logits
+    assert seen == {(torch.bfloat16, torch.bfloat16)}
+    rounding = (expected - exact).norm()
+    assert rounding > 0 and (found - expected).norm() < rounding
+    found.sum().backward()
+    gradients = [p.grad for n, p in stacked.named_parameters() if n.endswith("gate_up_proj")]
+    assert gradients and all(g is not None and g.dtype == torch.float32 for g in gradients)
 
 
 def test_where_they_cannot_be_kept_the_plan_says_how_many_are_rounded(

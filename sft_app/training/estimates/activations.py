@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface, PretrainedConfig
 
 from sft_app import compat
@@ -64,6 +65,29 @@ class _ShapeOnly(torch.autograd.Function):
         attended = query.new_empty(batch, length, heads, value.shape[-1])
         ctx.save_for_backward(query, key, value, attended)
         return attended
+
+
+class _ProductsOfExperts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weights: Tensor) -> Tensor:
+        """Rows [N, D] and weights [E, D, F] -> [N, F], of each row's own expert."""
+        ctx.save_for_backward(rows, weights)
+        return rows.new_empty(len(rows), weights.shape[-1])
+
+
+class _ShapesOfExperts(TorchFunctionMode):
+    """Takes the place of a kernel that PyTorch knows for fake tensors of bfloat16 alone."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func is compat.grouped_product():
+            rows, weights = args[:2]
+            if torch.is_autocast_enabled("cpu"):
+                dtype = torch.get_autocast_dtype("cpu")
+                rows, weights = rows.to(dtype), weights.to(dtype)
+            return _ProductsOfExperts.apply(rows, weights)
+        return func(*args, **(kwargs or {}))
 
 
 def _attend(
@@ -175,6 +199,7 @@ def _saved_bytes(
         input_ids = torch.zeros(1, tokens, dtype=torch.long)
         mixed = compute_dtype != dtype
         with (
+            _ShapesOfExperts(),
             torch.autograd.graph.saved_tensors_hooks(counter.pack, lambda tensor: tensor),
             torch.autocast("cpu", dtype=compute_dtype if mixed else None, enabled=mixed),
         ):

@@ -163,6 +163,30 @@ def test_what_autograd_keeps_is_counted_in_every_precision_and_shape() -> None:
     assert grouped is not None and grouped.layers[1] > kept.layers[1]
 
 
+@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
+def test_experts_are_counted_in_every_precision(
+    random_model: Any, family: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Rows of each token's experts, and what gate, up and down make of them; no error is shown."""
+    config = random_model(family).config
+    h, k = config.hidden_size, config.num_experts_per_tok
+    i = getattr(config, "moe_intermediate_size", config.intermediate_size)
+    experts = k * (h + 2 * i + i)  # the input of the first product, its output, and of the second
+    counted = {}
+    for parameters, compute in (
+        (torch.float32, torch.float32),
+        (torch.float32, torch.bfloat16),
+        (torch.bfloat16, torch.bfloat16),
+    ):
+        kept = count_activations(config, AdapterConfig(), parameters, compute)
+        assert kept is not None
+        counted[parameters, compute] = kept.layers[-1]
+        assert kept.layers[-1] > compute.itemsize * experts
+    whole, mixed, half = counted.values()
+    assert half < mixed < whole
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_tiles_are_used_where_they_save_memory_at_no_cost(compose: Compose) -> None:
     """With checkpointing and long rows; asked for, they are whatever it costs."""
     on = "trainer.gradient_checkpointing=true"
