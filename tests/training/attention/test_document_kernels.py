@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from sft_app.training.attention import document_kernels
 from sft_app.training.attention.choose_attention import choose_attention, verify_attention
+from tests.newer_transformers import NEEDS_TOLD_CONVOLUTIONS
 from tests.training import packing_census
 from tests.training.attention import reference_kernels
 from tests.training.attention.reference_kernels import KERNELS, install
@@ -68,7 +69,10 @@ class Ignoring:
         return self.kernel(*args, **{k: v for k, v in kwargs.items() if k not in documents})
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(f, marks=NEEDS_TOLD_CONVOLUTIONS if f == "lfm2" else ()) for f in FAMILIES],
+)
 def test_one_call_gives_each_document_what_it_gets_alone(
     monkeypatch: pytest.MonkeyPatch, small_family: Build, family: str
 ) -> None:
@@ -93,6 +97,7 @@ def test_the_kernels_of_these_tests_compute_what_the_family_does(
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
 
 
+@NEEDS_TOLD_CONVOLUTIONS
 def test_every_layer_calls_its_kernel_once_for_a_batch(
     monkeypatch: pytest.MonkeyPatch, small_family: Build
 ) -> None:
@@ -120,7 +125,7 @@ def test_every_layer_calls_its_kernel_once_for_a_batch(
         ("qwen3_next", "fla.ops.gated_delta_rule.chunk_gated_delta_rule"),
         ("qwen3_next", CONVOLUTION),
         ("kimi_linear", "fla.ops.kda.chunk_kda"),
-        ("lfm2", CONVOLUTION),
+        pytest.param("lfm2", CONVOLUTION, marks=NEEDS_TOLD_CONVOLUTIONS),
         # Called in training alone, and in evaluation alone.
         ("mamba2", "mamba_ssm.ops.triton.ssd_combined.mamba_split_conv1d_scan_combined"),
         ("mamba2", "mamba_ssm.ops.triton.ssd_combined.mamba_chunk_scan_combined"),
@@ -147,6 +152,7 @@ class _TwiceTheGradient(torch.autograd.Function):
         return 2 * gradient
 
 
+@NEEDS_TOLD_CONVOLUTIONS
 def test_a_kernel_whose_backward_is_wrong_with_documents_is_found_out(
     monkeypatch: pytest.MonkeyPatch, small_family: Build
 ) -> None:
@@ -161,6 +167,7 @@ def test_a_kernel_whose_backward_is_wrong_with_documents_is_found_out(
     assert packed_against_alone(model) < 1e-5
 
 
+@NEEDS_TOLD_CONVOLUTIONS
 def test_a_kernel_that_fails_with_documents_is_not_told_them(
     monkeypatch: pytest.MonkeyPatch, small_family: Build
 ) -> None:
@@ -185,6 +192,7 @@ def test_mamba_whose_scan_is_told_no_documents_stays_per_document(
     assert packed_against_alone(model) < 1e-5
 
 
+@NEEDS_TOLD_CONVOLUTIONS
 def test_without_the_packages_the_reason_names_what_is_missing(small_family: Build) -> None:
     model = small_family("lfm2")
     how = verify_attention(model, choose_attention(model.config, "cpu", "auto")).reason
