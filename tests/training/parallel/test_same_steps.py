@@ -116,7 +116,8 @@ def test_gradients_of_16_bit_weights_are_summed_in_float32(
         alone = once | {"per_device_train_batch_size": 1}
         one = on_two_forked_ranks(take_steps, config, rows[:2], tmp_path, alone)[0]
     for answer in answers:
-        assert answer["norms"] == pytest.approx(one["norms"], rel=1e-3)
+        # The norm of a single step's gradients is rounded to their 8 bits.
+        assert answer["norms"] == pytest.approx(one["norms"], rel=2**-8)
         for name, gradient in one["gradients"][0].items():
             found = torch.from_numpy(answer["gradients"][0][name])
             expected = torch.from_numpy(gradient)
