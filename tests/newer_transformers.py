@@ -6,10 +6,10 @@ import pytest
 from transformers import masking_utils
 from transformers.models.lfm2.modeling_lfm2 import Lfm2ShortConv
 
-from sft_app import compat
+from sft_app.compat import model_internals
 
 NEEDS_SHARDED_MODELS = pytest.mark.skipif(
-    not compat.trainer_takes_sharded_models(),
+    not model_internals.trainer_takes_sharded_models(),
     reason="transformers before 5.23 trains no model that others have sharded",
 )
 CONVOLUTIONS_TAKE_DOCUMENTS = any(

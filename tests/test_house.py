@@ -8,7 +8,7 @@ import grimp
 import pytest
 
 import sft_app
-from sft_app.compat import PRIVATE_NAMES, PrivateName, find_private_name
+from sft_app.compat.private_names import PRIVATE_NAMES, PrivateName, find_private_name
 
 ROOT = Path(sft_app.__file__).parent
 MOST_MODULES_OF_A_ROOM = 15

@@ -12,8 +12,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from sft_app import compat
 from sft_app.common.errors import ConfigError
+from sft_app.compat import hydra_internals
 from sft_app.config.forgotten import check_model_and_data_are_named
 from sft_app.config.one_sentence import exit_with_message, fails_closed, program_name
 from sft_app.config.schema.app import AppConfig, to_typed
@@ -50,7 +50,7 @@ def run_task(task: Callable[[], None]) -> None:
     nobody has caught, with its traceback and 1.
     """
     try:
-        with compat.hydra_exceptions_pass():
+        with hydra_internals.hydra_exceptions_pass():
             task()
     except Exception as error:
         if isinstance(error, ConfigError) or not ValidateBeforeStart.job_started:

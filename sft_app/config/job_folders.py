@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from sft_app import compat
+from sft_app.compat import hydra_internals
 
 LONGEST = 160
 """Characters of a folder's name; file systems allow 255 bytes."""
@@ -53,6 +53,6 @@ def register_resolvers() -> None:
 
     Called where every process passes that composes a configuration or unpickles one.
     """
-    compat.register_resolver("sweep_dir", sweep_dir)
-    compat.register_resolver("run_dir", run_dir)
-    compat.register_resolver("folder_name", folder_name)
+    hydra_internals.register_resolver("sweep_dir", sweep_dir)
+    hydra_internals.register_resolver("run_dir", run_dir)
+    hydra_internals.register_resolver("folder_name", folder_name)

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from sft_app import compat
 from sft_app.common.secrets import without_secrets
+from sft_app.compat import model_internals
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.from_environment import as_written
 from sft_app.config.schema.launch import Device, LaunchConfig
@@ -97,7 +97,7 @@ def collective_timeout(launch: LaunchConfig) -> int:
 
 def checkpointing_arguments(trainer: TrainerConfig) -> dict[str, Any]:
     """Return the arguments of activation checkpointing, as this transformers calls them."""
-    prefix = compat.checkpointing_prefix()
+    prefix = model_internals.checkpointing_prefix()
     settings = dict(trainer.gradient_checkpointing_kwargs)
     settings.pop("offload", None)  # the application's own (offload_activations.py)
     return {

@@ -3,7 +3,7 @@
 from torch import nn
 from transformers import PreTrainedModel
 
-from sft_app import compat
+from sft_app.compat import model_internals
 
 
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
@@ -11,7 +11,7 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
 
     Those that FSDP2 has given a class of its own inherit from the family's.
     """
-    names = compat.decoder_layer_classes(model)
+    names = model_internals.decoder_layer_classes(model)
     return [
         module
         for module in model.modules()

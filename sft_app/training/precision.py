@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from sft_app import compat
+from sft_app.compat import model_internals
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.model import Dtype
@@ -68,8 +68,11 @@ class Precision:
         }
 
     def computing(self, device: torch.device) -> AbstractContextManager[object]:
-        """Compute as the Trainer does a step: mixed precision where the two dtypes differ."""
-        compat.experts_follow_autocast()
+        """Compute as the Trainer does a step: mixed precision where the two dtypes differ.
+
+        From the first call on stacked experts follow it, too, in the whole process.
+        """
+        model_internals.experts_follow_autocast()
         mixed = self.compute != self.parameters or bool(self.float32_names)
         return torch.autocast(device.type, dtype=self.compute if mixed else None, enabled=mixed)
 

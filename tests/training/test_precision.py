@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.overrides import TorchFunctionMode
 
-from sft_app import compat
+from sft_app.compat import model_internals
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.rope import RopeConfig
 from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
@@ -78,8 +78,8 @@ def test_float32_tensors_reach_the_saved_file_bit_for_bit(
 @pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
 def test_stacked_experts_are_multiplied_in_autocasts_dtype(random_model: Any, family: str) -> None:
     """PyTorch's kernel for them does not know autocast; one matrix after the other does."""
-    compat.experts_follow_autocast()
-    compat.experts_follow_autocast()  # once is enough, and twice is no harm
+    model_internals.experts_follow_autocast()
+    model_internals.experts_follow_autocast()  # once is enough, and twice is no harm
     seen = set()
 
     class Noting(TorchFunctionMode):

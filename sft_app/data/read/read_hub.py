@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from sft_app import compat
 from sft_app.common.errors import ConfigError
+from sft_app.compat import dataset_internals
 from sft_app.config.locations import hub_dataset
 from sft_app.data.read.columnar import without_added_nulls
 from sft_app.data.read.record import BadRecord, Record
@@ -18,7 +18,7 @@ def read_hub(name: str) -> Iterator[Record | BadRecord]:
 
 def hub_digest(name: str) -> str:
     """Return what changes with the content of the dataset, as far as the library can tell."""
-    return compat.dataset_fingerprint(_load(name))
+    return dataset_internals.dataset_fingerprint(_load(name))
 
 
 def _load(name: str) -> Any:

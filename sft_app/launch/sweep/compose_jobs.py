@@ -7,8 +7,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from sft_app import compat
 from sft_app.common.errors import ConfigError
+from sft_app.compat import hydra_internals
 from sft_app.config.conf_files import group_options
 from sft_app.config.hydra_callback import typed_without_hydra
 from sft_app.config.job_folders import keys_left_out
@@ -44,7 +44,7 @@ def compose_jobs(master: DictConfig, *, on_slurm: bool) -> list[SweepJob]:
     `master` is the sweep's own configuration; the jobs' folders are named here, too. Raises
     ConfigError for the first bad one, with its name.
     """
-    loader = compat.sweep_config_loader()  # without it, glob() cannot be listed
+    loader = hydra_internals.sweep_config_loader()  # without it, glob() cannot be listed
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(_parameters(master))
     swept = {o.key_or_group for o in overrides if o.is_sweep_override()}
     fixed = [o.key_or_group for o in overrides if o.key_or_group not in swept]
@@ -54,7 +54,7 @@ def compose_jobs(master: DictConfig, *, on_slurm: bool) -> list[SweepJob]:
         master, f"hydra.job.config.override_dirname.exclude_keys=[{','.join(unnamed)}]"
     )
     add_hydra_override(master, f"hydra.sweep.dir='{Path(master.hydra.sweep.dir).absolute()}'")
-    batch = compat.split_sweep(overrides)
+    batch = hydra_internals.split_sweep(overrides)
     if not batch or not batch[0]:
         raise ConfigError(
             "the sweep has no job: some setting has no value, such as a glob() without a match."
@@ -75,7 +75,7 @@ def add_task_override(master: DictConfig, override: str) -> None:
 
 
 def _append(master: DictConfig, which: str, override: str) -> None:
-    with compat.writable_overrides(master) as overrides:
+    with hydra_internals.writable_overrides(master) as overrides:
         overrides[which].append(override)
 
 
@@ -90,7 +90,7 @@ def _parameters(master: DictConfig) -> list[str]:
 def _compose_job(
     master: DictConfig, overrides: tuple[str, ...], number: int, on_slurm: bool
 ) -> SweepJob:
-    loader = compat.sweep_config_loader()
+    loader = hydra_internals.sweep_config_loader()
     try:
         composed = loader.load_sweep_config(master, list(overrides))
     except ConfigCompositionException as error:

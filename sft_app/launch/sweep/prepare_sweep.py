@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from sft_app.common.errors import ConfigError
 from sft_app.common.imports import UNUSED
-from sft_app.compat import BASIC_SWEEPER
+from sft_app.compat.hydra_internals import BASIC_SWEEPER
 from sft_app.config.forgotten import check_model_and_data_are_named
 from sft_app.config.one_sentence import fails_closed
 from sft_app.config.schema.adapter import AdapterMethod

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from sft_app import compat
 from sft_app.common.errors import ConfigError
+from sft_app.compat import loading_and_saving
 from sft_app.loader.architecture.auto_class import auto_class, is_multimodal
 
 
@@ -28,7 +28,7 @@ def build_skeleton(
     logging.disable(logging.WARNING)
     try:
         with torch.device("meta"):
-            plain = compat.without_quantization(hf_config)
+            plain = loading_and_saving.without_quantization(hf_config)
             model: PreTrainedModel = auto_class(hf_config).from_config(plain, **arguments)
     except Exception as error:
         # transformers' own sentence lists every family that it knows: thousands of characters.

@@ -11,8 +11,8 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from sft_app import compat
 from sft_app.common.errors import ConfigError
+from sft_app.compat import loading_and_saving
 from sft_app.loader.architecture.skeleton import build_skeleton
 from sft_app.loader.checkpoint.load_report import check_loaded, first_hole
 from sft_app.loader.checkpoint.stacked_tensors import Stack, find_stacks
@@ -49,7 +49,7 @@ def compare_headers(hf_config: PretrainedConfig, headers: Headers, name: str) ->
         )
     built_as = type(build_skeleton(hf_config))
     try:
-        with compat.noting_conversions() as conversions:
+        with loading_and_saving.noting_conversions() as conversions:
             model, info = load_headers(built_as, hf_config, headers)
     except ConfigError:
         raise
@@ -61,7 +61,7 @@ def compare_headers(hf_config: PretrainedConfig, headers: Headers, name: str) ->
             f"model of its config.json ({what[:300]}); copy the whole checkpoint again."
         ) from error
     check_loaded(info, name, headers)
-    renamed = compat.names_in_model(model, headers)
+    renamed = loading_and_saving.names_in_model(model, headers)
     known = model.state_dict()
     for stored, header in headers.items():
         built = known.get(renamed[stored])
@@ -131,7 +131,7 @@ def load_headers(
     try:
         model, info = built_as.from_pretrained(
             None,
-            config=compat.without_quantization(hf_config),
+            config=loading_and_saving.without_quantization(hf_config),
             state_dict=state,
             output_loading_info=True,
             device_map="meta",

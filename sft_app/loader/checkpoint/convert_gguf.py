@@ -12,8 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from sft_app import compat
 from sft_app.common.permissions import as_umask_says
+from sft_app.compat import loading_and_saving
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def _convert(file: Path, directory: Path) -> None:
     import transformers
 
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        file.parent, dtype=torch.float32, gguf_file=file.name, **compat.gguf_arguments()
+        file.parent, dtype=torch.float32, gguf_file=file.name, **loading_and_saving.gguf_arguments()
     )
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sft_app.compat import Conversion
+from sft_app.compat.loading_and_saving import Conversion
 from sft_app.loader.checkpoint.stored_tensor import Headers
 
 Stack = tuple[tuple[str, ...], ...]

@@ -8,6 +8,7 @@ from torch.distributed.tensor import DTensor
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.model import Dtype, ModelConfig
+from sft_app.loader.model.finite import count_nonfinite
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,7 @@ def rounded(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     if not dtype.is_floating_point or torch.finfo(dtype).max >= torch.finfo(tensor.dtype).max:
         return found
     own = found.to_local() if isinstance(found, DTensor) else found
-    # One pass without a copy: what sums up to a finite number has no other in it.
-    if not own.sum(dtype=torch.float32).isfinite() and own.isinf().any():
+    if count_nonfinite(own):
         before = tensor.to_local() if isinstance(tensor, DTensor) else tensor
         largest, limit = before.abs().max().item(), torch.finfo(dtype).max
         raise ConfigError(

@@ -10,9 +10,9 @@ import torch
 from accelerate import init_empty_weights
 from transformers import PretrainedConfig, PreTrainedModel
 
-from sft_app import compat
 from sft_app.common import ranks
 from sft_app.common.errors import ConfigError
+from sft_app.compat import loading_and_saving
 from sft_app.config.schema.model import ModelConfig
 from sft_app.loader.architecture.auto_class import auto_class
 from sft_app.loader.architecture.skeleton import freeze_towers
@@ -25,6 +25,7 @@ from sft_app.loader.checkpoint.stored_weights import StoredWeights, mark_stored
 from sft_app.loader.checkpoint.tied_weights import check_tied
 from sft_app.loader.model.broadcast import receive_weights, send_weights
 from sft_app.loader.model.dtype import choose_dtype
+from sft_app.loader.model.finite import count_nonfinite
 from sft_app.loader.model.generation import make_saveable
 from sft_app.loader.model.tensor_parallel import disown_tensor_parallel, tensor_parallel_arguments
 from sft_app.loader.model.unread_model import build_unread, whole_names
@@ -81,11 +82,11 @@ def load_model(
     alone = not _shares_loading()
     if tensor_parallel_size > 1:
         in_shards = arguments | tensor_parallel_arguments(tensor_parallel_size)
-        with compat.keep_in_float32(float32_names):
+        with loading_and_saving.keep_in_float32(float32_names):
             built = _read(model_config, hf_config, plan, in_shards)
         disown_tensor_parallel(built)
     elif alone or ranks.is_main():
-        with compat.keep_in_float32(float32_names):
+        with loading_and_saving.keep_in_float32(float32_names):
             if stored is None:
                 built = _read(model_config, hf_config, plan, arguments)
             else:
@@ -106,7 +107,7 @@ def load_model(
         # Parameters without memory; buffers are real, so that inverse frequencies are computed.
         with init_empty_weights(include_buffers=False):
             built = auto_class(hf_config).from_config(
-                compat.without_quantization(hf_config), **arguments
+                loading_and_saving.without_quantization(hf_config), **arguments
             )
         built.tie_weights()  # on the meta device every assignment made a parameter of its own
         if stored is not None:
@@ -134,10 +135,7 @@ def check_finite(model: PreTrainedModel, name: str) -> None:
         if not tensor.is_floating_point() or tensor.is_meta:
             continue
         own = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-        # One pass without a copy: what sums up to a finite number has no other in it.
-        if own.sum(dtype=torch.float32).isfinite():
-            continue
-        broken = int((~own.isfinite()).sum())
+        broken = count_nonfinite(own)
         if broken:
             raise ConfigError(
                 f"model.name_or_path: {key!r} of {name!r} has {broken:,} numbers of "
@@ -176,7 +174,7 @@ def _from_pretrained(
     checkpoint = find_checkpoint(model_config)
     safe = {} if model_config.allow_pickle else {"use_safetensors": True}
     try:
-        with compat.conversions_kept():
+        with loading_and_saving.conversions_kept():
             built, info = auto_class(hf_config).from_pretrained(
                 checkpoint.location,
                 config=hf_config,
@@ -207,7 +205,7 @@ def _from_pretrained(
             f"built as asked ({' '.join(str(error).split())}); try model.attn_implementation=eager."
         ) from error
     if quantization_of(hf_config) is not None:
-        compat.forget_quantization(built)
+        loading_and_saving.forget_quantization(built)
         unexpected = {key for key in info["unexpected_keys"] if not is_of_activations(key)}
         info = {**info, "unexpected_keys": unexpected}
     check_loaded(info, model_config.name_or_path)

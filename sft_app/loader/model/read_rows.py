@@ -18,6 +18,7 @@ from sft_app.common import ranks
 from sft_app.common.errors import ConfigError
 from sft_app.loader.checkpoint.stored_tensor import TORCH_DTYPES
 from sft_app.loader.checkpoint.stored_weights import StackedWeight, StoredWeight
+from sft_app.loader.model.finite import count_nonfinite
 
 
 class RowReader:
@@ -102,11 +103,8 @@ class RowReader:
                 "copy the checkpoint again."
             )
             return None
-        # One pass without a copy: what sums up to a finite number has no other in it.
-        if own.is_floating_point() and not own.sum(dtype=torch.float32).isfinite():
-            broken = int((~own.isfinite()).sum())
-            if broken:
-                self._not_finite[weight] = broken
+        if own.is_floating_point() and (broken := count_nonfinite(own)):
+            self._not_finite[weight] = broken
         return own
 
     def _read(self, weight: StoredWeight, rows: range | None) -> Tensor:

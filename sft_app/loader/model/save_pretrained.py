@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sft_app import compat
+from sft_app.compat import loading_and_saving
 from sft_app.loader.checkpoint.weights_plan import WeightsPlan
 from sft_app.loader.model.companion_files import (
     copy_companions,
@@ -87,7 +87,7 @@ def saved_dtypes(
     the family's own list of what stays in float32 decides.
     """
     if weights_plan is None or weights_plan.num_tensors is None:
-        kept = compat.kept_in_float32(model)
+        kept = loading_and_saving.kept_in_float32(model)
         names = [n for n, _ in model.named_parameters()] + [n for n, _ in model.named_buffers()]
         return {n: torch.float32 for n in names if any(f".{k}." in f".{n}." for k in kept)}
     if main == weights_plan.dtype:

@@ -10,8 +10,8 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
 
-from sft_app import compat
 from sft_app.common.errors import ConfigError
+from sft_app.compat import loading_and_saving, model_internals
 from sft_app.loader.model.embeddings import changes_embeddings
 from sft_app.loader.rope.rope_plan import RopePlan
 from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
@@ -23,7 +23,7 @@ def check_tensor_parallel(
     config: PretrainedConfig, rope: RopePlan, tokenizer: TokenizerPlan, size: int
 ) -> None:
     """Raise ConfigError, before weights are loaded, for models not known to train when sharded."""
-    if not compat.trainer_takes_sharded_models():
+    if not model_internals.trainer_takes_sharded_models():
         raise ConfigError(f"{KEY}={size} needs transformers 5.23 or newer: upgrade it.")
     obstacle = _obstacle(config, rope, tokenizer, size)
     if obstacle is not None:
@@ -59,4 +59,4 @@ def tensor_parallel_arguments(size: int) -> dict[str, Any]:
 
 def disown_tensor_parallel(model: PreTrainedModel) -> None:
     """Let neither the Trainer nor `save_pretrained` take a sharded model into their own hands."""
-    compat.forget_tensor_parallel(model)
+    loading_and_saving.forget_tensor_parallel(model)

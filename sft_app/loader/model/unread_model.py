@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from sft_app import compat
+from sft_app.compat import loading_and_saving
 from sft_app.loader.architecture.skeleton import build_skeleton
 from sft_app.loader.checkpoint.compare_headers import load_headers
 from sft_app.loader.checkpoint.load_report import check_loaded
@@ -61,9 +61,9 @@ def build_unread(
     model, info = built_as.from_pretrained(
         None, config=hf_config, state_dict=state, output_loading_info=True, **arguments
     )
-    compat.revert_as(model, outline)
+    loading_and_saving.revert_as(model, outline)
     model.config.name_or_path = checkpoint.location
-    compat.load_generation_config(model, checkpoint.location, checkpoint.arguments())
+    loading_and_saving.load_generation_config(model, checkpoint.location, checkpoint.arguments())
     check_loaded(info, name)
     check_tied(model, name)
     if any(is_without_memory(p) for p in mark_stored(model, stored, whole)):

@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from sft_app import compat
 from sft_app.common.errors import ConfigError
+from sft_app.compat import loading_and_saving
 from sft_app.config.schema.rope import RopeConfig, RopeMethod
 from sft_app.loader.rope.decide_rotary import decide_rotary
 from sft_app.loader.rope.decide_table import decide_table, decide_unlimited
@@ -121,7 +121,7 @@ def plan_rope(
             f"rope.factor: {rope.factor:g} would shorten the context; give 1 or more, or null to "
             "derive it."
         )
-    config = compat.without_quantization(copy.deepcopy(config))
+    config = loading_and_saving.without_quantization(copy.deepcopy(config))
     text = config.get_text_config(decoder=True)
     positions = detect_positions(config)
     windows = attention_windows(text)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from sft_app import compat
 from sft_app.common.errors import ConfigError
 from sft_app.common.processes import is_installed
+from sft_app.compat import model_internals
 from sft_app.loader.architecture.auto_class import model_class
 from sft_app.training.attention import packed_attention
 from sft_app.training.attention.document_kernels import (
@@ -101,8 +101,8 @@ def _choose_automatically(model_config: PretrainedConfig, on_cuda: bool) -> Atte
     family_class = model_class(model_config)
     if family_class is None:
         return AttentionPlan("sdpa", f"{family} is code that its checkpoint carries")
-    if not compat.can_set_attention(family_class):
-        name = "sdpa" if compat.supports_sdpa(family_class) else "eager"
+    if not model_internals.can_set_attention(family_class):
+        name = "sdpa" if model_internals.supports_sdpa(family_class) else "eager"
         return AttentionPlan(name, f"{family} has its own attention code")
     text_config = model_config.get_text_config(decoder=True)
     if getattr(text_config, "attn_logit_softcapping", None) is not None:
@@ -116,7 +116,7 @@ def _choose_automatically(model_config: PretrainedConfig, on_cuda: bool) -> Atte
     how = "one SDPA call per document"
     if on_cuda:
         how = f"the variable-length flash kernel in 16 bits without dropout, else {how}"
-    if not compat.supports_sdpa(family_class):
+    if not model_internals.supports_sdpa(family_class):
         how += f"; {family} allows no other fused kernel, so its own attention is compared"
     return AttentionPlan(packed_attention.NAME, how)
 
@@ -167,7 +167,7 @@ def difference_from_eager(model: PreTrainedModel, called: nn.Module, name: str) 
     Families hand their attention what it may not look at: sinks, soft caps, a choice of blocks.
     The row is plain, and longer than every window and than what is chosen of it.
     """
-    if name == "eager" or not compat.can_set_attention(type(model)):
+    if name == "eager" or not model_internals.can_set_attention(type(model)):
         return None
     tokens = probe_batch(model)["input_ids"][:1]
     logits = []
@@ -201,7 +201,7 @@ def difference_tolerated(model: PreTrainedModel) -> float:
 
 def use_attention(model: PreTrainedModel, name: str) -> None:
     """Switch a loaded model to `name`; those with attention code of their own stay as they are."""
-    if compat.can_set_attention(type(model)):
+    if model_internals.can_set_attention(type(model)):
         model.set_attn_implementation(name)
 
 

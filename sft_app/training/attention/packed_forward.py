@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from sft_app.compat import attention_of, packing_is_told_to_masks
+from sft_app.compat.model_internals import attention_of, packing_is_told_to_masks
 from sft_app.training.attention.document_bounds import lengths_from_positions
 from sft_app.training.attention.known_batch import known_lengths
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sft_app import compat
 from sft_app.common.errors import ConfigError
+from sft_app.compat import model_internals
 from sft_app.data.batches.collators import CollateExamples
 from sft_app.training.attention.choose_attention import (
     KERNELS_FAIL_WITH,
@@ -50,7 +50,7 @@ def verify_padded(
     or the one asked for is not.
     """
     fallbacks = () if plan.asked_for else ("sdpa", "eager")
-    if not compat.can_set_attention(type(model)):
+    if not model_internals.can_set_attention(type(model)):
         fallbacks = ()
     findings: list[str] = []
     for name in dict.fromkeys((plan.name, *fallbacks)):

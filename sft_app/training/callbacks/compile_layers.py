@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 
-from sft_app import compat
 from sft_app.common.errors import ConfigError
+from sft_app.compat import model_internals
 from sft_app.training.decoder_layers import decoder_layers
 
 log = logging.getLogger(__name__)
@@ -63,8 +63,8 @@ class CompileLayers(TrainerCallback):
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         """Compile each layer."""
         # A layer's gradients are ready layer by layer anyway.
-        self._settings.enter_context(compat.no_ddp_buckets_in_graphs())
-        self._recompute = [compat.recomputation(layer) for layer in self.layers]
+        self._settings.enter_context(model_internals.no_ddp_buckets_in_graphs())
+        self._recompute = [model_internals.recomputation(layer) for layer in self.layers]
         for layer in self.layers:
             _compile(layer)
         kind = type(self.layers[0]).__name__
@@ -80,15 +80,15 @@ class CompileLayers(TrainerCallback):
         for layer, recompute in zip(self.layers, self._recompute, strict=True):
             vars(layer).pop("forward", None)
             if recompute is not None:
-                compat.set_recomputation(layer, recompute)
+                model_internals.set_recomputation(layer, recompute)
         self._settings.close()
 
 
 def _compile(layer: Any) -> None:
     recomputed = getattr(layer, "gradient_checkpointing", False)
-    if recomputed and not compat.checkpoints_around_forward():
+    if recomputed and not model_internals.checkpoints_around_forward():
         # What is recomputed is compiled: a graph around it would end at its beginning.
-        compat.set_recomputation(layer, _compiling(compat.recomputation(layer)))
+        model_internals.set_recomputation(layer, _compiling(model_internals.recomputation(layer)))
     else:
         # Not Module.compile(): hooks, such as FSDP2's, stay outside.
         layer.forward = torch.compile(layer.forward)

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
-from sft_app import compat
 from sft_app.common.errors import ConfigError
+from sft_app.compat import model_internals
 from sft_app.training.activation_memory.host_copies import HostCopies
 from sft_app.training.decoder_layers import decoder_layers
 
@@ -38,9 +38,9 @@ class OffloadActivations(TrainerCallback):
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         """Keep on the host what each recomputed layer is given."""
         for layer in self.layers:
-            recompute = compat.recomputation(layer)
+            recompute = model_internals.recomputation(layer)
             if recompute is not None and getattr(layer, "gradient_checkpointing", False):
-                compat.set_recomputation(layer, self._offloading(recompute))
+                model_internals.set_recomputation(layer, self._offloading(recompute))
                 self._before.append((layer, recompute))
         log.info(
             "offload         what %d layers are given waits in the host's memory, copied while "
@@ -51,7 +51,7 @@ class OffloadActivations(TrainerCallback):
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         """Put back how layers were recomputed."""
         for layer, recompute in self._before:
-            compat.set_recomputation(layer, recompute)
+            model_internals.set_recomputation(layer, recompute)
 
     def _offloading(self, recompute: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(recompute)

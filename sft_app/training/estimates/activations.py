@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface, PretrainedConfig
 
-from sft_app import compat
+from sft_app.compat import model_internals
 from sft_app.config.schema.adapter import AdapterConfig
 from sft_app.loader.architecture.skeleton import build_skeleton
 from sft_app.loader.model.broadcast import places_of
@@ -81,7 +81,7 @@ class _ShapesOfExperts(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        if func is compat.grouped_product():
+        if func is model_internals.grouped_product():
             rows, weights = args[:2]
             if torch.is_autocast_enabled("cpu"):
                 dtype = torch.get_autocast_dtype("cpu")
@@ -227,7 +227,7 @@ class _Counter:
         return tensor
 
     def _is_new(self, tensor: Tensor) -> bool:
-        key = compat.storage_key(tensor)
+        key = model_internals.storage_key(tensor)
         if key in self.storages:
             return False
         self.storages[key] = tensor.untyped_storage()

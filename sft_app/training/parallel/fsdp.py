@@ -28,9 +28,9 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import PreTrainedModel
 
-from sft_app import compat
 from sft_app.common import ranks
 from sft_app.common.errors import ConfigError
+from sft_app.compat import model_internals
 from sft_app.config.schema.trainer import Parallelism, TrainerConfig
 from sft_app.training.decoder_layers import decoder_layers
 from sft_app.training.parallel.distribute_weights import fill_shards, move_to_meta, stored_weights
@@ -52,7 +52,7 @@ def shard(
     the weights; on the other ranks parameters may be without memory. Raises ConfigError where it
     cannot be had.
     """
-    if not compat.trainer_takes_sharded_models():
+    if not model_internals.trainer_takes_sharded_models():
         raise ConfigError(
             "trainer.parallelism=fsdp needs transformers 5.23 or newer: older Trainers would wrap "
             "the sharded model once more. Upgrade it, or use trainer.parallelism=ddp."

@@ -21,10 +21,10 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sft_app import compat
 from sft_app.common import ranks
 from sft_app.common.counted import counted
 from sft_app.common.raise_together import raise_together
+from sft_app.compat import loading_and_saving
 from sft_app.loader.checkpoint.tensor_headers import INDEX
 from sft_app.loader.model.dtype import rounded
 from sft_app.training.peft.merge_shards import gather_one
@@ -110,7 +110,7 @@ def _plan(
     largest: int | None,
 ) -> FilesPlan | None:
     names = _untied(model, state)
-    saved = compat.names_when_saved(model, names) if names is not None else None
+    saved = loading_and_saving.names_when_saved(model, names) if names is not None else None
     if saved is None:
         return None
     tensors = {}

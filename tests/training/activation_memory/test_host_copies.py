@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from sft_app import compat
+from sft_app.compat import model_internals
 from sft_app.training.activation_memory.host_copies import Copied, HostCopies
 from sft_app.training.callbacks.offload_activations import OffloadActivations
 from sft_app.training.decoder_layers import decoder_layers
@@ -55,7 +55,7 @@ def test_gradients_are_the_same_bits(
     offloaded = copy.deepcopy(plain)
     callback = OffloadActivations(offloaded, CPU)
     callback.copies = noted = Noted()
-    before = [compat.recomputation(layer) for layer in decoder_layers(offloaded)]
+    before = [model_internals.recomputation(layer) for layer in decoder_layers(offloaded)]
     callback.on_train_begin()
     found = gradients(offloaded)
     callback.on_train_end()
@@ -65,7 +65,7 @@ def test_gradients_are_the_same_bits(
     assert len(hidden) == 2 * 5, "the input of each layer, in each micro-batch"
     assert all(copied.taken and copied.fetched is None for copied in hidden)
     assert noted.most_fetched == 2, "the one in use, and the next"
-    assert [compat.recomputation(layer) for layer in decoder_layers(offloaded)] == before
+    assert [model_internals.recomputation(layer) for layer in decoder_layers(offloaded)] == before
 
 
 def test_small_tensors_and_parameters_stay(random_model: Callable[..., PreTrainedModel]) -> None:

@@ -1,6 +1,5 @@
 """Kernels that know documents are called once for all of them, where that has been found exact."""
 
-import copy
 import inspect
 import sys
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from tests.newer_transformers import NEEDS_TOLD_CONVOLUTIONS
 from tests.training import packing_census
 from tests.training.attention import reference_kernels
 from tests.training.attention.reference_kernels import KERNELS, install
-from tests.training.packing_census import packed_against_alone
+from tests.training.packing_census import copy_calls_its_own_layers, packed_against_alone
 
 CONVOLUTION = "causal_conv1d.causal_conv1d_fn"
 FAMILIES = {
@@ -214,10 +213,4 @@ def test_a_deep_copy_tells_its_own_layers(
 ) -> None:
     model = small_family("lfm2")
     with_kernels(monkeypatch, model)
-    twin = copy.deepcopy(model)
-    with torch.no_grad():
-        for parameter in twin.parameters():
-            parameter.zero_()
-    positions = torch.cat([torch.arange(5), torch.arange(7)]).unsqueeze(0)
-    tokens = torch.arange(3, 15).unsqueeze(0)
-    assert not twin(input_ids=tokens, position_ids=positions).logits.any()
+    assert copy_calls_its_own_layers(model)

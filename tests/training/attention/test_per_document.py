@@ -1,14 +1,19 @@
 """Layers without documents are called once for each: what comes out is what each gives alone."""
 
-import copy
-
 import pytest
 import torch
 
 from sft_app.training.attention.choose_attention import choose_attention, verify_attention
 from sft_app.training.attention.packed_forward import lengths_for_layers, packed_documents
 from tests.newer_transformers import CHUNKS_RESTART_WITH_DOCUMENTS
-from tests.training.packing_census import Answer, answers, ask, packed_against_alone, tiny_model
+from tests.training.packing_census import (
+    Answer,
+    answers,
+    ask,
+    copy_calls_its_own_layers,
+    packed_against_alone,
+    tiny_model,
+)
 
 FAMILIES = {
     "qwen3_5_text": "Qwen3_5GatedDeltaNet",
@@ -59,13 +64,7 @@ def test_a_deep_copy_calls_its_own_layers() -> None:
     model = tiny_model("lfm2")
     assert model is not None
     verify_attention(model, choose_attention(model.config, "cpu", "auto"))
-    twin = copy.deepcopy(model)
-    with torch.no_grad():
-        for parameter in twin.parameters():
-            parameter.zero_()
-    positions = torch.cat([torch.arange(5), torch.arange(7)]).unsqueeze(0)
-    tokens = torch.arange(3, 15).unsqueeze(0)
-    assert not twin(input_ids=tokens, position_ids=positions).logits.any()
+    assert copy_calls_its_own_layers(model)
 
 
 def test_a_batch_with_a_mask_or_a_cache_has_no_packed_documents() -> None:

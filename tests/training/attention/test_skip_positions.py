@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional as F
 from transformers import masking_utils
 
-from sft_app import compat
 from sft_app.common.errors import ConfigError
+from sft_app.compat import model_internals
 from sft_app.config.schema.rope import RopeConfig
 from sft_app.data.batches.skip_positions import draw_skip, skip_positions
 from sft_app.loader.rope.rope_plan import plan_rope
@@ -26,10 +26,10 @@ LENGTHS = (14, 1, 9)
 
 @pytest.fixture
 def reads_restarts(monkeypatch):
-    """The patch of compat.py, taken back at the end."""
+    """The patch of compat, taken back at the end."""
     own = masking_utils.find_packed_sequence_indices
     monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", own)
-    compat.read_documents_by_restarts()
+    model_internals.read_documents_by_restarts()
 
 
 def row_of(lengths):
@@ -128,7 +128,7 @@ def test_jumps_read_as_documents_are_found_on_the_loaded_model(random_model, mon
         verify_skipped_positions(model, model)  # transformers takes a jump for a new document
     own = masking_utils.find_packed_sequence_indices
     monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", own)
-    compat.read_documents_by_restarts()
+    model_internals.read_documents_by_restarts()
     assert "skipping moves the logits" in verify_skipped_positions(model, model)
 
 

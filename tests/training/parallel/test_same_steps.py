@@ -86,6 +86,11 @@ def take_steps(
     return answer
 
 
+def norm_of(gradients: dict[str, Any]) -> float:
+    norms = [torch.from_numpy(gradient).norm() for gradient in gradients.values()]
+    return torch.stack(norms).norm().item()
+
+
 Compose = Callable[..., AppConfig]
 RandomModel = Callable[..., PreTrainedModel]
 
@@ -116,8 +121,8 @@ def test_gradients_of_16_bit_weights_are_summed_in_float32(
         alone = once | {"per_device_train_batch_size": 1}
         one = on_two_forked_ranks(take_steps, config, rows[:2], tmp_path, alone)[0]
     for answer in answers:
-        # The norm of a single step's gradients is rounded to their 8 bits.
-        assert answer["norms"] == pytest.approx(one["norms"], rel=2**-8)
+        # Not the norm that the single row logs: that is rounded to 16 bits, as its gradients are.
+        assert answer["norms"] == pytest.approx([norm_of(one["gradients"][0])], rel=1e-3)
         for name, gradient in one["gradients"][0].items():
             found = torch.from_numpy(answer["gradients"][0][name])
             expected = torch.from_numpy(gradient)

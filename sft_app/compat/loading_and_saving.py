@@ -1,0 +1,255 @@
+"""How transformers names, puts together and keeps the weights of checkpoints, from the inside."""
+
+import copy
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+def kept_in_float32(model: "PreTrainedModel") -> tuple[str, ...]:
+    """Return parts of parameter names that the family keeps in float32 whatever its dtype."""
+    return tuple(model._keep_in_fp32_modules_strict or ())
+
+
+@contextmanager
+def keep_in_float32(names: Iterable[str]) -> Iterator[None]:
+    """Let `from_pretrained` load the parameters `names` in float32, whatever the model's dtype.
+
+    By the table that families use for their router biases, which takes patterns.
+    """
+    from transformers import PreTrainedModel
+
+    kept = [f"^{re.escape(name)}$" for name in names]
+    if not kept:
+        yield
+        return
+    import torch
+
+    original = PreTrainedModel._get_dtype_plan
+
+    def with_kept(model: Any, dtype: Any) -> dict[str, Any]:
+        # The first pattern that fits a name decides.
+        return {**dict.fromkeys(kept, torch.float32), **original(model, dtype)}
+
+    PreTrainedModel._get_dtype_plan = with_kept
+    try:
+        yield
+    finally:
+        PreTrainedModel._get_dtype_plan = original
+
+
+def names_in_model(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, str]:
+    """Return what a loaded model calls the tensors that its checkpoint's files call `names`.
+
+    Of tensors that are put together from several, the name of the whole.
+    """
+    from transformers.core_model_loading import (
+        WeightConverter,
+        WeightRenaming,
+        rename_source_key,
+    )
+
+    mapping = getattr(model, "_weight_conversions", None) or []
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    prefix, own = model.base_model_prefix, model.state_dict()
+    renamed = {}
+    for name in names:
+        found, _ = rename_source_key(name, renamings, converters, prefix, own)
+        if found not in own and name in own:
+            found, _ = rename_source_key(name, [], [], prefix, own)
+        renamed[name] = str(found)
+    return renamed
+
+
+@dataclass
+class Conversion:
+    """Tensors of a checkpoint out of which transformers' loader makes others."""
+
+    converter: Any
+    """The loader's own one for them."""
+    target: str
+    """The model's name of what is made; the first, where it is several."""
+    sources: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    """The converter's pattern, and the name in the files, in the loader's order."""
+
+    @property
+    def operations(self) -> str:
+        """Return what is done to them, in transformers' words."""
+        return ", ".join(type(operation).__name__ for operation in self.converter.operations)
+
+    def convert(
+        self, tensors: "dict[str, torch.Tensor]", model: "PreTrainedModel"
+    ) -> "dict[str, torch.Tensor]":
+        """Return, by the model's names, what the loader would make of `tensors`.
+
+        Those are by the names in the files. Raises what the converter raises.
+        """
+        for pattern, name in self.sources:
+            self.converter.add_tensor(self.target, name, pattern, tensors[name])
+        made = self.converter.convert(self.target, model=model, config=model.config)
+        return {name: t[0] if isinstance(t, list) else t for name, t in made.items()}
+
+
+@contextmanager
+def noting_conversions() -> Iterator[list[Conversion]]:
+    """Note what `from_pretrained` makes out of several tensors, or not as it is, while it loads."""
+    from transformers.core_model_loading import WeightConverter, WeightTransform
+
+    noted: list[Conversion] = []
+    of_converter: dict[int, Conversion] = {}
+    own = WeightTransform.add_tensor
+
+    def note_and_add(self: Any, target: str, source: str, pattern: str, tensor: Any) -> None:
+        if isinstance(self, WeightConverter):
+            if id(self) not in of_converter:  # the loader has one for each target
+                of_converter[id(self)] = Conversion(self, target)
+                noted.append(of_converter[id(self)])
+            of_converter[id(self)].sources.append((pattern, source))
+        own(self, target, source, pattern, tensor)
+
+    WeightTransform.add_tensor = note_and_add
+    try:
+        yield noted
+    finally:
+        WeightTransform.add_tensor = own
+
+
+def revert_as(model: "PreTrainedModel", loaded: "PreTrainedModel") -> None:
+    """Let `save_pretrained` write `model` under the names of what `loaded` was loaded from."""
+    model._weight_conversions = getattr(loaded, "_weight_conversions", None)
+
+
+def names_when_saved(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, str] | None:
+    """Return the model's own names by those that `save_pretrained` writes.
+
+    None where it would write other tensors than the model has.
+    """
+    import torch
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, revert_weight_conversion
+
+    used = getattr(model, "_weight_conversions", None)
+    if used is None:
+        used = get_model_conversion_mapping(model, add_legacy=False)
+    if any(isinstance(entry, WeightConverter) for entry in used):
+        return None
+    kept = [n for n in names if n not in (model._keys_to_ignore_on_save or ())]
+    stand_ins = {name: torch.empty(0, device="meta") for name in kept}
+    own_names = {id(tensor): name for name, tensor in stand_ins.items()}
+    reverted = revert_weight_conversion(model, dict(stand_ins))
+    found = {name: own_names.get(id(tensor)) for name, tensor in reverted.items()}
+    if set(found.values()) != set(kept):
+        return None
+    return {name: own for name, own in found.items() if own is not None}
+
+
+def load_generation_config(
+    model: "PreTrainedModel", location: str, arguments: dict[str, Any]
+) -> None:
+    """Give a model that was built without a path the generation configuration of a checkpoint.
+
+    `arguments`: `revision` and `cache_dir`, as of `from_pretrained`.
+    """
+    adjust = getattr(model, "adjust_generation_fn", None)
+    if adjust is None or not model.can_generate():
+        return
+    adjust(
+        None,
+        True,
+        None,
+        location,
+        force_download=False,
+        proxies=None,
+        local_files_only=False,
+        token=None,
+        subfolder="",
+        trust_remote_code=False,
+        **{"cache_dir": None, "revision": None, **arguments},
+    )
+
+
+@contextmanager
+def conversions_kept() -> Iterator[None]:
+    """Keep what was done to names while a quantised checkpoint is loaded and decoded.
+
+    Transformers 5.24 forgets all of it with the quantiser, prefixes of towers' names included;
+    until save_pretrained writes a decoded checkpoint under its own names.
+    """
+    from transformers.quantizers.base import HfQuantizer
+
+    own = HfQuantizer.remove_quantization_config
+
+    def remove_but_names(self: HfQuantizer, model: "PreTrainedModel") -> None:
+        conversions = getattr(model, "_weight_conversions", None)
+        own(self, model)
+        if conversions is not None:
+            model._weight_conversions = conversions
+
+    HfQuantizer.remove_quantization_config = remove_but_names
+    try:
+        yield
+    finally:
+        HfQuantizer.remove_quantization_config = own
+
+
+def forget_quantization(model: "PreTrainedModel") -> None:
+    """Let `save_pretrained` write the decoded weights under the names of a plain checkpoint.
+
+    It reverts what was done to names and layouts when loading, and decoding was a part of that: the
+    plain matrices would be saved under the names of quantised blocks. Needs what loading inside of
+    `conversions_kept` has left.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter
+
+    def key(entry: Any) -> tuple[object, ...]:
+        sources = () if isinstance(entry, WeightConverter) else tuple(entry.source_patterns)
+        return (*sources, None, *entry.target_patterns, entry.scope_prefix)
+
+    # Of what was used when loading, as the same model without a quantiser would have it.
+    plain = {key(entry): entry for entry in get_model_conversion_mapping(model)}
+    used = [key(entry) for entry in getattr(model, "_weight_conversions", None) or ()]
+    model._weight_conversions = [plain[one] for one in used if one in plain] or None
+
+
+def without_quantization(config: "PretrainedConfig") -> "PretrainedConfig":
+    """Return what builds plain layers: `config` itself, or a copy if its checkpoint is quantised.
+
+    An attribute that is there and None fails in transformers' to_dict, so that it is taken away.
+    """
+    if not hasattr(config, "quantization_config"):
+        return config
+    plain = copy.deepcopy(config)
+    del plain.quantization_config
+    return plain
+
+
+def forget_tensor_parallel(model: "PreTrainedModel") -> None:
+    """Let neither the Trainer nor `save_pretrained` know that transformers cut the model.
+
+    Until the Trainer supports tensor parallelism beside a sampler and checkpoints of one's own.
+    """
+    model._tp_size = None
+    model._is_distributed_loading_by_transformers = False
+    model.config.distributed_config = None
+
+
+def gguf_arguments() -> dict[str, Any]:
+    """Return what `from_pretrained(gguf_file=...)` needs to give plain tensors.
+
+    Since transformers 5.23 it keeps the GGUF blocks, which can be neither trained nor saved, unless
+    it is told to dequantise; until 5.23 is the oldest supported version.
+    """
+    import transformers
+
+    if hasattr(transformers, "GgufConfig"):
+        return {"quantization_config": transformers.GgufConfig(dequantize=True)}
+    return {}
