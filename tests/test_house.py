@@ -1,5 +1,6 @@
 """A stranger finds their way: small rooms, distinct names, no circles of imports."""
 
+import tomllib
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,18 @@ def test_no_room_is_crowded() -> None:
 def test_no_two_modules_share_a_name() -> None:
     names = Counter(path.stem for path in _modules())
     assert not {name for name, n in names.items() if n > 1}
+
+
+def test_every_room_is_in_the_wheel() -> None:
+    """An editable install finds a folder that pyproject.toml forgot; a wheel does not."""
+    pyproject = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    listed = pyproject["tool"]["setuptools"]["packages"]
+    code = {path.parent for path in ROOT.rglob("*.py")}
+    settings = {path for path in (ROOT.parent / "conf").rglob("*") if path.is_dir()}
+    folders = {folder.relative_to(ROOT.parent) for folder in code}
+    folders |= {Path("sft_app") / folder.relative_to(ROOT.parent) for folder in settings}
+    folders |= {Path("sft_app/conf"), Path("sft_app/loader/tokenizer/chat_templates")}
+    assert sorted(listed) == sorted(".".join(folder.parts) for folder in folders)
 
 
 def test_imports_go_in_no_circle() -> None:
