@@ -127,28 +127,64 @@ def revert_as(model: "PreTrainedModel", loaded: "PreTrainedModel") -> None:
     model._weight_conversions = getattr(loaded, "_weight_conversions", None)
 
 
-def names_when_saved(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, str] | None:
-    """Return the model's own names by those that `save_pretrained` writes.
+@dataclass(frozen=True)
+class SavedTogether:
+    """Tensors of a model that `save_pretrained` writes from each other, and from nothing else."""
 
-    None where it would write other tensors than the model has.
+    sources: tuple[str, ...]
+    """Their names in the model."""
+    saved: "dict[str, torch.Tensor]"
+    """What is written, by the names in the files; without numbers."""
+
+
+def saved_together(
+    model: "PreTrainedModel", outline: "dict[str, torch.Tensor]"
+) -> list[SavedTogether] | None:
+    """Return what `save_pretrained` makes of the tensors in `outline`, each group by itself.
+
+    Those are a model's, by its names, without numbers (on torch's meta device); what the family
+    does not save is left out. None where a group makes other than its own numbers, or cannot be
+    told without them.
     """
-    import torch
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, revert_weight_conversion
+    from transformers.core_model_loading import WeightTransform
 
-    used = getattr(model, "_weight_conversions", None)
-    if used is None:
-        used = get_model_conversion_mapping(model, add_legacy=False)
-    if any(isinstance(entry, WeightConverter) for entry in used):
+    ignored = model._keys_to_ignore_on_save or ()
+    kept = {name: tensor for name, tensor in outline.items() if name not in ignored}
+    groups: dict[int, list[str]] = {}
+    own = WeightTransform.add_tensor
+
+    def note_and_add(self: Any, target: str, source: str, pattern: str, tensor: Any) -> None:
+        groups.setdefault(id(self), []).append(source)  # there is one for each group, while it runs
+        own(self, target, source, pattern, tensor)
+
+    WeightTransform.add_tensor = note_and_add
+    try:
+        written = as_saved(model, kept)
+    except Exception:  # whatever an operation says of tensors without numbers
         return None
-    kept = [n for n in names if n not in (model._keys_to_ignore_on_save or ())]
-    stand_ins = {name: torch.empty(0, device="meta") for name in kept}
-    own_names = {id(tensor): name for name, tensor in stand_ins.items()}
-    reverted = revert_weight_conversion(model, dict(stand_ins))
-    found = {name: own_names.get(id(tensor)) for name, tensor in reverted.items()}
-    if set(found.values()) != set(kept):
+    finally:
+        WeightTransform.add_tensor = own
+    together = [tuple(group) for group in groups.values()] or [(name,) for name in kept]
+    found = []
+    for sources in together:
+        tensors = {name: kept[name] for name in sources}
+        saved = as_saved(model, tensors)
+        if sum(t.numel() for t in saved.values()) != sum(t.numel() for t in tensors.values()):
+            return None
+        found.append(SavedTogether(sources, saved))
+    names = [name for group in found for name in group.saved]
+    if sorted(names) != sorted(written) or len(names) != len(set(names)):
         return None
-    return {name: own for name, own in found.items() if own is not None}
+    return found if sorted(n for group in together for n in group) == sorted(kept) else None
+
+
+def as_saved(
+    model: "PreTrainedModel", tensors: "dict[str, torch.Tensor]"
+) -> "dict[str, torch.Tensor]":
+    """Return what `save_pretrained` writes of `tensors`, which are by the model's names."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return dict(revert_weight_conversion(model, dict(tensors)))
 
 
 def load_generation_config(

@@ -86,7 +86,7 @@ def measure(source: Path, out: Path, *, slices: bool) -> dict[str, Any]:
         (model,) = made
         plan = plan_files(model, torch.bfloat16, {}, largest=LARGEST_FILE) if slices else None
         if plan is not None:
-            write_files(plan, gather_from(model), out)
+            write_files(plan, model, gather_from(model), out)
         else:
             weights = gather_weights(model)
             if weights:

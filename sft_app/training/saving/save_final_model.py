@@ -92,7 +92,8 @@ def save_final_model(
                 )
         if files is not None:
             is_plain = isinstance(model, PreTrainedModel)
-            write_files(files, gather_from(model) if is_plain else gather_merged(model), staged)
+            gather = gather_from(model) if is_plain else gather_merged(model)
+            write_files(files, plain_model(model), gather, staged)
         if ranks.is_main():
             write_manifest(staged, all_finite=True)
             publish(staged, directory)

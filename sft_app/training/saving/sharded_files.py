@@ -1,8 +1,10 @@
 """The files of a sharded model, written by several ranks, none of which holds the model.
 
 Every tensor is gathered by all ranks, one after the other, and kept by the one that writes it: in
-its host's memory there are its shards, and a tensor or two. The ranks that write are those of rank
-0's node: on the others the run's folder may be another disk's.
+its host's memory there are its shards, and a tensor or two. Where files have other tensors than the
+model (one for each expert, of which the model has a stack), those that make them are gathered
+together, and taken apart by the rank that writes, by transformers' own code. The ranks that write
+are those of rank 0's node: on the others the run's folder may be another disk's.
 """
 
 import json
@@ -41,11 +43,20 @@ whole, and is called by who keeps it."""
 
 
 @dataclass(frozen=True)
+class Source:
+    """A weight of the model."""
+
+    name: str
+    dtype: torch.dtype
+    """That it is rounded to, before anything is made of it."""
+
+
+@dataclass(frozen=True)
 class SavedTensor:
     """One tensor of a file."""
 
-    source: str
-    """Its name in the model."""
+    sources: tuple[Source, ...]
+    """What it is made of, and maybe others with it."""
     shape: tuple[int, ...]
     dtype: torch.dtype
 
@@ -91,7 +102,8 @@ def plan_files(
     `model` is whole or sharded; `main` and `exceptions` (by the model's names) are the dtypes that
     are saved; `state`: its tensors, by the plain model's names, where an adapter is among them;
     `largest`: bytes of a file (None: by size and ranks). None where what is saved is not
-    what the model holds: where transformers takes tensors apart, or ties them in a way of its own.
+    what the model holds: where transformers ties tensors in a way of its own, or needs their
+    numbers to tell what it makes of them.
     """
     message: list[FilesPlan | None] = [None]
     if ranks.is_main():
@@ -110,16 +122,24 @@ def _plan(
     largest: int | None,
 ) -> FilesPlan | None:
     names = _untied(model, state)
-    saved = loading_and_saving.names_when_saved(model, names) if names is not None else None
-    if saved is None:
+    if names is None:
+        return None
+    dtypes = {
+        name: exceptions.get(name, main) if state[name].is_floating_point() else state[name].dtype
+        for name in names
+    }
+    outline = {n: torch.empty(state[n].shape, dtype=dtypes[n], device="meta") for n in names}
+    groups = loading_and_saving.saved_together(model, outline)
+    if groups is None:
         return None
     tensors = {}
-    for name, source in saved.items():
-        stored = state[source]
-        dtype = exceptions.get(source, main) if stored.is_floating_point() else stored.dtype
-        if not can_be_written(dtype):
-            return None
-        tensors[name] = SavedTensor(source, tuple(stored.shape), dtype)
+    for group in groups:
+        sources = tuple(Source(name, dtypes[name]) for name in group.sources)
+        for name, tensor in group.saved.items():
+            tensors[name] = SavedTensor(sources, tuple(tensor.shape), tensor.dtype)
+    if not all(can_be_written(tensor.dtype) for tensor in tensors.values()):
+        return None
+    # Each by itself: parts of one stack would count as the whole.
     outline = {n: torch.empty(t.shape, dtype=t.dtype, device="meta") for n, t in tensors.items()}
     total = sum(t.nbytes for t in outline.values())
     writers = local_ranks()
@@ -134,7 +154,7 @@ def _plan(
     )
     index = None
     if split.is_sharded:
-        held = [state[tensor.source] for tensor in tensors.values()]
+        held = [state[name] for group in groups for name in group.sources]
         parameters = sum(t.numel() for t in held if isinstance(t, nn.Parameter))
         facts = {"total_parameters": parameters, **split.metadata}
         index = {"metadata": facts, "weight_map": split.tensor_to_filename}
@@ -160,8 +180,8 @@ def local_ranks() -> int:
     return min(ranks.world_size(), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def write_files(plan: FilesPlan, gather: Gather, directory: Path) -> None:
-    """Write the files of `plan` into `directory`, which is there; a collective.
+def write_files(plan: FilesPlan, model: PreTrainedModel, gather: Gather, directory: Path) -> None:
+    """Write the files of `plan`, made for `model`, into `directory`, which is there; a collective.
 
     What fails on one rank is raised on all of them, after the last tensor. Raises OSError.
     """
@@ -171,7 +191,7 @@ def write_files(plan: FilesPlan, gather: Gather, directory: Path) -> None:
         pool = stack.enter_context(ThreadPoolExecutor(max_workers=1))
         for first in range(0, len(plan.files), writers):
             try:
-                _write_at_once(plan.files[first : first + writers], gather, directory, pool)
+                _write_at_once(plan.files[first : first + writers], model, gather, directory, pool)
             except WriteFailed as failed:  # the others still need this rank's shards
                 error = error or failed.error
     raise_together(error)
@@ -190,12 +210,17 @@ class WriteFailed(Exception):
 
 
 def _write_at_once(
-    files: tuple[FilePlan, ...], gather: Gather, directory: Path, pool: ThreadPoolExecutor
+    files: tuple[FilePlan, ...],
+    model: PreTrainedModel,
+    gather: Gather,
+    directory: Path,
+    pool: ThreadPoolExecutor,
 ) -> None:
-    """Write one file on each of several ranks: their tensors are gathered in turn."""
-    orders = [[(file, name) for name in in_file_order(file.layout)] for file in files]
-    turns = [entry for turn in zip_longest(*orders) for entry in turn if entry is not None]
+    """Write one file on each of several ranks: what they are made of is gathered in turn."""
     mine = next((file for file in files if file.writer == ranks.rank()), None)
+    wanted: dict[tuple[Source, ...], list[str]] = {}
+    for name, tensor in mine.tensors.items() if mine is not None else ():
+        wanted.setdefault(tensor.sources, []).append(name)
     out: TensorFile | None = None
     error: Exception | None = None
     if mine is not None:
@@ -204,15 +229,16 @@ def _write_at_once(
         except OSError as failed:
             error = failed
     writing: Future[None] | None = None
-    for file, name in turns:
-        finish = gather(file.tensors[name].source)
-        if mine is None or file is not mine or out is None or error is not None:
+    for sources in _in_turn(files):
+        whole = {source: gather(source.name) for source in sources}
+        if sources not in wanted or out is None or error is not None:
             continue
         try:
-            own = rounded(finish(), mine.tensors[name].dtype, name).cpu()
+            own = {s.name: rounded(get(), s.dtype, s.name).cpu() for s, get in whole.items()}
+            saved = loading_and_saving.as_saved(model, own)
             if writing is not None:
                 writing.result()  # one is written while the next is gathered, and no more
-            writing = pool.submit(out.add, name, own)
+            writing = pool.submit(_add, out, {name: saved[name] for name in wanted[sources]})
         except Exception as failed:
             error, writing = failed, None
     try:
@@ -220,10 +246,23 @@ def _write_at_once(
             writing.result()
         if out is not None:
             out.close()
+            assert error is not None or not out.missing, out.missing
     except Exception as failed:
         error = error or failed
     if error is not None:
         raise WriteFailed(error)
+
+
+def _in_turn(files: tuple[FilePlan, ...]) -> list[tuple[Source, ...]]:
+    """Return what is gathered, once each; the files take turns."""
+    orders = [[file.tensors[n].sources for n in in_file_order(file.layout)] for file in files]
+    turns = [sources for turn in zip_longest(*orders) for sources in turn if sources is not None]
+    return list(dict.fromkeys(turns))
+
+
+def _add(file: TensorFile, tensors: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        file.add(name, tensor)
 
 
 def gather_from(model: nn.Module) -> Gather:

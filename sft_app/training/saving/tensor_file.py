@@ -33,17 +33,18 @@ def in_file_order(layout: Layout) -> list[str]:
 
 
 class TensorFile:
-    """A safetensors file that is being written; `add` takes the tensors in file order."""
+    """A safetensors file that is being written; `add` takes the tensors in any order."""
 
     def __init__(self, path: Path, layout: Layout) -> None:
         """Write the header. Raises OSError, as of a full disk."""
-        self._left = in_file_order(layout)
         self._layout = layout
+        self._starts: dict[str, int] = {}
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         at = 0
-        for name in self._left:
+        for name in in_file_order(layout):
             shape, dtype = layout[name]
             end = at + math.prod(shape) * dtype.itemsize
+            self._starts[name] = at
             header[name] = {
                 "dtype": DTYPE_NAMES[dtype],
                 "shape": list(shape),
@@ -54,17 +55,23 @@ class TensorFile:
         text += b" " * (-len(text) % 8)
         self._file = path.open("wb")
         self._file.write(len(text).to_bytes(8, "little") + text)
+        self._numbers = self._file.tell()
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Write the next tensor's numbers. Raises OSError."""
-        assert name == self._left.pop(0), "tensors come in file order"
+        """Write a tensor's numbers where they belong. Raises OSError."""
         assert (tuple(tensor.shape), tensor.dtype) == self._layout[name], name
         octets: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        self._file.seek(self._numbers + self._starts.pop(name))
         self._file.write(octets)
 
     def close(self) -> None:
         """End the file. Raises OSError for what could not be written."""
         self._file.close()
+
+    @property
+    def missing(self) -> list[str]:
+        """Return the tensors that were not added yet, in file order."""
+        return list(self._starts)
 
     def __enter__(self) -> Self:
         """Return the file itself."""

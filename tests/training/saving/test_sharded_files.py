@@ -26,6 +26,7 @@ from sft_app.training.saving.tensor_file import TensorFile, in_file_order
 from tests.forked_ranks import on_forked_ranks, on_two_forked_ranks
 
 CPU = torch.device("cpu")
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 LORA = ("adapter=lora", "adapter.rank=4")
 Compose = Callable[..., AppConfig]
 RandomModel = Callable[..., PreTrainedModel]
@@ -118,6 +119,13 @@ def checkpoint(
         ("gpt2", {}, torch.float32, 20_000, ()),
         ("llama", {}, torch.bfloat16, None, LORA),
         ("qwen2", {"tie_word_embeddings": True}, torch.bfloat16, 9_000, LORA),
+        # The files have a tensor for each matrix of each expert, the model one for all of a layer.
+        ("mixtral", {}, torch.bfloat16, None, ()),
+        ("qwen3_moe", EXPERTS, torch.float32, 20_000, ()),
+        ("deepseek_v3", {}, torch.bfloat16, 9_000, ()),
+        ("olmoe", EXPERTS, torch.bfloat16, 9_000, LORA),
+        # The files have one tensor of what are several in the model.
+        ("hrm_text", {}, torch.float32, 20_000, ()),
     ],
 )
 def test_the_folder_that_all_ranks_write_is_that_of_rank_0(
@@ -286,9 +294,38 @@ def test_ranks_of_other_nodes_write_nothing(compose: Compose, tiny_model: Path) 
     assert on_forked_ranks(4, planned_writers, config, 2) == [[0, 1]] * 4
 
 
-def test_a_family_whose_tensors_are_taken_apart_is_gathered_whole(
-    random_model: RandomModel,
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("mixtral", {}),
+        ("qwen2_moe", EXPERTS | {"shared_expert_intermediate_size": 16}),
+        ("deepseek_v3", {}),
+        ("olmo_hybrid", {"layer_types": ["linear_attention", "full_attention"]}),
+        ("hrm_text", {}),
+        ("llama", {"tie_word_embeddings": True}),
+    ],
+)
+def test_groups_of_tensors_make_what_the_whole_model_makes(
+    random_model: RandomModel, tmp_path: Path, family: str, changes: dict[str, Any]
 ) -> None:
+    """Each taken by itself, they are the file that transformers writes of all at once."""
+    model = random_model(family, **changes)
+    plan = sharded_files.plan_files(model, torch.float32, {})
+    assert plan is not None
+    (tmp_path / "ours").mkdir()
+    sharded_files.write_files(plan, model, sharded_files.gather_from(model), tmp_path / "ours")
+    model.save_pretrained(tmp_path / "theirs")
+    ours, theirs = (tmp_path / way / "model.safetensors" for way in ("ours", "theirs"))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_what_cannot_be_told_without_numbers_is_gathered_whole(
+    random_model: RandomModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def needs_numbers(*_: Any, **__: Any) -> None:
+        raise NotImplementedError("no numbers")
+
+    monkeypatch.setattr("transformers.core_model_loading.Chunk.convert", needs_numbers)
     assert sharded_files.plan_files(random_model("mixtral"), torch.float32, {}) is None
 
 
@@ -307,7 +344,8 @@ def held_while_saving(config: AppConfig, directory: Path, way: str) -> dict[str,
             kept = gather_weights(model)
             del kept
         else:
-            sharded_files.write_files(plan, sharded_files.gather_from(model), directory)
+            gather = sharded_files.gather_from(model)
+            sharded_files.write_files(plan, model, gather, directory)
     return {
         "whole": sum(p.numel() * p.element_size() for p in model.parameters()),
         "largest": max(p.numel() * p.element_size() for p in model.parameters()),
@@ -324,12 +362,24 @@ def peak_of_tensors(profiled: Any) -> int:
     return most
 
 
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [("llama", {}), ("mixtral", {"intermediate_size": 128})],
+)
 def test_no_rank_holds_more_than_a_few_tensors_beside_its_shards(
-    compose: Compose, random_model: RandomModel, tiny_model: Path, tmp_path: Path
+    compose: Compose,
+    random_model: RandomModel,
+    tiny_model: Path,
+    tmp_path: Path,
+    family: str,
+    changes: dict[str, Any],
 ) -> None:
-    model = random_model(
-        "llama", hidden_size=128, intermediate_size=512, num_hidden_layers=12, vocab_size=259
-    )
+    sizes = {
+        "hidden_size": 128,
+        "intermediate_size": 512,
+        "num_hidden_layers": 24 if changes else 12,
+    }
+    model = random_model(family, vocab_size=259, **(sizes | changes))
     checkpoint(tmp_path, tiny_model, model, torch.float32)
     config = compose(
         f"model.name_or_path={tmp_path}", "context_length=64", "trainer.parallelism=fsdp"
