@@ -29,7 +29,7 @@ from sft_app.training.saving.sharded_files import FilesPlan, gather_from, plan_f
 
 log = logging.getLogger(__name__)
 
-WHOLE = "rank 0 gathers the model into its host's memory: its tensors are not saved as they are"
+WHOLE = "rank 0 gathers the model into its host's memory: its tensors are not saved one by one"
 
 
 def save_final_model(
@@ -43,11 +43,10 @@ def save_final_model(
 
     Every rank calls it; it is written aside first: the folder is whole or absent. Sharded models
     stay sharded: the ranks of rank 0's node write files of them, gathered, and an adapter merged,
-    tensor by tensor. Where others are saved (transformers takes tensors apart; an adapter has rows
-    of added tokens) rank 0 gathers all, and writes. An adapter is saved beside the model, too.
-    After QLoRA the weights are rank 0's alone, in the host's memory. Raises TrainingDiverged when a
-    weight is no number, ConfigError when one is too large for the dtype that is saved, and
-    DiskFull.
+    tensor by tensor. Where an adapter has rows of added tokens rank 0 gathers all, and writes. An
+    adapter is saved beside the model, too. After QLoRA the weights are rank 0's alone, in the
+    host's memory. Raises TrainingDiverged when a weight is no number, ConfigError when one is too
+    large for the dtype that is saved, and DiskFull.
     """
     check_weights(prepared.model, "at the end of training")
     model: nn.Module = prepared.model

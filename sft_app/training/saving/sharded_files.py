@@ -229,18 +229,21 @@ def _write_at_once(
         except OSError as failed:
             error = failed
     writing: Future[None] | None = None
+    own: dict[str, Tensor] = {}
     for sources in _in_turn(files):
-        whole = {source: gather(source.name) for source in sources}
-        if sources not in wanted or out is None or error is not None:
-            continue
-        try:
-            own = {s.name: rounded(get(), s.dtype, s.name).cpu() for s, get in whole.items()}
-            saved = loading_and_saving.as_saved(model, own)
-            if writing is not None:
-                writing.result()  # one is written while the next is gathered, and no more
-            writing = pool.submit(_add, out, {name: saved[name] for name in wanted[sources]})
-        except Exception as failed:
-            error, writing = failed, None
+        gathered = {source: gather(source.name) for source in sources}
+        if sources in wanted and out is not None and error is None:
+            try:
+                if writing is not None:
+                    writing.result()  # one is written while the next is gathered, and no more
+                own.clear()
+                saved = _made_of(gathered, model)
+                own.update((name, saved[name]) for name in wanted[sources])
+                del saved
+                writing = pool.submit(_add, out, own)
+            except Exception as failed:
+                error, writing = failed, None
+        gathered.clear()  # before the next is gathered
     try:
         if writing is not None:
             writing.result()
@@ -258,6 +261,18 @@ def _in_turn(files: tuple[FilePlan, ...]) -> list[tuple[Source, ...]]:
     orders = [[file.tensors[n].sources for n in in_file_order(file.layout)] for file in files]
     turns = [sources for turn in zip_longest(*orders) for sources in turn if sources is not None]
     return list(dict.fromkeys(turns))
+
+
+def _made_of(
+    gathered: dict[Source, Callable[[], Tensor]], model: PreTrainedModel
+) -> dict[str, Tensor]:
+    """Return what is saved of these weights, by the names in the files; empties `gathered`."""
+    own = {}
+    for source in list(gathered):
+        weight = gathered.pop(source)()
+        own[source.name] = rounded(weight, source.dtype, source.name).cpu()
+        del weight
+    return loading_and_saving.as_saved(model, own)
 
 
 def _add(file: TensorFile, tensors: dict[str, Tensor]) -> None:
