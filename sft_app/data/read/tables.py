@@ -12,24 +12,39 @@ from sft_app.data.read.record import BadRecord, Record, wrong_encoding
 
 
 def read_table(path: Path) -> Iterator[Record | BadRecord]:
-    """Yield the rows of a table as records of texts, named by its first row."""
+    """Yield the rows of a table as records of texts, named by its first row.
+
+    Quotes must be closed, and stand around a whole cell: a lenient reader takes all rows behind an
+    open quote for one cell.
+    """
     csv.field_size_limit(MAX_RECORD_BYTES)
     delimiter = "\t" if data_suffix(path) == ".tsv" else ","
     with open_bytes(path) as file:
         text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
-        rows = csv.reader(_lines(text), delimiter=delimiter)
+        rows = csv.reader(_lines(text), delimiter=delimiter, strict=True)
         header: list[str] | None = None
         while True:
             where = f"{path} line {rows.line_num + 1}"
             try:
                 row = next(rows, None)
             except csv.Error as error:
-                yield BadRecord("broken_table", f"{where}: expected a row of the table ({error})")
+                yield BadRecord(
+                    "broken_table",
+                    f"{where}: expected a row of the table, its quotes around whole cells ({error})",
+                )
                 continue
             if row is None:
                 return
             if header is None:
                 header = row
+                twice = sorted({name for name in row if name and row.count(name) > 1})
+                if twice:
+                    yield BadRecord(
+                        "wrong_columns",
+                        f"{where}: expected columns of different names, found {twice[0]!r} more "
+                        "than once; none of its rows is read",
+                    )
+                    return
             elif row:
                 yield _record(row, header, f"{path} line {rows.line_num}")
 

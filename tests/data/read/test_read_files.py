@@ -332,7 +332,30 @@ def test_a_line_of_a_compressed_file_is_not_unpacked_beyond_the_limit(tmp_path, 
 def test_a_csv_with_a_nul_byte_or_an_open_quote_is_a_bad_record(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b'text\nfine\n"open ' + b"x" * 100)
-    assert values(path)[0] == {"text": "fine"}
+    assert values(path) == [{"text": "fine"}]
+    assert [b.reason for b in bad(path)] == ["broken_table"]
+
+
+def test_an_open_quote_takes_no_rows_with_it_in_silence(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('prompt,completion\na,b\nc,"d\ne,f\ng,h\n')
+    assert values(path) == [{"prompt": "a", "completion": "b"}]
+    assert bad(path)[0].message.startswith(f"{path} line 3: expected a row of the table, its quo")
+
+
+def test_quotes_around_a_part_of_a_cell_are_not_taken_out_of_it(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text('prompt\tcompletion\n"Hi" he said\tb\nShe said "hi"\td\n')
+    assert values(path) == [{"prompt": 'She said "hi"', "completion": "d"}]
+    assert [b.reason for b in bad(path)] == ["broken_table"]
+
+
+def test_a_table_with_two_columns_of_one_name_is_refused(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("question,answer,answer\na,b,c\n")
+    assert not values(path) and "found 'answer' more than once" in bad(path)[0].message
+    path.write_text("question,answer,,\na,b,,\n")
+    assert values(path) == [{"question": "a", "answer": "b", "": ""}]
 
 
 UNION = [
