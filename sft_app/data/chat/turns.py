@@ -105,17 +105,17 @@ def _message(
             f"expected turns with text under {speaker_key} and {text_key}; {where} names no "
             f"speaker under {speaker_key} (it has {', '.join(map(str, turn))})"
         )
-    calls = read_calls(turn)
+    calls = read_calls(turn, where)
     reasoning = _reasoning(turn, where)
     content = _text(turn, where, text_key, has_other=bool(calls or reasoning))
     if speaker.strip().lower() in CALLERS and not calls:
-        calls = parse_json(content)
+        calls = parse_json(content, f"under {text_key} of {where}")
         content, calls = "", calls if isinstance(calls, list) else [calls]
     extra: dict[str, Any] = {k: turn[k] for k in _TEMPLATE_EXTRAS if turn.get(k) is not None}
     if reasoning:
         extra["reasoning_content"] = reasoning
     if calls:
-        extra["tool_calls"] = [tool_call(call, tools) for call in calls]
+        extra["tool_calls"] = [tool_call(call, tools, where) for call in calls]
     return Message(names.role(speaker, where), content, read_weight(turn), extra)
 
 

@@ -40,7 +40,7 @@ def detect(record: Any, names: FieldNames | None = None) -> DataFormat | None:
     record = names.rename(record)
     present = {key for key, value in record.items() if value is not None}
     for key in _TURNS:
-        turns = list_of(record.get(key))
+        turns = list_of(record.get(key), key)
         if turns == []:
             return None
         if turns is not None:
@@ -90,10 +90,13 @@ def _expected(found: str) -> str:
     )
 
 
-def list_of(value: Any) -> list[Any] | None:
-    """A list, or one that a cell of a table holds as JSON text, or as a list for each key."""
+def list_of(value: Any, key: str) -> list[Any] | None:
+    """A list, or one that a cell of a table holds as JSON text, or as a list for each key.
+
+    Raises NotThisFormat that names `key` for a text that only begins as JSON does.
+    """
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
-        value = parse_json(value)
+        value = parse_json(value, f"under {key}")
     if isinstance(value, dict) and len(value) > 1:
         columns = list(value.values())
         if all(isinstance(c, list) and len(c) == len(columns[0]) for c in columns):
@@ -102,7 +105,9 @@ def list_of(value: Any) -> list[Any] | None:
 
 
 def _conversation(record: dict[str, Any], names: FieldNames) -> Conversation:
-    turns = next((found for key in _TURNS if (found := list_of(record.get(key))) is not None), None)
+    turns = next(
+        (found for key in _TURNS if (found := list_of(record.get(key), key)) is not None), None
+    )
     if turns is None:
         raise NotThisFormat(f"expected a list under {' or '.join(_TURNS)}")
     tools = read_tools(record)
@@ -150,7 +155,7 @@ def _alpaca(record: dict[str, Any]) -> Conversation:
     if about.strip():
         question = f"{question}\n\n{about}"
     messages = _system(record)
-    for pair in list_of(record.get("history")) or []:
+    for pair in list_of(record.get("history"), "history") or []:
         if not isinstance(pair, list) or [type(text) for text in pair] != [str, str]:
             raise NotThisFormat("expected pairs of texts under history")
         messages += [Message("user", pair[0]), Message("assistant", pair[1])]

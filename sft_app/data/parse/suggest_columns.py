@@ -116,7 +116,7 @@ def _are_roles(names: Sequence[str]) -> bool:
 def _list(value: Any) -> list[Any] | None:
     """What `list_of` finds; None for a text that only begins as JSON does."""
     try:
-        return list_of(value)
+        return list_of(value, "a column")
     except NotThisFormat:
         return None
 

@@ -30,7 +30,8 @@ def read_table(path: Path) -> Iterator[Record | BadRecord]:
             except csv.Error as error:
                 yield BadRecord(
                     "broken_table",
-                    f"{where}: expected a row of the table, its quotes around whole cells ({error})",
+                    f"{where}: expected a row of the table, its quotes around whole cells "
+                    f"({error})",
                 )
                 continue
             if row is None:

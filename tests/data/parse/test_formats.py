@@ -20,6 +20,8 @@ def conversation_of(record: dict[str, Any], format: DataFormat) -> Conversation:
 
 EXPECTED = Conversation([Message("user", "Q"), Message("assistant", "A")])
 
+EXPECTED_TURNS = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+
 SAME = {
     "sharegpt": (
         DataFormat.sharegpt,
@@ -152,6 +154,89 @@ def test_tool_calls_reach_the_template_with_arguments_as_an_object(arguments):
     assert conversation.messages[1].content == ""
     assert conversation.messages[1].extra == {"tool_calls": [CALL | {"id": "c1"}]}
     assert conversation.messages[2].extra == {"tool_call_id": "c1"}
+
+
+def calls_of(*calls: Any) -> Any:
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "tool_calls": list(calls)}]
+    (seen,) = (
+        conversation_of({"messages": turns}, DataFormat.messages).messages[1].extra["tool_calls"]
+    )
+    return seen["function"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"name": "add", "args": {"a": 1}, "id": "1", "type": "tool_call"},
+        {"name": "add", "input": {"a": 1}, "id": "1", "type": "tool_use"},
+        {"name": "add", "parameters": {"a": 1}},
+        {"name": "add", "kwargs": '{"a": 1}'},
+        {"function": {"name": "add"}, "arguments": {"a": 1}},
+    ],
+    ids=["LangChain", "Anthropic", "Llama", "kwargs", "beside the function"],
+)
+def test_arguments_of_calls_are_found_under_every_usual_name(call):
+    assert calls_of(call) == CALL["function"]
+
+
+@pytest.mark.parametrize("about", [{}, {"id": "1", "type": "function"}, {"arguments": None}])
+def test_a_call_may_have_no_arguments(about):
+    assert calls_of({"name": "now", **about}) == {"name": "now", "arguments": {}}
+
+
+@pytest.mark.parametrize(
+    ("turn", "message"),
+    [
+        (
+            {"tool_calls": [{"name": "f", "argumets": {"a": 1}}]},
+            r"call of f in turn 2 has no arguments under arguments, .* \(it has argumets\)",
+        ),
+        (
+            {"tool_calls": [{"name": "f", "arguments": {"a": 1}, "input": {"a": 2}}]},
+            "call of f in turn 2 has arguments under arguments and input: keep one",
+        ),
+        (
+            {"tool_calls": [{"name": "f"}], "function_call": {"name": "g"}},
+            "turn 2 has both tool_calls and function_call",
+        ),
+        ({"tool_calls": [{"function": "f"}]}, "tool call with name and arguments in turn 2"),
+        (
+            {"tool_calls": "[{'name': 'f'}]"},
+            r"expected JSON under tool_calls of turn 2 \(.*\); this is Python's notation",
+        ),
+        (
+            {"tool_calls": [{"name": "f", "arguments": "{"}]},
+            "expected JSON in the arguments of f in turn 2",
+        ),
+    ],
+    ids=["misspelt", "two arguments", "two calls", "no name", "Python", "broken"],
+)
+def test_a_call_that_cannot_be_read_whole_is_named(turn, message):
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", **turn}]
+    with pytest.raises(NotThisFormat, match=message):
+        normalise({"messages": turns}, DataFormat.messages)
+
+
+@pytest.mark.parametrize("key", ["messages", "conversations"])
+def test_a_list_in_pythons_notation_is_named_by_its_own_column(key):
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    with pytest.raises(NotThisFormat, match=f"expected JSON under {key} .*json.dumps"):
+        detect({key: str(turns)})
+
+
+def test_schemas_have_parameters_under_every_usual_name_and_a_name():
+    turns = EXPECTED_TURNS
+    schema = {"name": "add", "input_schema": {"type": "object"}}
+    conversation = conversation_of({"messages": turns, "tools": [schema]}, DataFormat.messages)
+    parameters = {"name": "add", "parameters": {"type": "object"}}
+    assert conversation.tools == [{"type": "function", "function": parameters}]
+    for tools in ([{"add": {"description": "d"}}], [{"type": "web_search"}]):
+        with pytest.raises(NotThisFormat, match="function schemas with a name under tools"):
+            normalise({"messages": turns, "tools": tools}, DataFormat.messages)
+    with pytest.raises(NotThisFormat, match="under both"):
+        normalise(
+            {"messages": turns, "tools": [SCHEMA], "functions": [schema]}, DataFormat.messages
+        )
 
 
 def test_sharegpt_function_calls_and_schemas_in_json_text():
