@@ -8,6 +8,7 @@ segmentation. Whenever there is a tokenizer.model, the outcome is compared with 
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -20,6 +21,7 @@ from sft_app.loader.tokenizer.sentencepiece_backend import (
     differences,
     read_settings,
     rebuild_tokenizer,
+    wrong_ids,
 )
 
 _SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
@@ -62,7 +64,11 @@ def _loaded(
     loaded = _auto(model_config, checkpoint)
     warnings = []
     description = f"{type(loaded).__name__} of transformers"
-    if whole is not None:
+    if whole is None:
+        stated = checkpoint.file("tokenizer_config.json")
+        checkpoint.file("added_tokens.json")
+        _check_ids(loaded, read_settings(stated.parent) if stated else {}, checkpoint)
+    else:
         loaded = _as_written(loaded, whole)
         description = "tokenizers library, from tokenizer.json"
     if tokenizer_config.legacy is not None:
@@ -90,6 +96,7 @@ def _rebuilt(tokenizer_config: TokenizerConfig, checkpoint: Checkpoint, file: Pa
         stated = settings.get("legacy")
         legacy = True if stated is None else bool(stated)
     rebuilt = rebuild_tokenizer(file, settings, legacy=legacy)
+    _check_ids(rebuilt, settings, checkpoint)
     different = differences(rebuilt, file)
     description = f"sentencepiece model {file.name}, rebuilt (legacy={str(legacy).lower()})"
     warnings = []
@@ -115,6 +122,22 @@ def _auto(model_config: ModelConfig, checkpoint: Checkpoint) -> PreTrainedTokeni
     if len(loaded.get_vocab()) <= len(loaded.all_special_tokens):
         raise _unreadable(checkpoint, "there are no vocabulary files")
     return loaded
+
+
+def _check_ids(
+    tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any], checkpoint: Checkpoint
+) -> None:
+    """Raise ConfigError where an added token lost its id: it would have another one's embedding.
+
+    The tokenizers library numbers new tokens without a gap.
+    """
+    wrong = wrong_ids(tokenizer, settings)
+    if wrong:
+        raise ConfigError(
+            f"tokenizer.name_or_path: the added tokens of {checkpoint.location!r} do not follow "
+            f"its vocabulary one by one ({wrong[0]}; {len(wrong)} such), which only a "
+            "tokenizer.json can say; put there the one that transformers 4 writes of it."
+        )
 
 
 def _unreadable(checkpoint: Checkpoint, what: str) -> ConfigError:

@@ -77,12 +77,7 @@ def rebuild_tokenizer(
     tokenizer = Tokenizer(_segmentation(model))
     _set_spaces(tokenizer, model.normalizer_spec, legacy=legacy)
     special = _special_tokens(model, settings)
-    tokenizer.add_special_tokens(
-        [AddedToken(text, normalized=False, special=True) for text in special.values()]
-    )
-    _add_marked_pieces(tokenizer, model, set(special.values()))
-    for added in _added_tokens(settings):
-        tokenizer.add_tokens([added])
+    _add_tokens(tokenizer, model, special, settings)
     _set_begin_and_end(tokenizer, special, settings)
     kept = {
         key: value
@@ -202,23 +197,52 @@ def _special_tokens(model: Any, settings: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def _add_marked_pieces(tokenizer: Tokenizer, model: Any, known: set[str]) -> None:
-    """Add the pieces that the model file marks as symbols: never split, under their own ids."""
-    for piece in model.pieces:
-        if piece.type in (_CONTROL, _USER_DEFINED) and piece.piece not in known:
-            special = piece.type == _CONTROL
-            token = AddedToken(piece.piece, normalized=False, special=special)
-            tokenizer.add_tokens([token])
+def _add_tokens(
+    tokenizer: Tokenizer, model: Any, special: dict[str, str], settings: dict[str, Any]
+) -> None:
+    """Add what is never split: pieces under their own ids, and then the tokens added later.
+
+    The library numbers new tokens as they come, so that those whose ids are stated come first, in
+    the order of their ids, whatever they are for.
+    """
+    names = dict.fromkeys(special.values())
+    pieces = {piece.piece: piece.type for piece in model.pieces}
+    stated = _added_tokens(settings)
+    tokenizer.add_special_tokens(
+        [AddedToken(name, normalized=False, special=True) for name in names if name in pieces]
+    )
+    for piece, kind in pieces.items():
+        if kind in (_CONTROL, _USER_DEFINED) and piece not in names:
+            marked = AddedToken(piece, normalized=False, special=kind == _CONTROL)
+            tokenizer.add_tokens([marked])
+    for token in stated:
+        (tokenizer.add_special_tokens if token.content in names else tokenizer.add_tokens)([token])
+    tokenizer.add_special_tokens(
+        [AddedToken(name, normalized=False, special=True) for name in names]
+    )
 
 
 def _added_tokens(settings: dict[str, Any]) -> list[AddedToken]:
     """Return the tokens added after the sentencepiece model was trained, in the order of ids."""
-    decoder: dict[str, Any] = settings.get("added_tokens_decoder") or {}
     flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
     return [
         AddedToken(entry["content"], **{f: bool(entry[f]) for f in flags if f in entry})
-        for _, entry in sorted(decoder.items(), key=lambda item: int(item[0]))
+        for _, entry in _stated_by_id(settings)
     ]
+
+
+def wrong_ids(tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> list[str]:
+    """Say, in words, which added tokens have other ids than the checkpoint's files state."""
+    found = [
+        (entry["content"], id_, tokenizer.convert_tokens_to_ids(entry["content"]))
+        for id_, entry in _stated_by_id(settings)
+    ]
+    return [f"{token!r} is {id_}, and would be {own}" for token, id_, own in found if own != id_]
+
+
+def _stated_by_id(settings: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    decoder: dict[str, Any] = settings.get("added_tokens_decoder") or {}
+    return sorted(((int(id_), entry) for id_, entry in decoder.items()), key=lambda one: one[0])
 
 
 def _set_begin_and_end(

@@ -9,6 +9,7 @@ import pytest
 from sentencepiece import SentencePieceProcessor
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerBase
 
+from sft_app.common.errors import ConfigError
 from sft_app.config.schema.model import ModelConfig, TokenizerConfig
 from sft_app.loader.tokenizer.load_tokenizer import load_tokenizer
 from sft_app.loader.tokenizer.sentencepiece_backend import ranked_merges
@@ -132,6 +133,41 @@ def test_the_checkpoints_own_settings_count(llama_like: Path, tmp_path: Path) ->
     assert "legacy=false" in backend
     assert (tokenizer.pad_token, tokenizer.pad_token_id) == ("<pad>", 1200)
     assert tokenizer.chat_template == settings["chat_template"]
+
+
+def state_tokens(directory: Path, llama_like: Path, added: dict[str, int], **special: str) -> None:
+    (directory / "tokenizer.model").write_bytes((llama_like / "tokenizer.model").read_bytes())
+    stated = {
+        str(id_): {"content": token, "special": True, "normalized": False}
+        for token, id_ in added.items()
+    }
+    settings = {"tokenizer_class": "LlamaTokenizer", "added_tokens_decoder": stated, **special}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def test_added_tokens_keep_their_ids_whatever_they_are_for(
+    llama_like: Path, tmp_path: Path
+) -> None:
+    added = {"<|start|>": 1200, "<|pad|>": 1202, "<|end|>": 1201, "<s>": 1}
+    special = {"eos_token": "<|end|>", "pad_token": "<|pad|>", "sep_token": "<|later|>"}
+    state_tokens(tmp_path, llama_like, added, **special)
+    tokenizer, _, _ = load(tmp_path)
+    vocabulary = tokenizer.get_vocab()
+    assert {token: vocabulary[token] for token in added} == added
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (1201, 1202)
+    assert plain_ids(tokenizer, "<|start|><|end|>") == [1200, 1201]
+    for name in ("tokenizer_config.json", "added_tokens.json"):  # as older versions wrote it
+        (tmp_path / name).write_text(json.dumps(special if name[0] == "t" else added))
+    assert load(tmp_path)[0].get_vocab() == vocabulary
+
+
+@pytest.mark.parametrize("added", [{"<|a|>": 1200, "<|b|>": 1210}, {"<|end|>": 2}])
+def test_ids_that_cannot_be_had_are_refused(
+    llama_like: Path, tmp_path: Path, added: dict[str, int]
+) -> None:
+    state_tokens(tmp_path, llama_like, added)
+    with pytest.raises(ConfigError, match=r"do not follow its vocabulary .*would be 120[01]"):
+        load(tmp_path)
 
 
 def test_use_fast_false_prefers_the_library_to_a_tokenizer_json(
