@@ -107,7 +107,8 @@ def _arguments(function: dict[str, Any], call: dict[str, Any], where: str) -> An
     arguments = beside[given[0]] if given else {}
     if isinstance(arguments, str):
         arguments = parse_json(arguments or "{}", f"in the arguments of {name} in {where}")
-    return {} if arguments is None else arguments
+    # Where objects are lists of pairs (PHP, maps of Arrow) an empty one is an empty list.
+    return {} if arguments is None or arguments == [] else arguments
 
 
 def parse_json(text: str, where: str) -> Any:

@@ -13,7 +13,7 @@ from sft_app.data.read.record import BadRecord, Record
 _ROWS = 256
 """Rows that are in memory together."""
 
-_SPEAKER_KEYS = ("role", "from")
+_SPEAKER_KEYS = ("role", "from", "speaker")
 
 
 def read_parquet(path: Path) -> Iterator[Record | BadRecord]:
@@ -78,7 +78,7 @@ def _broken(path: Path, number: int, error: Exception) -> BadRecord:
 
 
 def without_added_nulls(record: Any) -> Any:
-    """Return a record without the nulls of its nested structures.
+    """Return a record without the nulls of its nested structures, and with maps as objects.
 
     A column has every key that any of its rows has, and null where a row has none: the arguments of
     one tool would otherwise stand in the calls of every other. Null stays where it is the value of
@@ -89,13 +89,17 @@ def without_added_nulls(record: Any) -> Any:
     return record
 
 
-def _without_nulls(value: Any) -> Any:
+def _without_nulls(value: Any, in_turn: bool = False) -> Any:
+    """What a turn holds is no turn, though a call of a tool may have an argument `from`."""
     if isinstance(value, list):
-        return [_without_nulls(element) for element in value]
+        if value and all(isinstance(element, tuple) for element in value):
+            # Arrow gives the entries of a map as pairs, and nothing else as tuples.
+            return _without_nulls(dict(value), in_turn)
+        return [_without_nulls(element, in_turn) for element in value]
     if isinstance(value, dict):
-        is_turn = any(isinstance(value.get(key), str) for key in _SPEAKER_KEYS)
+        is_turn = not in_turn and any(isinstance(value.get(key), str) for key in _SPEAKER_KEYS)
         return {
-            key: _without_nulls(element)
+            key: _without_nulls(element, in_turn or is_turn)
             for key, element in value.items()
             if element is not None or is_turn
         }

@@ -179,7 +179,9 @@ def test_arguments_of_calls_are_found_under_every_usual_name(call):
     assert calls_of(call) == CALL["function"]
 
 
-@pytest.mark.parametrize("about", [{}, {"id": "1", "type": "function"}, {"arguments": None}])
+@pytest.mark.parametrize(
+    "about", [{}, {"id": "1", "type": "function"}, {"arguments": None}, {"args": []}]
+)
 def test_a_call_may_have_no_arguments(about):
     assert calls_of({"name": "now", **about}) == {"name": "now", "arguments": {}}
 

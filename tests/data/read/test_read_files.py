@@ -381,6 +381,34 @@ def test_columnar_files_give_no_key_that_the_row_did_not_have(tmp_path, kind):
     assert values(path) == UNION
 
 
+def test_an_argument_that_is_called_as_speakers_are_keeps_no_nulls_of_others(tmp_path):
+    flight = {"from": "Oslo", "to": "Rome"}
+    rows = [
+        {"messages": [{"role": "assistant", "content": None, "tool_calls": [{"arguments": given}]}]}
+        for given in (flight, {"city": "Oslo"}, {"role": "admin"})
+    ]
+    path = tmp_path / "a.parquet"
+    pa.parquet.write_table(pa.Table.from_pylist(rows), path)
+    assert values(path) == rows
+
+
+def test_maps_of_arrow_are_objects(tmp_path):
+    turn = pa.map_(pa.string(), pa.string())
+    call = pa.struct({"name": pa.string(), "arguments": pa.map_(pa.string(), pa.int64())})
+    columns = {
+        "messages": pa.array([[[("role", "user"), ("content", "Q")]]], pa.list_(turn)),
+        "calls": pa.array([[{"name": "f", "arguments": [("a", 1)]}]], pa.list_(call)),
+    }
+    path = tmp_path / "a.parquet"
+    pa.parquet.write_table(pa.table(columns), path)
+    assert values(path) == [
+        {
+            "messages": [{"role": "user", "content": "Q"}],
+            "calls": [{"name": "f", "arguments": {"a": 1}}],
+        }
+    ]
+
+
 def test_an_arrow_file_with_places_outside_of_it_is_broken(tmp_path):
     """Read as they stand, such places end the process with SIGSEGV or SIGBUS."""
     path = tmp_path / "a.arrow"
