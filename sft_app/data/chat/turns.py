@@ -14,6 +14,10 @@ REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 
 _TEMPLATE_EXTRAS = ("tool_call_id", "name")
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+_TEXT_PARTS = (None, "text", "input_text", "output_text")
+"""Kinds of parts, `type`, that are text; what has no kind and a text is text as well."""
+_THOUGHT_PARTS = ("thinking", "reasoning")
+"""Kinds of parts that are reasoning, under a key of that name or under `text`."""
 _SWITCHES = ("train", "training", "loss", "loss_mask")
 """Whether a turn is supervised: true or false, 1 or 0. `weight` says how much."""
 
@@ -106,6 +110,7 @@ def _message(
             f"speaker under {speaker_key} (it has {', '.join(map(str, turn))})"
         )
     calls = read_calls(turn, where)
+    turn = _without_thoughts(turn, text_key)
     reasoning = _reasoning(turn, where)
     content = _text(turn, where, text_key, has_other=bool(calls or reasoning))
     if speaker.strip().lower() in CALLERS and not calls:
@@ -122,7 +127,7 @@ def _message(
 def _text(turn: dict[str, Any], where: str, key: str, has_other: bool) -> str:
     """What is said; nothing where there are calls or reasoning instead, or where null says so."""
     if turn.get(key) is not None:
-        return plain_text(turn[key], key)
+        return plain_text(turn[key], f"{key} of {where}")
     others = [k for k in TEXT_KEYS if isinstance(turn.get(k), str)]
     if others:
         raise NotThisFormat(
@@ -136,26 +141,60 @@ def _text(turn: dict[str, Any], where: str, key: str, has_other: bool) -> str:
     return ""
 
 
-def plain_text(value: Any, key: str) -> str:
+def plain_text(value: Any, place: str) -> str:
     """Return a text, or the text of OpenAI's list of parts; raise NotThisFormat for others."""
     if isinstance(value, str):
         return value
-    parts = value if isinstance(value, list) else []
-    if len(parts) == 1 and isinstance(parts[0], str):
-        return parts[0]
-    texts = [part.get("text") for part in parts if isinstance(part, dict)]
-    if parts and len(texts) == len(parts) and all(isinstance(text, str) for text in texts):
-        return "".join(map(str, texts))
-    is_media = any(isinstance(part, dict) and "text" not in part for part in parts)
-    raise NotThisFormat(
-        f"expected text under {key}, found {type(value).__name__} with other parts",
-        "media" if is_media else "not_this_format",
+    if not isinstance(value, list):
+        raise NotThisFormat(f"expected text under {place}, found {type(value).__name__}")
+    if len(value) == 1 and isinstance(value[0], str):
+        return value[0]
+    others = [_kind_of_part(part) for part in value if not _is_text_part(part)]
+    if others:
+        is_media = any(name.rstrip("s") in other for other in others for name in (*_MEDIA, "file"))
+        reason = "media" if is_media else "not_this_format"
+        raise NotThisFormat(f"expected text under {place}, found a list with {others[0]}", reason)
+    return "".join(part["text"] for part in value)
+
+
+def _is_text_part(part: Any) -> bool:
+    return (
+        isinstance(part, dict)
+        and part.get("type") in _TEXT_PARTS
+        and isinstance(part.get("text"), str)
     )
 
 
+def _kind_of_part(part: Any) -> str:
+    if not isinstance(part, dict):
+        return _kind(part)
+    return f"a part {part.get('type') or ', '.join(map(str, part))}"
+
+
+def _without_thoughts(turn: dict[str, Any], text_key: str) -> dict[str, Any]:
+    """A turn whose list of parts has thoughts, with these as its reasoning."""
+    parts = turn.get(text_key)
+    thoughts: list[str] = []
+    others: list[Any] = []
+    for part in parts if isinstance(parts, list) else ():
+        kind = part.get("type") if isinstance(part, dict) else None
+        text = part.get(kind, part.get("text")) if kind in _THOUGHT_PARTS else None
+        if isinstance(text, str):
+            thoughts.append(text)
+        else:
+            others.append(part)
+    if not thoughts or any(turn.get(key) for key in REASONING_KEYS):
+        return turn
+    return {**turn, text_key: others or None, "reasoning_content": "\n\n".join(thoughts)}
+
+
 def _reasoning(turn: dict[str, Any], where: str) -> str:
+    """What was thought, under any of its names; true or false under one is a switch, and none."""
     found = {
-        text for key in REASONING_KEYS if isinstance(text := turn.get(key), str) and text.strip()
+        text
+        for key in REASONING_KEYS
+        if (value := turn.get(key)) and not isinstance(value, bool)
+        if (text := plain_text(value, f"{key} of {where}")).strip()
     }
     if len(found) > 1:
         raise NotThisFormat(f"{where} has two different texts of reasoning: keep one")

@@ -17,7 +17,14 @@ from typing import Any
 
 from sft_app.config.schema.data import DataFormat
 from sft_app.data.chat.conversation import Conversation, Message, Passage
-from sft_app.data.chat.turns import by_speaker, in_turn, read_turns, read_weight, refuse_media
+from sft_app.data.chat.turns import (
+    by_speaker,
+    in_turn,
+    plain_text,
+    read_turns,
+    read_weight,
+    refuse_media,
+)
 from sft_app.data.parse.field_names import FieldNames, NotThisFormat
 from sft_app.data.parse.tool_calls import parse_json, read_tools
 
@@ -68,6 +75,8 @@ def normalise(
     names = names or FieldNames()
     # Tables have a column for every key that any of their records has.
     record = {key: value for key, value in names.rename(record).items() if value is not None}
+    if "system" in names.columns:
+        record.pop("system_prompt", None)
     refuse_media(record, "the record")
     match format:
         case DataFormat.sharegpt | DataFormat.messages:
@@ -114,12 +123,27 @@ def _conversation(record: dict[str, Any], names: FieldNames) -> Conversation:
     turns = by_speaker(turns)
     if any(key in names.columns for key in _TURNS):
         turns = in_turn(turns)
-    return Conversation([*_system(record), *read_turns(turns, names, tools)], tools)
+    return Conversation(_behind_system(record, read_turns(turns, names, tools)), tools)
 
 
 def _system(record: dict[str, Any]) -> list[Message]:
-    texts = [record[key] for key in _SYSTEM if isinstance(record.get(key), str)]
-    return [Message("system", text) for text in texts[:1] if text.strip()]
+    """The system prompt that stands beside the turns, as a message."""
+    texts = {key: plain_text(record[key], key) for key in _SYSTEM if record.get(key)}
+    said = {text for text in texts.values() if text.strip()}
+    if len(said) > 1:
+        raise NotThisFormat(
+            f"found different texts under {' and '.join(texts)}: say which with "
+            f"'data.columns={{system: {next(iter(texts))}}}'"
+        )
+    return [Message("system", text) for text in said]
+
+
+def _behind_system(record: dict[str, Any], messages: list[Message]) -> list[Message]:
+    """The messages behind the record's system prompt, where they do not begin with it anyway."""
+    system = _system(record)
+    first = next((m.content for m in messages[:1] if m.role == "system"), "")
+    is_same = any(message.content.strip() == first.strip() for message in system)
+    return messages if is_same else [*system, *messages]
 
 
 def _pair(record: dict[str, Any]) -> tuple[str, str | None, str] | None:
@@ -155,7 +179,10 @@ def _alpaca(record: dict[str, Any]) -> Conversation:
     if about.strip():
         question = f"{question}\n\n{about}"
     messages = _system(record)
-    for pair in list_of(record.get("history"), "history") or []:
+    history = list_of(record.get("history"), "history")
+    if history is None and record.get("history") and str(record["history"]).strip():
+        raise NotThisFormat("expected pairs of texts under history")
+    for pair in history or []:
         if not isinstance(pair, list) or [type(text) for text in pair] != [str, str]:
             raise NotThisFormat("expected pairs of texts under history")
         messages += [Message("user", pair[0]), Message("assistant", pair[1])]

@@ -445,3 +445,82 @@ def test_arguments_in_json_text_have_the_limits_of_records(arguments, reason):
     with pytest.raises(NotThisFormat) as found:
         normalise(record, DataFormat.messages)
     assert found.value.reason == reason
+
+
+def test_a_system_prompt_of_parts_is_read_and_another_kind_refused():
+    record = {"system": [{"type": "text", "text": "S"}], "messages": EXPECTED_TURNS}
+    assert conversation_of(record, DataFormat.messages).messages[0] == Message("system", "S")
+    with pytest.raises(NotThisFormat, match="expected text under system, found dict"):
+        normalise(record | {"system": {"content": "S"}}, DataFormat.messages)
+
+
+def test_two_system_prompts_beside_the_turns_are_refused_and_one_said_twice_is_one():
+    record = {"system": "S", "system_prompt": "T", "messages": EXPECTED_TURNS}
+    with pytest.raises(NotThisFormat, match="texts under system and system_prompt: say which"):
+        normalise(record, DataFormat.messages)
+    assert conversation_of(record | {"system_prompt": "S"}, DataFormat.messages).messages == [
+        Message("system", "S"),
+        *EXPECTED.messages,
+    ]
+    chosen = normalise(record, DataFormat.messages, FieldNames({"system": "system_prompt"}))
+    assert isinstance(chosen, Conversation) and chosen.messages[0] == Message("system", "T")
+
+
+def test_a_system_prompt_that_the_turns_begin_with_as_well_is_said_once():
+    turns = [{"role": "system", "content": "S"}, *EXPECTED_TURNS]
+    record = {"system_prompt": "S\n", "messages": turns}
+    assert conversation_of(record, DataFormat.messages).messages == [
+        Message("system", "S"),
+        *EXPECTED.messages,
+    ]
+
+
+@pytest.mark.parametrize("history", ["user: a", {"user": "a"}, [["a", "b", "c"]], 3])
+def test_history_that_is_no_pairs_is_refused(history):
+    record = {"instruction": "Q", "output": "A", "history": history}
+    with pytest.raises(NotThisFormat, match="expected pairs of texts under history"):
+        normalise(record, DataFormat.alpaca)
+
+
+@pytest.mark.parametrize("history", ["", None, [], "[]"])
+def test_an_empty_history_is_none(history):
+    record = {"instruction": "Q", "output": "A", "history": history}
+    assert normalise(record, DataFormat.alpaca) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"content": "A", "reasoning_content": [{"type": "text", "text": "R"}]},
+        {"content": [{"type": "thinking", "thinking": "R"}, {"type": "text", "text": "A"}]},
+        {"content": [{"type": "reasoning", "text": "R"}, {"type": "text", "text": "A"}]},
+    ],
+    ids=["a list", "Anthropic's part", "a part with a text"],
+)
+def test_reasoning_in_parts_is_reasoning_and_no_answer(answer):
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", **answer}]
+    seen = conversation_of({"messages": turns}, DataFormat.messages).messages[1]
+    assert seen == Message("assistant", "A", extra={"reasoning_content": "R"})
+
+
+@pytest.mark.parametrize(
+    ("answer", "message", "reason"),
+    [
+        ({"reasoning": {"text": "R"}}, "under reasoning of turn 2, found dict", "not_this_format"),
+        ({"content": [{"type": "tool_use", "name": "f"}]}, "a part tool_use", "not_this_format"),
+        ({"content": [{"type": "image_url", "text": "A cat"}]}, "a part image_url", "media"),
+        ({"content": [{"type": "input_audio", "text": ""}]}, "a part input_audio", "media"),
+    ],
+    ids=["reasoning", "a call", "a captioned image", "audio"],
+)
+def test_parts_that_are_no_text_are_named_by_turn_and_kind(answer, message, reason):
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"} | answer]
+    with pytest.raises(NotThisFormat, match=message) as found:
+        normalise({"messages": turns}, DataFormat.messages)
+    assert found.value.reason == reason
+
+
+def test_a_switch_of_thinking_is_no_text_of_it():
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    record = {"messages": [turns[0], turns[1] | {"thinking": True}]}
+    assert normalise(record, DataFormat.messages) == EXPECTED
