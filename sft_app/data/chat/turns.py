@@ -121,7 +121,7 @@ def _message(
         extra["reasoning_content"] = reasoning
     if calls:
         extra["tool_calls"] = [tool_call(call, tools, where) for call in calls]
-    return Message(names.role(speaker, where), content, read_weight(turn), extra)
+    return Message(names.role(speaker, where), content, read_weight(turn, where), extra)
 
 
 def _text(turn: dict[str, Any], where: str, key: str, has_other: bool) -> str:
@@ -201,25 +201,27 @@ def _reasoning(turn: dict[str, Any], where: str) -> str:
     return found.pop() if found else ""
 
 
-def read_weight(turn: dict[str, Any]) -> float:
+def read_weight(holder: dict[str, Any], where: str) -> float:
     """Return the loss weight of a turn or record: 0 where any of its keys switches it off."""
     weight = 1.0
     for key in ("weight", *_SWITCHES):
-        value = turn.get(key)
+        value = holder.get(key)
         if isinstance(value, str) and value.strip().lower() in ("true", "false"):
             value = value.strip().lower() == "true"
         elif isinstance(value, str) and value.strip():
-            value = _number(value, key)
+            value = _number(value, f"{key} of {where}")
         if value is None or value == "":
             continue
         if not isinstance(value, int | float) or not 0 <= value < 1e6:
-            raise NotThisFormat(f"expected a weight of 0 or more under {key}, found {value!r}")
+            raise NotThisFormat(
+                f"expected a weight of 0 or more under {key} of {where}, found {value!r:.80}"
+            )
         weight = weight * float(value) if key == "weight" else weight * float(bool(value))
     return weight
 
 
-def _number(text: str, key: str) -> float:
+def _number(text: str, place: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise NotThisFormat(f"expected a number under {key}, found {text!r}") from None
+        raise NotThisFormat(f"expected a number under {place}, found {text[:80]!r}") from None

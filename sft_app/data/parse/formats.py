@@ -10,7 +10,7 @@
 | text | `text`: a document, all of it supervised |
 
 A turn may carry `weight` (its loss weight; 0 = no labels), or `train`, `training`, `loss` or
-`loss_mask` (true, false).
+`loss_mask` (true, false); so may a record, for all of its answers.
 """
 
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from sft_app.config.schema.data import DataFormat
 from sft_app.data.chat.conversation import Conversation, Message, Passage
 from sft_app.data.chat.turns import (
+    SPEAKER_KEYS,
     by_speaker,
     in_turn,
     plain_text,
@@ -78,6 +79,12 @@ def normalise(
     if "system" in names.columns:
         record.pop("system_prompt", None)
     refuse_media(record, "the record")
+    return _weighted(_content(record, format, names), read_weight(record, "the record"))
+
+
+def _content(
+    record: dict[str, Any], format: DataFormat, names: FieldNames
+) -> Conversation | Passage:
     match format:
         case DataFormat.sharegpt | DataFormat.messages:
             return _conversation(record, names)
@@ -89,6 +96,14 @@ def normalise(
             return Passage("", _text(record, "text"))
         case DataFormat.auto:
             raise AssertionError("detect() comes first")
+
+
+def _weighted(content: Conversation | Passage, weight: float) -> Conversation | Passage:
+    """The content with the record's weight on all that is supervised in it."""
+    parts = content.messages if isinstance(content, Conversation) else [content]
+    for part in parts if weight != 1 else ():
+        part.weight *= weight
+    return content
 
 
 def _expected(found: str) -> str:
@@ -186,19 +201,49 @@ def _alpaca(record: dict[str, Any]) -> Conversation:
         if not isinstance(pair, list) or [type(text) for text in pair] != [str, str]:
             raise NotThisFormat("expected pairs of texts under history")
         messages += [Message("user", pair[0]), Message("assistant", pair[1])]
-    answer = Message("assistant", _text(record, answer_key), read_weight(record))
+    answer = Message("assistant", _text(record, answer_key))
     return Conversation([*messages, Message("user", question), answer], read_tools(record))
 
 
 def _prompt_completion(record: dict[str, Any], names: FieldNames) -> Conversation | Passage:
-    prompt, completion = record.get("prompt"), record.get("completion")
-    if isinstance(prompt, list) and isinstance(completion, list):
+    prompt, completion = (_turns_of(record.get(key), names) for key in ("prompt", "completion"))
+    if prompt is not None and completion is not None:
         tools = read_tools(record)
         messages = read_turns([*prompt, *completion], names, tools)
         for message in messages[: len(prompt)]:
             message.weight = 0.0
-        return Conversation(messages, tools)
-    return Passage(_text(record, "prompt"), _text(record, "completion"), read_weight(record))
+        return Conversation(_behind_system(record, messages), tools)
+    passage = Passage(_text(record, "prompt"), _text(record, "completion"))
+    for key in (*_SYSTEM, *_CONTEXTS):
+        beside = record.get(key)
+        if isinstance(beside, str) and beside.strip() not in passage.prompt:
+            raise NotThisFormat(
+                "prompt and completion are texts outside any chat template, and prompt lacks what "
+                f"stands under {key}: 'data.columns={{instruction: prompt, output: completion}}' "
+                f"makes a chat of all three; else take {key} out of the data"
+            )
+    return passage
+
+
+def _turns_of(value: Any, names: FieldNames) -> list[Any] | None:
+    """A list of messages, or one that a cell of a table holds as JSON text; None for a text."""
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return None
+    try:
+        turns = parse_json(value, "under prompt or completion")
+    except NotThisFormat:
+        return None  # [INST] and the like
+    are_turns = isinstance(turns, list) and bool(turns) and all(_is_turn(t, names) for t in turns)
+    return turns if are_turns else None
+
+
+def _is_turn(value: Any, names: FieldNames) -> bool:
+    if not isinstance(value, dict):
+        return False
+    turn = names.rename(value)
+    return any(isinstance(turn.get(key), str) for key in SPEAKER_KEYS)
 
 
 def _text(record: dict[str, Any], key: str) -> str:

@@ -524,3 +524,65 @@ def test_a_switch_of_thinking_is_no_text_of_it():
     turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
     record = {"messages": [turns[0], turns[1] | {"thinking": True}]}
     assert normalise(record, DataFormat.messages) == EXPECTED
+
+
+RECORDS_OF_ALL_FORMATS = {
+    "messages": {"messages": EXPECTED_TURNS},
+    "alpaca": {"instruction": "Q", "output": "A", "history": [["a", "b"]]},
+    "prompt and completion": {"prompt": "P", "completion": "C"},
+    "messages as prompt": {"prompt": EXPECTED_TURNS[:1], "completion": EXPECTED_TURNS[1:]},
+    "text": {"text": "T"},
+}
+
+
+@pytest.mark.parametrize(
+    "record", RECORDS_OF_ALL_FORMATS.values(), ids=RECORDS_OF_ALL_FORMATS.keys()
+)
+@pytest.mark.parametrize(("keys", "weight"), [({"weight": 0.5}, 0.5), ({"train": False}, 0)])
+def test_a_records_own_weight_is_that_of_all_its_answers(record, keys, weight):
+    format = detect(record | keys)
+    assert format is not None
+    content = normalise(record | keys, format)
+    if isinstance(content, Passage):
+        assert content.weight == weight
+    else:
+        answers = [m.weight for m in content.messages if m.role == "assistant"]
+        assert answers and set(answers) == {weight}
+
+
+def test_a_weight_that_is_none_is_named_by_its_place():
+    with pytest.raises(NotThisFormat, match=r"under loss_mask of the record, found \[0, 1\]"):
+        normalise({"messages": EXPECTED_TURNS, "loss_mask": [0, 1]}, DataFormat.messages)
+    turns = [EXPECTED_TURNS[0], EXPECTED_TURNS[1] | {"weight": "much"}]
+    with pytest.raises(NotThisFormat, match="a number under weight of turn 2, found 'much'"):
+        normalise({"messages": turns}, DataFormat.messages)
+
+
+def test_prompt_and_completion_of_messages_have_the_system_prompt_and_may_be_json_in_a_cell():
+    for write in (json.loads, str):
+        record = {
+            "system": "S",
+            "prompt": write(json.dumps(EXPECTED_TURNS[:1])),
+            "completion": write(json.dumps(EXPECTED_TURNS[1:])),
+        }
+        messages = conversation_of(record, DataFormat.prompt_completion).messages
+        assert [(m.role, m.content) for m in messages] == [
+            ("system", "S"),
+            ("user", "Q"),
+            ("assistant", "A"),
+        ]
+    for prompt in ("[INST] Q", "[1, 2]", "[]"):
+        record = {"prompt": prompt, "completion": "[3]"}
+        assert normalise(record, DataFormat.prompt_completion) == Passage(prompt, "[3]")
+
+
+@pytest.mark.parametrize("key", ["system", "input", "context"])
+def test_what_stands_beside_prompt_and_completion_and_in_neither_is_not_lost(key):
+    record = {"prompt": "P", "completion": "C", key: "B"}
+    with pytest.raises(NotThisFormat, match=f"prompt lacks what stands under {key}: 'data.columns"):
+        normalise(record, DataFormat.prompt_completion)
+    names = FieldNames({"instruction": "prompt", "output": "completion"})
+    assert detect(record, names) is DataFormat.alpaca
+    assert "B" in str(normalise(record, DataFormat.alpaca, names))
+    said = record | {"prompt": "B: P"}
+    assert normalise(said, DataFormat.prompt_completion) == Passage("B: P", "C")
