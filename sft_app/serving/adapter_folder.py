@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-PEFT_CONFIG = "adapter_config.json"
+from sft_app.loader.checkpoint.load_report import PEFT_CONFIG
 
 
 def is_adapter(directory: Path) -> bool:

@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sft_app.common.errors import ConfigError
 from sft_app.common.processes import is_installed
 from sft_app.config.schema.model import ModelConfig
+from sft_app.loader.checkpoint.load_report import PEFT_CONFIG
 from sft_app.loader.checkpoint.locate import Checkpoint, find_checkpoint
-from sft_app.serving.adapter_folder import PEFT_CONFIG
 
 
 def base_of(adapter: Path) -> Checkpoint:

@@ -16,6 +16,7 @@ from transformers import (
 )
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from sft_app.loader.checkpoint.load_report import PEFT_CONFIG, check_no_adapter_beside
 from sft_app.records.manifest import MANIFEST, damage_of
 from sft_app.records.run_files import ADAPTER
 from sft_app.records.verification import Check, Verification
@@ -74,6 +75,7 @@ def verify_saved(directory: Path, expectations: Path | None) -> Verification:
 
 def _load(directory: Path) -> tuple[Any, str]:
     """The model in float32 if it is small, and which weights do not fit, in words."""
+    check_no_adapter_beside(directory / PEFT_CONFIG, str(directory))
     model, info = AutoModelForCausalLM.from_pretrained(
         directory, dtype="auto", output_loading_info=True
     )

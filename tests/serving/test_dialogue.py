@@ -173,6 +173,7 @@ def drop_a_weight(folder: Path) -> None:
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be loaded: OSError"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot be loaded: "),
         (lambda folder: (folder / "config.json").unlink(), "holds no saved model"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{}"), "and an adapter"),
     ],
 )
 def test_a_broken_model_is_refused_in_a_sentence(

@@ -151,6 +151,13 @@ def test_damage_is_found_and_named(
     assert not verdict.checks["files"].passed, verdict.sentence()
 
 
+def test_an_adapter_beside_the_model_is_told(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    loads = verify_saved(tmp_path, None).checks["loads"]
+    assert not loads.passed and "a whole model and an adapter" in loads.detail
+
+
 def test_a_template_that_asks_for_the_date_is_the_same_on_another_day(
     tiny_model: Path, tmp_path: Path
 ) -> None:

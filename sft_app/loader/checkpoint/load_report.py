@@ -2,9 +2,13 @@
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from sft_app.common.errors import ConfigError
+
+PEFT_CONFIG = "adapter_config.json"
+"""A file by which transformers knows an adapter, and loads it with what stands beside it."""
 
 _SHOWN = 3
 """Names in a message; the rest is counted."""
@@ -29,6 +33,21 @@ def check_loaded(info: dict[str, Any], name: str, stored: Iterable[str] = ()) ->
         raise ConfigError(_shapes(mismatched, set(stored), name))
     if missing or unexpected or errors:
         raise ConfigError(_sentence(missing, unexpected, errors, name))
+
+
+def check_no_adapter_beside(found: Path | None, where: str) -> None:
+    """Raise ConfigError where whole weights have an adapter beside them.
+
+    Its matrices would come between the model's own, on top of weights that it may be merged into
+    already, and only where peft is installed. `found`: the adapter's configuration, if there is
+    one; `where`: how the message begins, with what holds both.
+    """
+    if found is not None and found.is_file():
+        raise ConfigError(
+            f"{where} holds a whole model and an adapter ({PEFT_CONFIG}), which transformers would "
+            "put on it, merged already or not; take the adapter's files away if its weights are in "
+            "the model, else merge them into it first."
+        )
 
 
 def first_hole(names: Iterable[str]) -> str | None:

@@ -8,6 +8,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.model import ModelConfig
+from sft_app.loader.checkpoint.load_report import PEFT_CONFIG
 from sft_app.loader.checkpoint.locate import Checkpoint, find_checkpoint
 from sft_app.loader.checkpoint.quantized_source import state_quantization
 from sft_app.loader.checkpoint.stated_rope import check_stated_rope
@@ -30,6 +31,7 @@ def load_pretrained_config(model_config: ModelConfig) -> PretrainedConfig:
     """
     checkpoint = find_checkpoint(model_config)
     check_remote_code(model_config, checkpoint)
+    _check_not_an_adapter(checkpoint, model_config.name_or_path)
     try:
         stated, _ = PretrainedConfig.get_config_dict(checkpoint.location, **checkpoint.arguments())
     except Exception as error:
@@ -47,6 +49,14 @@ def load_pretrained_config(model_config: ModelConfig) -> PretrainedConfig:
     check_stated_rope(hf_config, model_config.name_or_path)
     state_quantization(hf_config)
     return hf_config
+
+
+def _check_not_an_adapter(checkpoint: Checkpoint, name: str) -> None:
+    if checkpoint.file("config.json") is None and checkpoint.file(PEFT_CONFIG) is not None:
+        raise ConfigError(
+            f"model.name_or_path: {name!r} is an adapter ({PEFT_CONFIG}) without a model; merge it "
+            "into its base model (peft's merge_and_unload), and give what that saves."
+        )
 
 
 def _check_size(stated: dict[str, Any], name: str) -> None:

@@ -16,6 +16,7 @@ from sft_app.config.schema.model import ModelConfig
 from sft_app.loader.architecture.auto_class import is_multimodal, model_class
 from sft_app.loader.checkpoint.compare_headers import ROTARY_BUFFERS, compare_headers, grouped
 from sft_app.loader.checkpoint.decoded_headers import decode_headers
+from sft_app.loader.checkpoint.load_report import PEFT_CONFIG, check_no_adapter_beside
 from sft_app.loader.checkpoint.locate import Checkpoint, find_checkpoint
 from sft_app.loader.checkpoint.quantized_source import (
     check_stated,
@@ -96,6 +97,7 @@ def plan_weights(model_config: ModelConfig, hf_config: PretrainedConfig) -> Weig
     quantized = plan_quantized_source(hf_config, name)
     checkpoint = find_checkpoint(model_config)
     headers = read_headers(checkpoint, allow_pickle=model_config.allow_pickle)
+    check_no_adapter_beside(checkpoint.file(PEFT_CONFIG), f"model.name_or_path: {name!r}")
     towers = None
     if is_multimodal(hf_config):
         built_as = model_class(hf_config)

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from sft_app.common.errors import ConfigError
+from sft_app.loader.checkpoint.load_report import PEFT_CONFIG, check_no_adapter_beside
 from sft_app.records.run_files import MODEL
 from sft_app.serving.adapter_folder import is_adapter
 from sft_app.serving.dialogue.dialogue_turns import DialogueTurns, prompt_ids
@@ -134,6 +135,7 @@ class Speaker:
 
 def _load(directory: Path, dtype: Any) -> Any:
     """The model, of which no weight is missing: transformers would draw it at random."""
+    check_no_adapter_beside(directory / PEFT_CONFIG, str(directory))
     model, info = AutoModelForCausalLM.from_pretrained(
         directory, dtype=dtype, output_loading_info=True
     )

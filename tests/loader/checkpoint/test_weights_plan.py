@@ -242,6 +242,20 @@ def test_files_that_are_missing_or_broken_are_told_in_one_sentence(
     assert "allow_pickle" not in str(refused.value) and len(str(refused.value)) < 500
 
 
+def test_an_adapter_beside_the_weights_or_alone_is_told(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    shutil.copytree(make_checkpoint("llama").name_or_path, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
+    checkpoint = ModelConfig(name_or_path=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"a whole model and an adapter .*take the adapter"):
+        planned(checkpoint)
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).unlink()
+    with pytest.raises(ConfigError, match=r"is an adapter \(.*\) without a model"):
+        load_pretrained_config(checkpoint)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused_when_they_are_read(
     make_checkpoint: MakeCheckpoint, tmp_path: Path, value: float
