@@ -10,7 +10,7 @@ import pytest
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
-from sft_app.config.schema.data import Packing
+from sft_app.config.schema.data import Packing, PositionSkipping
 from sft_app.config.schema.trainer import LossHead, Parallelism
 from sft_app.config.validation import check_adapter, check_trainer
 from sft_app.config.validation.check_trainer import check_trainer_support
@@ -43,6 +43,7 @@ OF_ROWS: dict[str, Settings] = {
     "chunked loss": {"trainer.loss_head": LossHead.chunked},
     "`trainer.loss_head=liger`": {"trainer.loss_head": LossHead.liger},
     "`data.packing=none`": {"data.packing": Packing.none},
+    "`data.position_skipping=pose`": {"data.position_skipping": PositionSkipping.pose},
     "`tokenizer.add_tokens`": {"tokenizer.add_tokens": ["new"]},
     "`trainer.gradient_checkpointing`": CHECKPOINTING,
     "... with `every_n_layers`": CHECKPOINTING

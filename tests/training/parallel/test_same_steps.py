@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback, masking_utils
 
 from sft_app.config.schema.app import AppConfig
+from sft_app.data.batches.skip_positions import skip_positions
 from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
 from sft_app.loader.model.load_model import load_model
 from sft_app.loader.rope.rope_plan import plan_rope
 from sft_app.training.attention.choose_attention import choose_attention
+from sft_app.training.attention.document_bounds import lengths_from_positions
 from sft_app.training.metrics import token_counts
 from sft_app.training.packing_plan import PackingPlan
 from sft_app.training.parallel.context_parallel import init_context_parallel_group
@@ -187,3 +189,67 @@ def test_smoothed_labels_are_shifted_however_the_model_is_wrapped(
     for answer in answers:
         assert answer["losses"] == pytest.approx([expected.item()], rel=1e-4)
         assert answer["norms"] == pytest.approx([torch.stack(norms).norm().item()], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "sharing", [None, "ddp", pytest.param("fsdp", marks=NEEDS_SHARDED_MODELS), "context"]
+)
+def test_skipped_positions_are_drawn_alike_however_the_step_is_shared(
+    compose: Compose,
+    random_model: RandomModel,
+    tmp_path: Path,
+    sharing: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PoSE: what is drawn for a row follows from its number, and not from who computes it."""
+    own = masking_utils.find_packed_sequence_indices
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", own)  # put back at the end
+    model = random_model("llama", attention="sdpa")
+    model.save_pretrained(tmp_path)
+    rows = packed_rows(4)
+    for row in rows:
+        row["labels"][[9, 20]] = -100  # no document predicts the next one's first token
+    expected = loss_at_skipped_positions(model, rows, target=200, seed=42)
+    expected.backward()
+    norms = [p.grad.norm() for p in model.parameters() if p.grad is not None]
+
+    config = compose(
+        f"model.name_or_path={tmp_path}",
+        "context_length=64",
+        "data.position_skipping=pose",
+        "data.position_target=200",
+        *(SHARING | {"context": ("trainer.context_parallel_size=2",)}).get(sharing or "", ()),
+    )
+    copies = 2 if sharing in SHARING else 1
+    step = {
+        "max_steps": 1, "max_grad_norm": 1e9, "position_target": 200, "seed": 42,
+        "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2 // copies,
+    }  # fmt: skip
+    if sharing is None:
+        answers = [take_steps(config, rows, tmp_path, step)]
+    else:
+        answers = on_two_forked_ranks(take_steps, config, rows, tmp_path, step)
+    for answer in answers:
+        assert answer["losses"] == pytest.approx([expected.item()], rel=1e-5)
+        assert answer["norms"] == pytest.approx([torch.stack(norms).norm().item()], rel=1e-4)
+
+
+def loss_at_skipped_positions(
+    model: PreTrainedModel, rows: list[Batch], *, target: int, seed: int
+) -> torch.Tensor:
+    """Document by document, each alone, at the positions of the first step."""
+    total, count = torch.zeros(()), 0
+    for number, row in enumerate(rows):
+        lengths = lengths_from_positions(row["position_ids"][None])
+        skipped = skip_positions(
+            row["position_ids"][None], [number], [lengths], target=target, seed=seed, step=0
+        )
+        parts = (row["input_ids"].split(lengths), row["labels"].split(lengths))
+        for ids, labels, positions in zip(*parts, skipped[0].split(lengths), strict=True):
+            # Told who sees whom: transformers would take a jump for the next document.
+            seen = torch.ones(1, 1, len(ids), len(ids), dtype=torch.bool).tril()
+            told = {"position_ids": positions[None], "attention_mask": seen}
+            logits = model(ids[None], use_cache=False, **told).logits[0]
+            total = total + F.cross_entropy(logits[:-1], labels[1:], reduction="sum")
+            count += int((labels[1:] != -100).sum())
+    return total / count
