@@ -2,7 +2,9 @@
 
 import glob
 import logging
+import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,18 +88,29 @@ def _files(
     saved = saved_dataset(text)
     if saved is not None:
         return dataset_files(saved, key), {}
+    folders = 0
     if path.is_dir():
-        candidates = [(p, p.relative_to(path)) for p in path.rglob("*") if p.is_file()]
+        candidates = [(p, p.relative_to(path)) for p in _below(path, f"{key}={text}")]
     elif hub_dataset(text) is not None and data_suffix(Path(text)) not in suffixes:
         return (), {}
     elif glob.has_magic(str(path)):
-        matches = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207
-        candidates = [(p, Path(p.name)) for p in matches if p.is_file()]
+        matches = [Path(p) for p in glob.glob(str(path), recursive=True)]  # noqa: PTH207
+        candidates = [(p, Path(p.name)) for p in matches if not p.is_dir()]
+        # `**` matches folders beside all that is in them.
+        folders = 0 if "**" in text else len(matches) - len(candidates)
     else:
         raise ConfigError(f"{key}={text} does not exist: give a file, folder, glob or hub id.")
     kinds = {found: kind_of_no_data(below, suffixes) for found, below in candidates}
     files = tuple(sorted(found for found, kind in kinds.items() if kind is None))
     ignored = dict(Counter(kind for kind in kinds.values() if kind is not None))
+    if folders:
+        ignored["folder"] = folders
+    gone = next((f for f in files if f.is_symlink() and not f.exists()), None)
+    if gone is not None:
+        raise ConfigError(
+            f"{key}={text} has {gone.name}, a link to {gone.readlink()}, which is not there: "
+            "bring it back, or remove the link."
+        )
     if not files:
         beside = f" (only {_counts(ignored)})" if ignored else ""
         raise ConfigError(
@@ -107,6 +120,26 @@ def _files(
     if ignored:
         log.info("%s=%s: files that are no data are left out: %s", key, text, _counts(ignored))
     return files, ignored
+
+
+def _below(folder: Path, what: str) -> Iterator[Path]:
+    """Yield all files below a folder, through linked folders, too, each of these once.
+
+    Raises ConfigError for a folder that cannot be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise ConfigError(f"{what}: {error.filename} cannot be listed ({error.strerror}).")
+
+    seen: set[str] = set()
+    for root, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(root, name) for name in names)
 
 
 def _counts(counts: dict[str, int]) -> str:

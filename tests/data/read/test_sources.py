@@ -57,6 +57,32 @@ def test_a_list_with_weights(folder):
     assert (one.weight, other.weight) == (1.0, 2.0)
 
 
+def test_linked_folders_are_read_and_each_once(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "d.jsonl").touch()
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "sub" / "again").symlink_to(elsewhere)
+    (elsewhere / "loop").symlink_to(folder)
+    found = names(resolve(str(folder))[0], folder)
+    assert found == ["a.json.gz", "b.jsonl", "linked/d.jsonl", "sub/c.parquet"]
+
+
+@pytest.mark.parametrize("pattern", ["", "/*", "/*.jsonl"])
+def test_a_link_to_data_that_are_gone_is_refused(folder, pattern):
+    (folder / "gone.jsonl").symlink_to(folder / "nowhere" / "gone.jsonl")
+    with pytest.raises(ConfigError, match=r"has gone.jsonl, a link to .*nowhere.* not there"):
+        resolve(f"{folder}{pattern}")
+    (folder / "gone.jsonl").rename(folder / ".gone.jsonl")
+    assert folder / "b.jsonl" in resolve(f"{folder}{pattern}")[0].files
+
+
+def test_folders_that_a_glob_matches_are_counted(folder):
+    (source,) = resolve(f"{folder}/*")
+    assert names(source, folder) == ["a.json.gz", "b.jsonl"]
+    assert source.ignored == {"folder": 1, "other_kind": 1}
+    assert "folder" not in resolve(f"{folder}/**")[0].ignored
+
+
 def test_a_file_in_an_installed_package():
     (source,) = resolve("pkg://pytest/py.typed")
     assert source.files[0].name == "py.typed"
