@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from sft_app.common.counted import counted
 from sft_app.common.errors import DataError
 from sft_app.common.file_digest import file_digest
+from sft_app.config.locations import data_suffix
 from sft_app.config.schema.data import DataConfig, Packing
 from sft_app.data.batches.collators import CollateDocuments, CollateExamples
 from sft_app.data.batches.datasets import ExampleDataset, PackedDataset
@@ -28,6 +29,7 @@ from sft_app.data.statistics import (
     FitStatistics,
     PackingStatistics,
     ReadStatistics,
+    add_counts,
     length_statistics,
 )
 from sft_app.data.store.token_cache import (
@@ -102,12 +104,19 @@ def prepare_data(
         raise DataError(_nothing_left(data, context_length, train_read, train_fit))
     eval_in_train = 0
     if data.eval is not None:
-        eval_store, eval_read, _ = _tokenised(
+        eval_store, eval_read, weights = _tokenised(
             data, data.eval, "data.eval", tokenizer, rendering, seed, None
         )
-        eval_choice = np.arange(len(eval_store))
-        in_both = np.isin(eval_store.key, train_store.key[choice.train])
-        eval_in_train = len(np.unique(eval_store.conversation[in_both]))
+        eval_choice = choose(
+            eval_store.conversation,
+            eval_store.key,
+            weights[eval_store.source],
+            seed=seed,
+            eval_examples=0,
+            max_examples=None,
+        ).train
+        in_both = np.isin(eval_store.key[eval_choice], train_store.key[choice.train])
+        eval_in_train = len(np.unique(eval_store.conversation[eval_choice[in_both]]))
         if eval_in_train:
             log.warning(
                 "%d conversations of data.eval stand in data.train as well: the model is evaluated "
@@ -239,11 +248,15 @@ def _tokenised(
 
     folder = cached(directory, cache_key(parts), build)
     read = ReadStatistics(**json.loads((folder / "read.json").read_text()))
+    read.ignored_files = {}  # what lies beside the data now, and not when they were read
+    for source in sources:
+        add_counts(read.ignored_files, source.ignored)
     names = [[str(file) for file in source.files] or [source.name] for source in sources]
     return TokenStore(folder / "tokens.arrow", names), read, weights
 
 
 def _digests(source: Source, directory: Path) -> list[str]:
+    """What changes with a source's content, and with the names that say how it is read."""
     if not source.files:
         return [hub_digest(source.name)]
-    return [file_digest(file, directory / "files") for file in source.files]
+    return [f"{file_digest(file, directory / 'files')}{data_suffix(file)}" for file in source.files]

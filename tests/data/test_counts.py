@@ -121,6 +121,9 @@ def test_files_of_a_folder_that_are_no_data_are_counted(tmp_path):
     (folder / "LICENSE.txt").write_text("all rights")
     read = read_counts(folder, tmp_path)
     assert read.records == 1 and read.ignored_files == {"hidden": 1, "licence_or_readme": 1}
+    # The data are the same and come from the cache; what lies beside them is not.
+    (folder / "LICENSE.txt").unlink()
+    assert read_counts(folder, tmp_path).ignored_files == {"hidden": 1}
 
 
 def test_when_nothing_is_left_the_reasons_are_printed_with_their_counts(tmp_path):

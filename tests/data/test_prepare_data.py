@@ -194,6 +194,18 @@ def test_a_held_out_set_of_its_own_takes_nothing_from_the_training_set(chats, tm
     assert prepared.statistics.eval_read.records == 7
 
 
+@pytest.mark.parametrize(("weight", "least", "most"), [(2, 80, 80), (0.5, 8, 32)])
+def test_weights_hold_for_a_held_out_set_of_its_own(
+    chats, tmp_path, tokenizer, weight, least, most
+):
+    other = tmp_path / "other.jsonl"
+    other.write_text("\n".join(json.dumps(sharegpt(n)) for n in range(100, 140)))
+    held_out = [{"path": str(other), "weight": weight}]
+    prepared = prepare(settings(chats, tmp_path, eval=held_out), tokenizer)
+    assert least <= prepared.statistics.eval.examples <= most
+    assert prepared.statistics.eval_read.records == 40
+
+
 def test_sources_with_weights_are_repeated(chats, tmp_path, tokenizer):
     other = tmp_path / "other.jsonl"
     other.write_text("\n".join(json.dumps(sharegpt(n)) for n in range(100, 107)))

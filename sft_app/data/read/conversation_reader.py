@@ -49,7 +49,6 @@ class ConversationReader:
     def read(self, sources: list[Source]) -> Iterator[Item]:
         """Yield every usable conversation, in the order of the sources and of their files."""
         for number, source in enumerate(sources):
-            add_counts(self.statistics.ignored_files, source.ignored)
             if source.files:
                 for place, file in enumerate(source.files):
                     yield from self._read_records(read_file(file), str(file), number, place)

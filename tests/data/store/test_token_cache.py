@@ -79,6 +79,14 @@ def test_the_same_content_under_another_name_is_known(chats, tmp_path, tokenizer
     assert len(tokenised) == 1
 
 
+def test_a_name_that_says_another_kind_of_file_is_read_anew(tmp_path, tokenizer):
+    lines = "".join(json.dumps(sharegpt(n)) + "\n" for n in range(30))
+    for name, examples in (("a.txt", 1), ("a.jsonl", 30)):
+        (tmp_path / name).write_text(lines)
+        config = settings(tmp_path / name, tmp_path, eval_examples=0)
+        assert prepared(config, tokenizer).statistics.train.examples == examples
+
+
 def test_the_number_of_processes_changes_nothing(chats, tmp_path, tokenizer):
     results = [
         batches(
