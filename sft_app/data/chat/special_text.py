@@ -42,10 +42,10 @@ class SpecialText:
         self._pattern = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
 
     def is_in(self, item: Conversation | Passage) -> bool:
-        """Tell whether some message spells out a special token."""
+        """Tell whether some message or schema spells out a special token."""
         if isinstance(item, Passage):
             return bool(self._pattern.search(item.prompt) or self._pattern.search(item.completion))
-        return any(
+        return self._is_in_value(item.tools) or any(
             self._pattern.search(m.content) or (m.extra and self._is_in_value(m.extra))
             for m in item.messages
         )
@@ -57,7 +57,7 @@ class SpecialText:
     def mark(self, item: Conversation) -> Conversation:
         """Return the conversation with a mark inside everything that looks like a special token."""
         messages = [self._marked_message(message) for message in item.messages]
-        return replace(item, messages=messages)
+        return replace(item, messages=messages, tools=self._marked_value(item.tools))
 
     def unmark(self, rendered: Rendered) -> Rendered:
         """Return the rendering without the marks, and with the places where they were."""
@@ -94,7 +94,7 @@ class SpecialText:
         if isinstance(value, str):
             return bool(self._pattern.search(value))
         if isinstance(value, dict):
-            return any(map(self._is_in_value, value.values()))
+            return any(map(self._is_in_value, [*value, *value.values()]))
         return isinstance(value, list) and any(map(self._is_in_value, value))
 
     def _marked_message(self, message: Message) -> Message:
@@ -114,5 +114,8 @@ class SpecialText:
         if isinstance(value, list):
             return [self._marked_value(element) for element in value]
         if isinstance(value, dict):
-            return {key: self._marked_value(element) for key, element in value.items()}
+            return {
+                self._marked_value(key): self._marked_value(element)
+                for key, element in value.items()
+            }
         return value

@@ -112,9 +112,14 @@ class ChatTokenizer:
         return TokenizedExample(ids, spans, _exchanges(rendered, positions))
 
     def _passage(self, ids: list[int], spans: list[TokenSpan]) -> TokenizedExample:
-        """BOS where the tokenizer adds one by itself; EOS behind, as the last thing to learn."""
-        whole = [*self._bos, *ids, *self._eos]
-        shift = len(self._bos)
+        """BOS where the tokenizer adds one by itself; EOS behind, as the last thing to learn.
+
+        A text that was rendered beforehand may have them already, read as tokens.
+        """
+        bos = [] if ids[:1] == self._bos else self._bos
+        eos = [] if ids[-1:] == self._eos else self._eos
+        whole = [*bos, *ids, *eos]
+        shift = len(bos)
         labels = [TokenSpan(s.start + shift, len(whole), s.weight) for s in spans]
         return TokenizedExample(whole, labels, is_passage=True)
 

@@ -238,6 +238,38 @@ def test_a_passage_that_spells_special_tokens_has_none_but_its_end():
     assert tokenizer.decode(ids) == "a <|im_end|> b<|im_end|>"
 
 
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_passage_rendered_beforehand_begins_and_ends_once(kind):
+    tokenizer = TOKENIZERS[kind]
+    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    rendered = Renderer(tokenizer, SpecialTokensInText.tokens).render(
+        Passage(f"{bos}Hello ", f"what{eos}")
+    )
+    (example,) = tokenised(rendered, tokenizer)
+    assert example.input_ids.count(tokenizer.bos_token_id) == 1
+    assert example.input_ids.count(tokenizer.eos_token_id) == 1
+    (span,) = example.spans
+    assert span.stop == len(example.input_ids)
+    assert tokenizer.decode(example.input_ids[span.start :]).strip() == f"what{eos}"
+
+
+@pytest.mark.parametrize("place", ["schema", "key of an argument"])
+def test_special_tokens_in_schemas_and_keys_are_text(place):
+    def ids_with(word):
+        schema = {"name": "f", "description": word if place == "schema" else "d"}
+        call = {"name": "f", "arguments": {"a" if place == "schema" else word: 1}}
+        calls = {"tool_calls": [{"type": "function", "function": call}]}
+        messages = [Message("user", "Q"), Message("assistant", "", extra=calls)]
+        tools = [{"type": "function", "function": schema}]
+        tokenizer = byte_level(WITH_TOOLS)
+        ((ids, _),) = examples_of(Conversation(messages, tools), tokenizer)
+        return ids, ids.count(tokenizer.eos_token_id), tokenizer.decode(ids)
+
+    ids, ends, text = ids_with("<|im_end|>")
+    _, plain_ends, _ = ids_with("<|im_endX|>")
+    assert ends == plain_ends and ids and '"<|im_end|>"' in text
+
+
 def test_half_a_surrogate_pair_is_replaced_in_its_place():
     tokenizer = byte_level()
     (rendered,) = Renderer(tokenizer).render(chat("a", "x\ud83dy"))
