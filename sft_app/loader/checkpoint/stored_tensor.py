@@ -14,6 +14,7 @@ class TensorHeader:
     """As safetensors writes it: F32, BF16, F8_E4M3, U8, ..."""
     shape: tuple[int, ...]
     file: str
+    """Below the checkpoint's folder."""
 
     @property
     def num_elements(self) -> int:

@@ -49,10 +49,14 @@ def weights_folder(checkpoint: Checkpoint) -> Path | None:
 
 
 def _read_folder(folder: Path, *, allow_pickle: bool) -> Headers | NoHeaders:
+    if (folder / WHOLE).is_file():  # transformers takes it whatever the index says
+        _check_no_shards_beside(folder)
+        return dict(_read_file(folder, WHOLE))
     if (folder / INDEX).is_file():
         return _read_shards(folder)
-    if (folder / WHOLE).exists():
-        return dict(_read_file(folder / WHOLE))
+    for name in (WHOLE, INDEX):
+        if (folder / name).is_symlink() or (folder / name).exists():
+            raise _no_file(folder / name)
     parts = sorted(folder.glob("model-*-of-*.safetensors"))
     if parts:
         raise ConfigError(
@@ -64,6 +68,27 @@ def _read_folder(folder: Path, *, allow_pickle: bool) -> Headers | NoHeaders:
     raise ConfigError(
         f"model.name_or_path: {folder} has no weights ({WHOLE} or {INDEX}){_instead(folder)}; give "
         "a directory that holds them, or a hub id."
+    )
+
+
+def _check_no_shards_beside(folder: Path) -> None:
+    """Refuse a whole file and shards: some programs read the one, some the others, some both."""
+    shards = [f for f in _indexed(folder / INDEX) if f != WHOLE and (folder / f).is_file()]
+    if shards:
+        raise ConfigError(
+            f"model.name_or_path: {folder} has its weights twice, in {WHOLE} and in the shards of "
+            f"{INDEX} ({shards[0]}), of which some programs read the one and some the other; take "
+            "away what does not belong to this model."
+        )
+
+
+def _no_file(path: Path) -> ConfigError:
+    what = "a folder"
+    if path.is_symlink():
+        what = f"a link to {path.readlink()}, which is not there"
+    return ConfigError(
+        f"model.name_or_path: the weight file {path} is {what}; copy the file itself (cp -L and "
+        "rsync -L follow links)."
     )
 
 
@@ -109,7 +134,16 @@ def _read_shards(folder: Path) -> Headers:
             f"model.name_or_path: {folder} lacks the weight shard {missing[0]}{more} of "
             f"{len(files)}; copy what is missing from where the checkpoint came from."
         )
-    headers = {name: header for file in files for name, header in _read_file(folder / file)}
+    headers: Headers = {}
+    for file in files:
+        for name, header in _read_file(folder, file):
+            if name in headers:
+                raise ConfigError(
+                    f"model.name_or_path: {name!r} is in two files of {folder}, "
+                    f"{headers[name].file} and {file}; they belong to different checkpoints: copy "
+                    "them again."
+                )
+            headers[name] = header
     absent = [name for name in named if name not in headers]
     if absent:
         raise ConfigError(
@@ -120,19 +154,24 @@ def _read_shards(folder: Path) -> Headers:
     return headers
 
 
-def _read_file(path: Path) -> Iterator[tuple[str, TensorHeader]]:
+def _read_file(folder: Path, file: str) -> Iterator[tuple[str, TensorHeader]]:
+    path = folder / file
+
     def refuse(what: str) -> ConfigError:
         return ConfigError(
             f"model.name_or_path: the weight file {path} {what}; copy it again (a Git LFS pointer "
             "is a short text that stands for the file: `git lfs pull` fetches it)."
         )
 
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size, _LARGEST_HEADER):
-            raise refuse(f"of {size:,} bytes is no safetensors file")
-        text = file.read(length)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if size < 8 or length > min(size, _LARGEST_HEADER):
+                raise refuse(f"of {size:,} bytes is no safetensors file")
+            text = stream.read(length)
+    except OSError as error:
+        raise refuse(f"cannot be read ({error.strerror})") from error
     try:
         stated: dict[str, dict[str, Any]] = json.loads(text)
         about = stated.get("__metadata__", {})
@@ -140,7 +179,7 @@ def _read_file(path: Path) -> Iterator[tuple[str, TensorHeader]]:
             raise TypeError("what stands beside the tensors is text")
         entries = {name: entry for name, entry in stated.items() if name != "__metadata__"}
         found = {
-            name: TensorHeader(str(e["dtype"]), _shape(e["shape"]), path.name)
+            name: TensorHeader(str(e["dtype"]), _shape(e["shape"]), file)
             for name, e in entries.items()
         }
         places = {name: _place(e["data_offsets"]) for name, e in entries.items()}
@@ -172,7 +211,7 @@ def _place(stated: Any) -> tuple[int, int]:
 
 def _cached_folder(checkpoint: Checkpoint) -> Path | None:
     """Find the snapshot of a hub model that was downloaded before."""
-    for name in (INDEX, WHOLE, PICKLED_INDEX, PICKLED):
+    for name in (WHOLE, INDEX, PICKLED, PICKLED_INDEX):
         found = try_to_load_from_cache(
             checkpoint.location, name, cache_dir=checkpoint.cache_dir, revision=checkpoint.revision
         )
@@ -185,11 +224,17 @@ def _cached_folder(checkpoint: Checkpoint) -> Path | None:
 
 
 def _is_whole(path: Path) -> bool:
+    files = _indexed(path)
+    return bool(files) and all((path.parent / file).is_file() for file in files)
+
+
+def _indexed(path: Path) -> list[str]:
+    """Return the files that an index names; none where it is no index."""
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-        return all((path.parent / file).is_file() for file in set(index["weight_map"].values()))
+        return sorted({str(file) for file in index["weight_map"].values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
+        return []
 
 
 def _read_hub(checkpoint: Checkpoint, *, allow_pickle: bool) -> Headers | NoHeaders:

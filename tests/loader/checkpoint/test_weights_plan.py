@@ -14,6 +14,7 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.schema.model import ModelConfig
 from sft_app.config.schema.rope import RopeConfig
 from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
+from sft_app.loader.checkpoint.stored_weights import StoredWeight, StoredWeights
 from sft_app.loader.checkpoint.tensor_headers import INDEX
 from sft_app.loader.checkpoint.weights_plan import WeightsPlan, plan_weights
 from sft_app.loader.model.load_model import load_model
@@ -207,6 +208,29 @@ def with_other_places(directory: Path) -> None:
     file.write_bytes(content.replace(b'"data_offsets":[0,', b'"data_offsets":[1,'))
 
 
+def as_a_link(directory: Path) -> None:
+    """As a snapshot of a hub's cache that was copied without what its links lead to."""
+    for path in directory.glob("model*"):
+        path.unlink()
+    (directory / "model.safetensors").symlink_to("../../blobs/5f4d")
+
+
+def as_a_folder(directory: Path) -> None:
+    for path in directory.glob("model*"):
+        path.unlink()
+    (directory / "model.safetensors").mkdir()
+
+
+def in_a_third_file(directory: Path) -> None:
+    """A shard of another checkpoint, with a tensor that the index has elsewhere."""
+    file = "model-00003-of-00003.safetensors"
+    tensors = {"model.norm.weight": torch.zeros(32), "model.norm.bias": torch.zeros(32)}
+    save_file(tensors, directory / file, metadata={"format": "pt"})
+    index = json.loads((directory / INDEX).read_text())
+    index["weight_map"]["model.norm.bias"] = file
+    (directory / INDEX).write_text(json.dumps(index))
+
+
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "shard": (lambda d: (d / "model-00002-of-00002.safetensors").unlink(), "lacks the weight"),
     "index": (lambda d: (d / INDEX).unlink(), r"no model\.safetensors\.index"),
@@ -217,6 +241,11 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"), "git lfs pull"),
     "another file": (lambda d: (d / INDEX).write_text(
         (d / INDEX).read_text().replace("model-00002-of", "weights-2-of")), "lacks the weight"),
+    "twice": (lambda d: shutil.copy(d / "model-00001-of-00002.safetensors",
+                                    d / "model.safetensors"), "has its weights twice"),
+    "two files": (in_a_third_file, r"'model\.norm\.weight' is in two files"),
+    "link": (as_a_link, r"is a link to \.\./\.\./blobs/5f4d, which is not there"),
+    "folder": (as_a_folder, "is a folder"),
     "adapter": (lambda d: [*map(Path.unlink, d.glob("model*")),
                            (d / "adapter_model.safetensors").write_bytes(b"")],
                 "adapter_model.safetensors: a LoRA adapter"),
@@ -240,6 +269,33 @@ def test_files_that_are_missing_or_broken_are_told_in_one_sentence(
     with pytest.raises(ConfigError, match=message) as refused:
         planned(ModelConfig(name_or_path=str(directory)))
     assert "allow_pickle" not in str(refused.value) and len(str(refused.value)) < 500
+
+
+def test_one_file_is_read_whatever_an_index_of_shards_that_are_gone_says(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    directory = sharded(make_checkpoint("llama"), tmp_path)
+    for shard in directory.glob("model-*"):
+        shard.unlink()
+    shutil.copy(Path(make_checkpoint("llama").name_or_path) / "model.safetensors", directory)
+    stored = planned(ModelConfig(name_or_path=str(directory))).stored
+    assert isinstance(stored, StoredWeights)
+    assert {header.file for header in stored.headers.values()} == {"model.safetensors"}
+
+
+def test_shards_may_be_in_a_folder_of_their_own(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    directory = sharded(make_checkpoint("llama"), tmp_path)
+    (directory / "shards").mkdir()
+    for shard in directory.glob("model-*"):
+        shard.rename(directory / "shards" / shard.name)
+    text = (directory / INDEX).read_text()
+    (directory / INDEX).write_text(text.replace('"model-0', '"shards/model-0'))
+    stored = planned(ModelConfig(name_or_path=str(directory))).stored
+    assert isinstance(stored, StoredWeights)
+    found = stored.find("model.norm.weight")
+    assert isinstance(found, StoredWeight) and found.path.is_file()
 
 
 def test_an_adapter_beside_the_weights_or_alone_is_told(
