@@ -64,7 +64,7 @@ def write_expectations(
     probe: tuple[torch.Tensor, torch.Tensor] | None,
     *,
     serving_length: int,
-    saved_template: str | None,
+    saved_template: str | dict[str, str] | None,
     computed_in: str,
 ) -> None:
     """Write what a fresh process is to find, on rank 0; without a `probe` logits are not compared.
@@ -150,7 +150,9 @@ def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 @contextmanager
-def _with_template(tokenizer: PreTrainedTokenizerBase, template: str | None) -> Iterator[None]:
+def _with_template(
+    tokenizer: PreTrainedTokenizerBase, template: str | dict[str, str] | None
+) -> Iterator[None]:
     before = tokenizer.chat_template
     tokenizer.chat_template = template
     try:

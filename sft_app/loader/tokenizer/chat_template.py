@@ -27,8 +27,9 @@ class ChatTemplatePlan:
     """Where the template came from, and what it ends answers with."""
 
     source: str
-    saved: str | None
-    """The template that is saved with the model: variables open, dates today's."""
+    saved: str | dict[str, str] | None
+    """The template that is saved with the model: variables open, dates today's. By name, where the
+    tokenizer has further ones."""
     stop_token_ids: tuple[int, ...]
     """Ids that end an answer: the end token, and the template's own end of a turn."""
     warnings: tuple[str, ...]
@@ -54,6 +55,7 @@ def set_chat_template(
     Raises ConfigError for a name that is neither a format nor a file.
     """
     source = "the tokenizer's own"
+    further, warnings = _further_templates(tokenizer, chosen=wanted is not None)
     if wanted is not None and wanted in template_names():
         text = (_DIRECTORY / f"{wanted}.jinja").read_text(encoding="utf-8")
         tokenizer.chat_template = text
@@ -73,15 +75,55 @@ def set_chat_template(
         return ChatTemplatePlan(
             source="none", saved=None, stop_token_ids=_end(tokenizer), warnings=()
         )
-    if not isinstance(tokenizer.chat_template, str):  # several, by name: "default" is the chat's
-        tokenizer.chat_template = tokenizer.get_chat_template()
+    if not isinstance(tokenizer.chat_template, str):
+        tokenizer.chat_template = tokenizer.chat_template["default"]
     texts = fix_variables(tokenizer.chat_template, kwargs or {})
     tokenizer.chat_template = texts.training
     if texts.fixed:
         source += f"; {', '.join(texts.fixed)}"
     with chat_template_limits():
         plan = _inspect(tokenizer, source, wanted, adds_bos=adds_bos)
-    return replace(plan, saved=texts.saved, warnings=texts.warnings + plan.warnings)
+    saved = {"default": texts.saved, **further} if further else texts.saved
+    return replace(plan, saved=saved, warnings=warnings + texts.warnings + plan.warnings)
+
+
+def _further_templates(
+    tokenizer: PreTrainedTokenizerBase, *, chosen: bool
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the tokenizer's templates besides the one called default, and what is said of them.
+
+    `chosen`: tokenizer.chat_template names another one. Raises ConfigError where it does not, and
+    none of the tokenizer's own is the chat's.
+    """
+    own: Any = tokenizer.chat_template
+    if isinstance(own, str) or not own:
+        return {}, ()
+    by_name = own if isinstance(own, dict) else {}
+    further = {name: text for name, text in by_name.items() if name != "default"}
+    listed = ", ".join(map(str, further))
+    if chosen:
+        gone = (f"the tokenizer's further chat templates ({listed}) are not saved.",)
+        return {}, gone if further else ()
+    if not by_name or not all(isinstance(text, str) for text in by_name.values()):
+        raise ConfigError(
+            f"tokenizer.chat_template: null, and the tokenizer's own is {own!r:.50}, where a text "
+            f"is expected; set it to one of {', '.join(template_names())}, or to a Jinja file."
+        )
+    if "default" not in by_name:
+        raise ConfigError(
+            f"tokenizer.chat_template: null, and of the tokenizer's own ({listed}) none is called "
+            "default; set it to a Jinja file with the one that is meant, or to one of "
+            f"{', '.join(template_names())}."
+        )
+    if not further:
+        return {}, ()
+    return further, (
+        f"conversations are written with the chat template called default; the others ({listed}) "
+        "are saved as they are, and transformers takes tool_use for conversations with tools."
+        if "tool_use" in further
+        else f"conversations are written with the chat template called default; the others "
+        f"({listed}) are saved as they are.",
+    )
 
 
 def _beginning(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -116,7 +116,7 @@ def ranked_merges(scores: dict[str, float]) -> list[tuple[str, str]]:
 
 
 def read_settings(directory: Path) -> dict[str, Any]:
-    """Read tokenizer_config.json, the older files beside it, and chat_template.jinja."""
+    """Read tokenizer_config.json, the older files beside it, and the chat templates."""
     settings: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (directory / name).is_file():
@@ -129,6 +129,11 @@ def read_settings(directory: Path) -> dict[str, Any]:
     if (directory / "chat_template.jinja").is_file():
         template = (directory / "chat_template.jinja").read_text(encoding="utf-8")
         settings["chat_template"] = template
+    further = sorted((directory / "additional_chat_templates").glob("*.jinja"))
+    if further:
+        texts = {path.stem: path.read_text(encoding="utf-8") for path in further}
+        default = settings.get("chat_template")
+        settings["chat_template"] = ({"default": default} if default else {}) | texts
     return settings
 
 

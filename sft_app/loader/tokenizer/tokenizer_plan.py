@@ -34,8 +34,9 @@ class TokenizerPlan:
     """Where it came from; `none` when there is none."""
     adds_bos: bool
     """Whether plain text is encoded with BOS in front."""
-    saved_chat_template: str | None = None
-    """The template that is saved with the model, where it differs from the one that is trained."""
+    saved_chat_template: str | dict[str, str] | None = None
+    """The template that is saved with the model, where it differs from the one that is trained; by
+    name, where there are several."""
     warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:

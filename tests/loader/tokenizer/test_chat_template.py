@@ -154,6 +154,45 @@ def test_what_is_saved_is_read_back_by_plain_transformers(tmp_path: Path) -> Non
     assert rendered(again).endswith("<think>\n\n</think>\n\n")
 
 
+SEVERAL = {"default": THINKING, "tool_use": "{{ tools }}", "rag": "{{ documents }}"}
+
+
+def test_further_templates_are_saved_as_they_are_and_told(tmp_path: Path) -> None:
+    tokenizer = byte_level(THINKING)
+    tokenizer.chat_template = dict(SEVERAL)
+    plan = set_chat_template(tokenizer, None, adds_bos=False, kwargs={"enable_thinking": False})
+    assert rendered(tokenizer).endswith("<think>\n\n</think>\n\n")
+    assert plan.warnings[0].count("tool_use") == 2 and "rag" in plan.warnings[0]
+    assert plan.saved is not None
+    tokenizer.chat_template = plan.saved
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path).chat_template
+    assert {**SEVERAL, "default": again["default"]} == again
+    assert again["default"].endswith(THINKING)
+
+
+def test_a_chosen_format_takes_the_place_of_all() -> None:
+    tokenizer = byte_level(THINKING)
+    tokenizer.chat_template = dict(SEVERAL)
+    plan = set_chat_template(tokenizer, "chatml", adds_bos=False)
+    assert isinstance(plan.saved, str) and "(tool_use, rag) are not saved" in plan.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ({"tool_use": "{{ tools }}"}, r"own \(tool_use\) none is called default"),
+        (5, "own is 5, where a text is expected"),
+        ({"default": 5}, "where a text is expected"),
+    ],
+)
+def test_a_tokenizer_whose_templates_name_no_chat_is_refused(own: Any, told: str) -> None:
+    tokenizer = byte_level(THINKING)
+    tokenizer.chat_template = own
+    with pytest.raises(ConfigError, match=f"{told}.*; set it to .*chatml"):
+        set_chat_template(tokenizer, None, adds_bos=False)
+
+
 def test_a_template_that_computes_for_ever_is_a_setting_that_cannot_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
