@@ -45,16 +45,15 @@ def detect(record: Any, names: FieldNames | None = None) -> DataFormat | None:
     if not isinstance(record, dict):
         raise NotThisFormat(_expected(type(record).__name__))
     names = names or FieldNames()
-    record = names.rename(record)
-    present = {key for key, value in record.items() if value is not None}
-    for key in _TURNS:
-        turns = list_of(record.get(key), key)
-        if turns == []:
-            return None
-        if turns is not None:
-            turns = by_speaker(turns)
-            first = names.rename(turns[0]) if isinstance(turns[0], dict) else {}
-            return DataFormat.messages if "role" in first else DataFormat.sharegpt
+    record = _renamed(record, names)
+    present = set(record)
+    turns = _turns(record)
+    if turns == []:
+        return None
+    if turns is not None:
+        turns = by_speaker(turns)
+        first = names.rename(turns[0]) if isinstance(turns[0], dict) else {}
+        return DataFormat.messages if "role" in first else DataFormat.sharegpt
     if {"prompt", "completion"} <= present:
         return DataFormat.prompt_completion
     if _pair(record) is not None:
@@ -74,12 +73,25 @@ def normalise(
     if not isinstance(record, dict):
         raise NotThisFormat(f"expected an object, found {type(record).__name__}")
     names = names or FieldNames()
-    # Tables have a column for every key that any of their records has.
-    record = {key: value for key, value in names.rename(record).items() if value is not None}
-    if "system" in names.columns:
-        record.pop("system_prompt", None)
+    record = _renamed(record, names)
     refuse_media(record, "the record")
     return _weighted(_content(record, format, names), read_weight(record, "the record"))
+
+
+def _renamed(record: dict[str, Any], names: FieldNames) -> dict[str, Any]:
+    """The record under our names, without nulls and without what else could be what they name.
+
+    Tables have a column for every key that any of their records has.
+    """
+    beside = {
+        other
+        for first, *others in (_TURNS, _SYSTEM)
+        if first in names.columns
+        for other in others
+        if other not in names.columns
+    }
+    renamed = names.rename(record).items()
+    return {key: value for key, value in renamed if value is not None and key not in beside}
 
 
 def _content(
@@ -129,9 +141,7 @@ def list_of(value: Any, key: str) -> list[Any] | None:
 
 
 def _conversation(record: dict[str, Any], names: FieldNames) -> Conversation:
-    turns = next(
-        (found for key in _TURNS if (found := list_of(record.get(key), key)) is not None), None
-    )
+    turns = _turns(record)
     if turns is None:
         raise NotThisFormat(f"expected a list under {' or '.join(_TURNS)}")
     tools = read_tools(record)
@@ -139,6 +149,33 @@ def _conversation(record: dict[str, Any], names: FieldNames) -> Conversation:
     if any(key in names.columns for key in _TURNS):
         turns = in_turn(turns)
     return Conversation(_behind_system(record, read_turns(turns, names, tools)), tools)
+
+
+def _turns(record: dict[str, Any]) -> list[Any] | None:
+    """The record's turns; an empty list where it has a place for them alone, None without one.
+
+    Raises NotThisFormat where there are different turns under two keys, or broken ones under all.
+    """
+    found: dict[str, list[Any]] = {}
+    broken: NotThisFormat | None = None
+    for key in _TURNS:
+        try:
+            turns = list_of(record.get(key), key)
+        except NotThisFormat as error:
+            broken = broken or error  # a text in brackets beside the turns, or broken turns
+            continue
+        if turns is not None:
+            found[key] = turns
+    if broken is not None and not any(found.values()):
+        raise broken
+    full = {key: turns for key, turns in found.items() if turns}
+    first = next(iter(full.values()), None)
+    if any(turns != first for turns in full.values()):
+        raise NotThisFormat(
+            f"found different turns under {' and '.join(full)}: say which with "
+            f"'data.columns={{messages: {next(iter(full))}}}'"
+        )
+    return first if first is not None else next(iter(found.values()), None)
 
 
 def _system(record: dict[str, Any]) -> list[Message]:

@@ -586,3 +586,23 @@ def test_what_stands_beside_prompt_and_completion_and_in_neither_is_not_lost(key
     assert "B" in str(normalise(record, DataFormat.alpaca, names))
     said = record | {"prompt": "B: P"}
     assert normalise(said, DataFormat.prompt_completion) == Passage("B: P", "C")
+
+
+def test_turns_under_two_keys_are_the_same_or_refused():
+    other = [{"from": "human", "value": "R"}, {"from": "gpt", "value": "B"}]
+    record = {"messages": EXPECTED_TURNS, "conversations": other}
+    with pytest.raises(NotThisFormat, match=r"turns under messages and conversations: .*messages}"):
+        detect(record)
+    chosen = normalise(record, DataFormat.sharegpt, FieldNames({"messages": "conversations"}))
+    assert isinstance(chosen, Conversation) and chosen.messages[0].content == "R"
+    chosen = normalise(record, DataFormat.messages, FieldNames({"messages": "messages"}))
+    assert chosen == EXPECTED
+    assert normalise(record | {"conversations": EXPECTED_TURNS}, DataFormat.messages) == EXPECTED
+
+
+@pytest.mark.parametrize("empty", [[], "[]", None, "[Q] A text in brackets"], ids=str)
+@pytest.mark.parametrize("keys", [("messages", "conversations"), ("conversation", "messages")])
+def test_an_empty_list_beside_the_turns_hides_nothing(keys, empty):
+    record = {keys[0]: empty, keys[1]: EXPECTED_TURNS}
+    assert detect(record) is DataFormat.messages
+    assert normalise(record, DataFormat.messages) == EXPECTED
