@@ -118,6 +118,8 @@ class Renderer:
         if by_layout is not None:
             return [by_layout]
         rendered = self._renderings(item)
+        if not _supervised(item):
+            return rendered  # nothing is learned of it, with or without what the texts lack
         missing = self._check.missing(item, [r.text for r in rendered])
         self.noted = Counter({k: n for k, n in missing.items() if k == "history_reasoning"})
         missing -= self.noted
@@ -129,14 +131,14 @@ class Renderer:
         return [rendered.text for rendered in self._renderings(item)]
 
     def _renderings(self, item: Conversation) -> list[Rendered]:
-        if self._needs_its_prompts(item):
-            return [self._as_asked(item, index) for index in _supervised(item)]
-        whole = self._by_prefixes(item)
-        if whole is not None:
-            return [whole]
         supervised = _supervised(item)
         if not supervised:
             return [Rendered(self.template.render(item, item.messages), [], [])]
+        if self._needs_its_prompts(item):
+            return [self._as_asked(item, index) for index in supervised]
+        whole = self._by_prefixes(item)
+        if whole is not None:
+            return [whole]
         renderings: list[Rendered] = []
         questions: Questions | None = None
         for index in reversed(supervised):

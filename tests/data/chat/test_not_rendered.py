@@ -174,3 +174,9 @@ def test_joined_answers_carry_their_own_weights_in_the_text():
         (only,) = rendered(template, Conversation([Message("user", "Q"), answer]))
         (text,) = supervised(only)
         assert text.startswith("second") and "capital" not in text
+
+
+def test_where_nothing_is_supervised_nothing_is_called_left_out():
+    messages = [Message("system", "S"), Message("user", "Q"), Message("assistant", "A", 0.0)]
+    (whole,) = rendered(SYSTEM_WITH_LAST_QUESTION, Conversation(messages))
+    assert "A" in whole.text and not whole.spans
