@@ -150,6 +150,9 @@ def prepare_data(
             padding_tokens=padding,
             efficiency=1 - padding / capacity,
         ),
+        not_chosen=train_read.conversations
+        - choice.copies_of_held_out
+        - len(np.unique(train_store.conversation[np.concatenate([choice.train, choice.eval])])),
         copies_of_held_out=choice.copies_of_held_out,
         eval_in_train=eval_in_train,
         eval_length=eval_length,
@@ -251,6 +254,12 @@ def _tokenised(
     read.ignored_files = {}  # what lies beside the data now, and not when they were read
     for source in sources:
         add_counts(read.ignored_files, source.ignored)
+    if read.columns_not_found:
+        log.warning(
+            "no record of %s has what data.columns names: %s",
+            key,
+            ", ".join(read.columns_not_found),
+        )
     names = [[str(file) for file in source.files] or [source.name] for source in sources]
     return TokenStore(folder / "tokens.arrow", names), read, weights
 

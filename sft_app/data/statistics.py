@@ -30,6 +30,8 @@ class ReadStatistics:
     """Records by detected format."""
     examples_of_skipped: list[str] = field(default_factory=list)
     """The first few messages about skipped records."""
+    columns_not_found: list[str] = field(default_factory=list)
+    """Names of `data.columns` that no record has, and no turn."""
 
 
 @dataclass(kw_only=True)
@@ -107,6 +109,8 @@ class DataStatistics:
     train: FitStatistics
     eval: FitStatistics | None
     packing: PackingStatistics
+    not_chosen: int = 0
+    """Conversations of `data.train` that `data.max_examples`, or a weight below 1, leaves out."""
     copies_of_held_out: int = 0
     """Conversations of `data.train` that are not trained on because they are held out as well."""
     eval_in_train: int = 0

@@ -29,13 +29,8 @@ def describe_statistics(statistics: DataStatistics) -> str:
     """Return the statistics as lines of text."""
     context = statistics.context_length
     lines = _block("data", read_counts(statistics.train_read))
-    lines += _block("training set", fit_counts(statistics.train, context))
-    if statistics.copies_of_held_out:
-        lines.append(
-            f"{_INDENT}{statistics.copies_of_held_out:,} left out: copies of held-out conversations"
-        )
-    if statistics.eval_in_train:
-        lines.append(f"{_INDENT}{statistics.eval_in_train:,} of data.eval are trained on, too")
+    chosen = [*fit_counts(statistics.train, context), *choice_counts(statistics)]
+    lines += _block("training set", chosen)
     if statistics.eval_read is not None:
         lines += _block("held-out data", read_counts(statistics.eval_read))
     if statistics.eval is not None:
@@ -61,6 +56,8 @@ def read_counts(read: ReadStatistics) -> list[str]:
             f"not rendered by the chat template: {_counts(read.not_rendered)} "
             "(tokenizer.chat_template can name one that does)"
         )
+    if read.columns_not_found:
+        lines.append(f"no record has what data.columns names: {', '.join(read.columns_not_found)}")
     if read.ignored_files:
         lines.append(f"files that are no data: {_counts(read.ignored_files)}")
     if read.repaired:
@@ -95,6 +92,16 @@ def fit_counts(fit: FitStatistics, context_length: int) -> list[str]:
     if fit.dropped > too_long:
         lines.append(f"{fit.dropped - too_long:,} left out: nothing in them is supervised")
     return lines
+
+
+def choice_counts(statistics: DataStatistics) -> list[str]:
+    """Return which conversations are not trained on though they were read, and which are twice."""
+    counts = (
+        (statistics.not_chosen, "not chosen (data.max_examples, weights below 1)"),
+        (statistics.copies_of_held_out, "left out: copies of held-out conversations"),
+        (statistics.eval_in_train, "of data.eval are trained on, too"),
+    )
+    return [f"{count:,} {text}" for count, text in counts if count]
 
 
 def loss_warning(statistics: DataStatistics) -> str | None:

@@ -8,10 +8,12 @@ import pyarrow.parquet
 import pytest
 
 from sft_app.common.errors import DataError
+from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.data import OnBadRecord, Overlong, OverlongQuestion, Packing
 from sft_app.data.batches import fit_rows as fitting
 from sft_app.data.prepare_data import prepare_data
 from sft_app.data.statistics_text import describe_statistics
+from sft_app.training.screen.screen_lines import data_lines
 from tests.data.chat_files import prepare, settings, sharegpt
 from tests.data.templates_of_families import THINKS
 from tests.data.tokenizers_for_tests import CHATML, WITH_TOOLS, with_template
@@ -104,6 +106,46 @@ def test_each_kind_of_bad_record_has_a_count_of_its_own(tmp_path):
     read = read_counts(written(tmp_path, records), tmp_path)
     assert read.skipped == {"media": 1, "unknown_role": 1, "missing_text": 1}
     assert read.repaired == {"media_placeholder_in_text": 1}
+
+
+def test_a_column_that_no_record_has_is_said_each_time(tmp_path, caplog):
+    columns = {"system": "sytem", "content": "content"}
+    path = written(tmp_path, [PLAIN | {"sys": "S"}, PLAIN])
+    for _ in ("read", "from the cache"):
+        caplog.clear()
+        read = read_counts(path, tmp_path, columns=columns)
+        assert read.columns_not_found == ["sytem (system)"]
+        assert "data.train has what data.columns names: sytem (system)" in caplog.text
+    columns = {"system": "sys"}
+    assert not read_counts(path, tmp_path, columns=columns).columns_not_found
+
+
+def test_what_a_record_tells_its_template_is_counted(tmp_path):
+    told = {"chat_template_kwargs": {"enable_thinking": False}, "documents": [{"text": "T"}]}
+    path = written(tmp_path, [PLAIN | told, PLAIN | {"documents": []}])
+    assert read_counts(path, tmp_path).repaired == {
+        "chat_template_kwargs_not_used": 1,
+        "documents_not_used": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    "changes", [{"max_examples": 10}, {"weight": 0.5}, {"weight": 2}, {}], ids=str
+)
+def test_conversations_read_are_those_trained_on_held_out_or_left_out(tmp_path, changes):
+    records = [sharegpt(n % 60) for n in range(100)]
+    source = {"path": str(written(tmp_path, records)), "weight": changes.get("weight", 1)}
+    others = {key: value for key, value in changes.items() if key != "weight"}
+    config = settings(tmp_path, tmp_path, train=[source], eval_examples=7, **others)
+    data = prepare(config, with_template(CHATML)).statistics
+    trained = data.train.examples // 2 if source["weight"] == 2 else data.train.examples
+    held_out = data.eval.examples if data.eval else 0
+    parts = trained + held_out + data.not_chosen + data.copies_of_held_out
+    assert parts == data.train_read.conversations == 100
+    assert bool(data.not_chosen) == (source["weight"] < 1 or "max_examples" in changes)
+    text = "\n".join([describe_statistics(data), *data_lines(AppConfig(data=config), data)])
+    for count in filter(None, (data.not_chosen, data.copies_of_held_out)):
+        assert text.count(f"                {count:,} ") >= 2, "on the plan and on the screen"
 
 
 def test_special_tokens_in_text_are_counted(tmp_path):

@@ -81,6 +81,8 @@ class FieldNames:
     another field has a path, `payload.turns`, and a place in a list its number, `answers.0`."""
     roles: Mapping[str, str] = field(default_factory=dict)
     """Names of speakers, and system, user, assistant or tool."""
+    found: set[str] = field(default_factory=set, compare=False, repr=False)
+    """Of `columns`, our names of those that some record or turn had."""
 
     def rename(self, holder: dict[str, Any]) -> dict[str, Any]:
         """Return a record or turn with its fields under our names, and without null columns."""
@@ -92,7 +94,13 @@ class FieldNames:
             found = at_path(holder, theirs)
             if found is not None or theirs in holder:
                 renamed[ours] = found
+                self.found.add(ours)
         return renamed
+
+    def not_found(self) -> list[str]:
+        """Return the keys of `columns` that nothing had so far, with our names for them."""
+        missing = {ours: key for ours, key in self.columns.items() if ours not in self.found}
+        return [f"{key} ({ours})" for ours, key in missing.items()]
 
     def role(self, speaker: str, where: str) -> str:
         """Return the role of a speaker; raise NotThisFormat for one that is not known."""

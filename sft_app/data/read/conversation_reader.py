@@ -25,6 +25,9 @@ _MESSAGES_KEPT = 5
 _MEDIA_PLACE = re.compile(r"<(?:image|video|audio)>")
 """What some datasets write where an image belongs; said, because the model will read it as text."""
 
+_FOR_TEMPLATES = ("documents", "chat_template_kwargs")
+"""What a record may tell the chat template of its own, and all templates here are told alike."""
+
 
 @dataclass(slots=True)
 class Item:
@@ -54,6 +57,8 @@ class ConversationReader:
                     yield from self._read_records(read_file(file), str(file), number, place)
             else:
                 yield from self._read_records(read_hub(source.name), source.name, number, 0)
+        if self.statistics.records:
+            self.statistics.columns_not_found = self._names.not_found()
 
     def bad_record(self, reason: str, message: str) -> None:
         """Raise DataError, or count the record by `reason`, as `data.on_bad_record` says."""
@@ -91,6 +96,9 @@ class ConversationReader:
                 continue
             add_counts(self.statistics.formats, {format.value: 1})
             usable = self._usable(content)
+            if isinstance(usable, Conversation):
+                told = [f"{key}_not_used" for key in _FOR_TEMPLATES if record.value.get(key)]
+                add_counts(self.statistics.repaired, dict.fromkeys(told, 1))
             if usable is not None:
                 self.statistics.conversations += 1
                 self._number += 1

@@ -6,7 +6,7 @@ The whole plans stand in train.log, in plan.json and in what sft-plan prints.
 from sft_app.common.counted import counted
 from sft_app.config.schema.app import AppConfig
 from sft_app.data.statistics import DataStatistics, FitStatistics, ReadStatistics
-from sft_app.data.statistics_text import fit_counts, read_counts
+from sft_app.data.statistics_text import choice_counts, fit_counts, read_counts
 from sft_app.training.model_plan import ModelPlans
 
 WIDTH = 16
@@ -51,6 +51,7 @@ def data_lines(config: AppConfig, statistics: DataStatistics) -> list[str]:
     eval_length = statistics.eval_length or statistics.context_length
     lines = [f"{'data':<{WIDTH}}{config.data.train}"]
     lines += _data("records", statistics.train_read, statistics.train, statistics.context_length)
+    lines += [" " * WIDTH + line for line in choice_counts(statistics)]
     if statistics.eval_read is not None and statistics.eval is not None:
         lines += _data("held-out data", statistics.eval_read, statistics.eval, eval_length)
     elif statistics.eval is not None:
