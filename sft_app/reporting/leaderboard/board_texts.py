@@ -3,7 +3,7 @@
 import math
 
 from sft_app.reporting.leaderboard.leaderboard_table import LengthBoard, Standing
-from sft_app.reporting.leaderboard.published_claims import recovery_text
+from sft_app.reporting.leaderboard.published_claims import recovery_note, recovery_text
 from sft_app.reporting.leaderboard.significance import Pair
 from sft_app.reporting.page import format_values
 from sft_app.reporting.page.format_values import NOT_MEASURED, Formatter
@@ -96,14 +96,15 @@ def _values(standing: Standing) -> list[Value]:
         Value(text=unlike, is_number=False),
         Value(
             text=recovery_text(standing.recovery),
+            note=recovery_note(standing.recovery),
             sort=str(standing.recovery.tokens.mean if standing.recovery.tokens else math.inf),
         ),
         _value(standing.effective_length, format_values.count),
         _value(standing.window_loss_tuned, format_values.loss, standing.window_loss_untuned),
         _value(standing.window_score_tuned, format_values.share, standing.window_score_untuned),
         _value(standing.score_beyond, format_values.share),
-        _value(standing.seconds, format_values.duration),
-        _value(standing.memory, format_values.byte_size),
+        _spread_below(standing.seconds, format_values.duration),
+        _spread_below(standing.memory, format_values.byte_size),
     ]
 
 
@@ -113,6 +114,14 @@ def _value(after: Spread | None, as_text: Formatter, before: Spread | None = Non
         before=as_text(before.mean) if before else "",
         sort=str(after.mean) if after else "",
     )
+
+
+def _spread_below(value: Spread | None, as_text: Formatter) -> Value:
+    """Return the mean, and below it the deviation, where a column has no value before training."""
+    mean = _value(value and Spread(mean=value.mean, deviation=None, count=value.count), as_text)
+    if value is not None and value.deviation:
+        mean.note = f"± {as_text(value.deviation)}"
+    return mean
 
 
 def spread_text(value: Spread | None, as_text: Formatter) -> str:

@@ -48,7 +48,7 @@ def _yarn_faster_than_pi(length: int, recoveries: Recoveries) -> Claim:
     yarn, linear = (recoveries.get((method, length)) for method in ("yarn", "linear"))
     measured, verdict = "yarn or linear was not measured", OPEN
     if yarn is not None and linear is not None:
-        measured = f"yarn {recovery_text(yarn)}, linear {recovery_text(linear)} tokens"
+        measured = f"yarn {_in_full(yarn)}, linear {_in_full(linear)} tokens"
         if yarn.is_known and yarn.tokens is not None:
             least = linear.tokens.mean if linear.is_known and linear.tokens else linear.most
             ratio = least / yarn.tokens.mean if yarn.tokens.mean else float("inf")
@@ -129,12 +129,23 @@ def _base_above_bound(length: int, group: Sequence[Trajectory]) -> Claim:
 
 
 def recovery_text(found: Recovery) -> str:
-    """Return tokens with their spread, or beyond what they lie: `> 98,304 (1 of 3 seeds)`."""
+    """Return tokens with their spread, or beyond what they lie: `> 98,304`."""
     if found.is_known and found.tokens is not None:
         spread = f" ± {found.tokens.deviation:,.0f}" if found.tokens.deviation else ""
         return f"{found.tokens.mean:,.0f}{spread}"
-    reached = f" ({found.reached} of {found.seeds} seeds got there)" if found.reached else ""
-    return f"> {found.most:,}{reached}"
+    return f"> {found.most:,}"
+
+
+def recovery_note(found: Recovery) -> str:
+    """Say of how many seeds that is not so: `1 of 3 seeds got there`."""
+    if found.is_known or not found.reached:
+        return ""
+    return f"{found.reached} of {found.seeds} seeds got there"
+
+
+def _in_full(found: Recovery) -> str:
+    note = recovery_note(found)
+    return recovery_text(found) + (f" ({note})" if note else "")
 
 
 def _mean_scores(group: Sequence[Trajectory], length: int, *, when: str) -> dict[str, float]:

@@ -36,6 +36,8 @@ class Value:
     """A number, or a text; empty: last."""
     before: str = ""
     """The same measurement before training."""
+    note: str = ""
+    """What goes with the text, in smaller letters below it."""
     status: str = ""
     is_number: bool = True
     short: str = ""
