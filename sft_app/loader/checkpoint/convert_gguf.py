@@ -18,7 +18,9 @@ from sft_app.compat import loading_and_saving
 logger = logging.getLogger(__name__)
 
 _SAMPLE = 1 << 20
-"""Bytes hashed at each end of the file: enough to tell files apart, and quick for large ones."""
+"""Bytes that are hashed at each end of the file; of the places between, a sixteenth."""
+_PLACES = 64
+"""Places between the ends: a fine-tune may have the vocabulary and the last tensor of its base."""
 
 
 def convert_gguf(file: Path, cache_dir: str | None) -> Path:
@@ -67,10 +69,17 @@ def _convert(file: Path, directory: Path) -> None:
 
 
 def _fingerprint(file: Path) -> str:
-    size = file.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
+    """Return what tells files apart that were written to one path, or carry one name.
+
+    Quick for large ones, so that it cannot see every byte: when it was written counts as well.
+    """
+    facts = file.stat()
+    digest = hashlib.sha256(f"{facts.st_size} {facts.st_mtime_ns}".encode())
     with file.open("rb") as stream:
         digest.update(stream.read(_SAMPLE))
-        stream.seek(max(size - _SAMPLE, 0))
+        for place in range(1, _PLACES + 1):
+            stream.seek(facts.st_size * place // (_PLACES + 1))
+            digest.update(stream.read(_SAMPLE // 16))
+        stream.seek(max(facts.st_size - _SAMPLE, 0))
         digest.update(stream.read(_SAMPLE))
     return digest.hexdigest()[:12]

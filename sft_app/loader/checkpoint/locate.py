@@ -55,11 +55,9 @@ def find_checkpoint(model_config: ModelConfig, *, name_or_path: str | None = Non
     key = "tokenizer.name_or_path" if name_or_path else "model.name_or_path"
     path = package_file(name) if name.startswith(PACKAGE_PREFIX) else Path(name).expanduser()
     if name_or_path is None and model_config.gguf_file is not None:
-        path = _gguf_inside(model_config, path)
+        return _converted(_gguf_inside(model_config, path), "model.gguf_file", model_config)
     if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ConfigError(f"{key}: {name!r} is not a file; give the path of a GGUF file.")
-        return Checkpoint(location=str(convert_gguf(path, model_config.cache_dir)), is_local=True)
+        return _converted(path, key, model_config)
     if path.is_dir():
         return Checkpoint(location=str(path), is_local=True)
     if not is_model_id(name):
@@ -74,6 +72,20 @@ def find_checkpoint(model_config: ModelConfig, *, name_or_path: str | None = Non
         revision=model_config.revision if name == model_config.name_or_path else None,
         cache_dir=model_config.cache_dir,
     )
+
+
+def _converted(file: Path, key: str, model_config: ModelConfig) -> Checkpoint:
+    if not file.is_file():
+        raise ConfigError(f"{key}: {str(file)!r} is not a file; give the path of a GGUF file.")
+    try:
+        directory = convert_gguf(file, model_config.cache_dir)
+    except Exception as error:  # the libraries raise whatever a damaged file leads them to
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(
+            f"{key}: {str(file)!r} cannot be converted ({what[:300]}); give a whole GGUF file of "
+            "an architecture that transformers reads from one, or the model in safetensors."
+        ) from error
+    return Checkpoint(location=str(directory), is_local=True)
 
 
 def _gguf_inside(model_config: ModelConfig, directory: Path) -> Path:

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from sft_app.common.errors import ConfigError
 from sft_app.config.schema.model import ModelConfig, TokenizerConfig
 from sft_app.config.schema.rope import RopeConfig
 from sft_app.loader.checkpoint import convert_gguf as gguf
@@ -81,6 +83,52 @@ def test_another_file_of_the_same_name_is_converted_anew(
     first = gguf.convert_gguf(file, str(tmp_path / "c"))
     file.write_bytes(b"GGUF, but a newer one")
     assert gguf.convert_gguf(file, str(tmp_path / "c")) != first
+
+
+def test_a_fine_tune_with_the_ends_of_its_base_is_another_file(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where some layers were tuned: vocabulary, size, last tensor, even the time are the same."""
+    monkeypatch.setattr(gguf, "_convert", Converter())
+    content = bytearray(4 << 20)
+    file.write_bytes(content)
+    written = file.stat()
+    first = gguf.convert_gguf(file, str(tmp_path / "c"))
+    content[2 << 20 : (2 << 20) + 200_000] = b"1" * 200_000
+    file.write_bytes(content)
+    os.utime(file, ns=(written.st_atime_ns, written.st_mtime_ns))
+    second = gguf.convert_gguf(file, str(tmp_path / "c"))
+    assert second != first == gguf.convert_gguf(copied(file, content, written), str(tmp_path / "c"))
+    content[0xFFFFF + 9] = 1  # seen by no sample
+    file.write_bytes(content)
+    assert gguf.convert_gguf(file, str(tmp_path / "c")) not in (first, second)
+
+
+def copied(file: Path, content: bytearray, written: os.stat_result) -> Path:
+    """The first file again, elsewhere, with the time that it was written at."""
+    again = file.parent / "again" / file.name
+    again.parent.mkdir()
+    again.write_bytes(bytes(len(content)))
+    os.utime(again, ns=(written.st_atime_ns, written.st_mtime_ns))
+    return again
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, r"model\.name_or_path: '.*model\.gguf' cannot be converted \(.*; give a whole GGUF"),
+        ({"gguf_file": "model.gguf"}, r"model\.gguf_file: '.*model\.gguf' cannot be converted"),
+        ({"gguf_file": "other.gguf"}, r"model\.gguf_file: '.*other\.gguf' is not a file"),
+        ({"gguf_file": "other"}, r"model\.gguf_file: '.*other' is not a file"),
+    ],
+)
+def test_a_file_that_is_none_is_told_by_its_key(
+    file: Path, tmp_path: Path, settings: dict[str, Any], told: str
+) -> None:
+    where = file.parent if settings else file
+    checkpoint = ModelConfig(name_or_path=str(where), cache_dir=str(tmp_path / "c"), **settings)
+    with pytest.raises(ConfigError, match=told):
+        load_pretrained_config(checkpoint)
 
 
 def test_the_cache_is_where_the_environment_says(
