@@ -247,7 +247,7 @@ def _has_already(context: ModelContext, asked: RopeMethod, factor: float) -> boo
 
 def _own_method(context: ModelContext) -> RopeMethod:
     """Return what `auto` means: a scaled model's own method, else linear (FastChat's rule)."""
-    if context.rope_type in ("default", "proportional"):
+    if context.rope_type in ("default", "proportional") or context.is_pretrained_base:
         return RopeMethod.linear
     if context.rope_type == "longrope":
         raise ConfigError(
@@ -273,7 +273,7 @@ def _refuse_stacking(context: ModelContext, method: RopeMethod, rope: RopeConfig
             f"rope.method: {method.value} would turn the frequencies that stand still in this "
             "model's proportional rope; use rope=linear, which divides those that turn."
         )
-    if rope.force or own in ("default", "proportional"):
+    if rope.force or own in ("default", "proportional") or context.is_pretrained_base:
         return
     if own == method.value and (rope.factor is None or rope.factor >= (context.factor or 1.0)):
         return

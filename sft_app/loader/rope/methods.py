@@ -4,13 +4,14 @@ theta, the partial rotary share and the multimodal sections of the model are kep
 another method is dropped.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.rope import RopeConfig, RopeMethod
 from sft_app.loader.rope.base_bound import smallest_base
 from sft_app.loader.rope.frequencies import ntk_theta
+from sft_app.loader.rope.model_context import states_alpha
 
 RopeParameters = dict[str, Any]
 
@@ -32,6 +33,7 @@ _OF_A_METHOD = frozenset(
         "long_factor",
         "short_mscale",
         "long_mscale",
+        "alpha",
     }
 )
 
@@ -61,6 +63,7 @@ def extended_parameters(method: RopeMethod, extension: Extension) -> RopeParamet
 
     Raises ConfigError when a field of `rope` cannot work for this model.
     """
+    extension = _with_plain_base(extension)
     kept = {key: v for key, v in extension.current.items() if key not in _OF_A_METHOD}
     match method:
         case RopeMethod.linear if extension.current.get("rope_type") == "proportional":
@@ -81,6 +84,16 @@ def extended_parameters(method: RopeMethod, extension: Extension) -> RopeParamet
             return {**kept, **_longrope(extension)}
         case _:
             raise AssertionError(f"{method} changes no rope parameters")
+
+
+def _with_plain_base(extension: Extension) -> Extension:
+    """Write a base that is stated as a theta and an alpha as the one number that it is."""
+    current = extension.current
+    if not states_alpha(current):
+        return extension
+    base = ntk_theta(float(current["rope_theta"]), float(current["alpha"]), extension.dim)
+    plain = {key: value for key, value in current.items() if key not in _OF_A_METHOD}
+    return replace(extension, current={**plain, "rope_type": "default", "rope_theta": base})
 
 
 def _ntk_theta(extension: Extension) -> float:

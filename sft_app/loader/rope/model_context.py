@@ -30,6 +30,8 @@ class ModelContext:
     """Tokens that the model can take as it is."""
     overridden: bool = False
     """Whether model.original_context_length had the last word."""
+    is_pretrained_base: bool = False
+    """Whether what reads as scaling is the base that all of the pre-training had: HunYuan's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +115,13 @@ def read_context(text: PretrainedConfig, *, original: int | None = None) -> Mode
         original_source=source,
         effective=effective,
         overridden=original is not None,
+        is_pretrained_base=states_alpha(parameters),
     )
+
+
+def states_alpha(parameters: Mapping[str, Any]) -> bool:
+    """Tell whether the base is stated as an NTK-aware scaling by a fixed alpha, as HunYuan does."""
+    return parameters.get("rope_type") == "dynamic" and bool(parameters.get("alpha"))
 
 
 def states_effective_length(text: PretrainedConfig) -> bool:

@@ -13,7 +13,7 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.schema.rope import RopeConfig, RopeMethod
 from sft_app.loader.rope.legacy_keys import NO_WORDS, add_legacy_rope_keys
 from sft_app.loader.rope.model_context import read_context, rope_parameter_sets
-from sft_app.loader.rope.rope_plan import RopePlan, plan_rope
+from sft_app.loader.rope.rope_plan import RopePlan, plan_rope, planned_config
 from tests.loader.published import CONFIGS
 
 MakeConfig = Callable[..., PretrainedConfig]
@@ -107,6 +107,23 @@ def test_hunyuan_turns_by_its_alpha(config_of: MakeConfig) -> None:
     base = 10_000.0 * 1000.0 ** (16 / 14)
     expected = torch.tensor([base ** (-2 * i / 16) for i in range(8)])
     torch.testing.assert_close(built, expected)
+
+
+@pytest.mark.parametrize("method", ["auto", "linear", "ntk", "yarn", "abf", "llama3"])
+def test_hunyuan_is_extended_from_the_base_that_it_was_trained_with(
+    config_of: MakeConfig, method: str
+) -> None:
+    config = config_of("hunyuan", max_position_embeddings=64)
+    plan = plan_rope(config, 256, RopeConfig(method=RopeMethod[method]))
+    parameters = plan.rope_parameters
+    assert parameters is not None and "alpha" not in parameters
+    base = 10_000.0 * 1000.0 ** (16 / 14)
+    built = AutoModelForCausalLM.from_config(planned_config(config, plan)).model.rotary_emb.inv_freq
+    fastest = {"auto": 0.25, "linear": 0.25}.get(method, 1.0)
+    assert built[0] == pytest.approx(fastest), "the pair that turns fastest"
+    slowest = (base * (4 ** (16 / 14) if method == "ntk" else 1.0)) ** (-14 / 16)
+    divided = 1.0 if method in ("ntk", "abf") else 4.0
+    assert built[-1] == pytest.approx(slowest / divided, rel=1e-5)
 
 
 def test_a_rope_that_is_not_what_its_parameters_mean_is_refused_at_any_length(
