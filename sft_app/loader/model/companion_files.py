@@ -47,6 +47,20 @@ def count_no_dropped_layers(directory: Path, weights_plan: WeightsPlan) -> None:
     write_atomically(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
 
+def name_no_code(directory: Path) -> None:
+    """Take auto_map out of config.json: the model is of transformers' own classes.
+
+    Published before transformers had the family (Phi-3, DeepSeek-V3), a checkpoint names files of
+    code that are not saved with it; who trusts remote code would look for them, and find none.
+    """
+    path = directory / "config.json"
+    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for holder in (settings, *settings.values()):
+        if isinstance(holder, dict):
+            holder.pop("auto_map", None)
+    write_atomically(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+
+
 def make_tokenizer_portable(directory: Path) -> None:
     """Write tokenizer_config.json so that every version of transformers reads the same from it.
 

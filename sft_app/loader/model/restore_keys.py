@@ -19,7 +19,7 @@ _CHANGED = re.compile(
     r"rope_.*|rotary_.*|partial_rotary_factor|.*_token_ids?|.*torch_dtype|dtype|use_cache|vocab_size|"
     r"max_position_embeddings|original_max_position_embeddings|max_sequence_length|max_seq_len|"
     r"model_max_length|seq_length|n_positions|quantization_config|transformers_version|_name_or_path|"
-    r"num_nextn_predict_layers|mtp_num_hidden_layers|head_dim|architectures|_attn_implementation.*"
+    r"num_nextn_predict_layers|mtp_num_hidden_layers|head_dim|architectures|auto_map|_attn_implementation.*"
 )
 """What training, or saving, decides anew."""
 

@@ -14,6 +14,7 @@ from sft_app.loader.model.companion_files import (
     copy_companions,
     count_no_dropped_layers,
     make_tokenizer_portable,
+    name_no_code,
 )
 from sft_app.loader.model.dtype import rounded
 from sft_app.loader.model.restore_keys import restore_keys
@@ -66,6 +67,8 @@ def save_for_serving(
         for holder, use_cache in zip(holders, before, strict=True):
             holder.use_cache = use_cache
     _name_dtype(directory, main)
+    if not type(model).is_remote_code():
+        name_no_code(directory)
     make_tokenizer_portable(directory)
     if weights_plan is not None:
         copied = copy_companions(weights_plan.checkpoint, directory)

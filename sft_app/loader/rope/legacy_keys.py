@@ -28,7 +28,10 @@ def has_legacy_words(config: PretrainedConfig) -> bool:
     """Tell before anything is trained what `add_legacy_rope_keys` will say of the saved file."""
     with tempfile.TemporaryDirectory(prefix="sft-v4-") as name:
         path = Path(name) / "config.json"
-        path.write_text(config.to_json_string(use_diff=False), encoding="utf-8")
+        saved = json.loads(config.to_json_string(use_diff=False))
+        if type(config).__module__.startswith("transformers."):  # its code is not saved with it
+            saved.pop("auto_map", None)
+        path.write_text(json.dumps(saved), encoding="utf-8")
         return add_legacy_rope_keys(path.parent)
 
 

@@ -45,6 +45,12 @@ def load_backend(
     except ConfigError:
         raise
     except Exception as error:  # the libraries raise whatever a damaged file leads them to
+        if "trust_remote_code" in str(error):
+            raise ConfigError(
+                f"model.trust_remote_code: false, but the tokenizer of {checkpoint.location!r} "
+                "needs Python code of its own; read that code, then set "
+                "model.trust_remote_code=true, or give another with tokenizer.name_or_path=..."
+            ) from error
         raise _unreadable(checkpoint, f"{type(error).__name__}: {error}") from error
     longest = backend.tokenizer.model_max_length
     if not isinstance(longest, int | float) or not 0 < longest < math.inf:

@@ -173,6 +173,20 @@ def test_old_readers_find_the_source_s_own_words(published: Any) -> None:
     assert granite["torch_dtype"] == "bfloat16"
 
 
+def test_code_that_is_not_saved_is_not_named(tmp_path: Path) -> None:
+    """As Phi-3 was published: with code that transformers has taken over since."""
+    source = write_published("phi-3-128k", tmp_path / "source")
+    code = {"AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM"}
+    (source / "config.json").write_text(
+        json.dumps(json_of(source, "config.json") | {"auto_map": code})
+    )
+    saved = save_again(source, tmp_path / "saved")
+    settings = json_of(saved.directory, "config.json")
+    assert "auto_map" not in settings
+    assert settings["rope_scaling"]["type"] == "longrope", "for readers before version 5"
+    assert not any("before 5" in warning for warning in saved.rope.warnings)
+
+
 def test_old_names_are_written_for_sources_that_never_had_them(tmp_path: Path) -> None:
     """What transformers v5 saved itself knows the new names only."""
     first = save_again(write_published("qwen3-moe", tmp_path / "source"), tmp_path / "first")

@@ -440,6 +440,19 @@ def test_a_plan_can_be_read_and_stored(tmp_path: Path) -> None:
     assert "pad token" in str(plan) and plan.pad_reason in str(plan)
 
 
+def test_a_tokenizer_that_needs_code_of_its_own_is_refused(tmp_path: Path) -> None:
+    directory = make_tokenizer(tmp_path, **SHAPES["llama2"])
+    path = directory / "tokenizer_config.json"
+    own = {"auto_map": {"AutoTokenizer": ["own.Own", None]}, "tokenizer_class": "Own"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    with pytest.raises(ConfigError, match=r"^model\.trust_remote_code: false, but the tokenizer"):
+        load_tokenizer(
+            TokenizerConfig(model_max_length=50),
+            ModelConfig(name_or_path=str(directory)),
+            LlamaConfig(vocab_size=96),
+        )
+
+
 def test_a_directory_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     GPT2Config().save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="no tokenizer can be read"):
