@@ -9,51 +9,79 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
 from sft_app.data.chat.conversation import Conversation, Message
+from sft_app.data.chat.spans import Rendered
 from sft_app.data.chat.template import TemplateRefused
 
 _THINK = re.compile(r"</?think(?:ing)?>")
 _MOST_SHAPES = 10_000
 
-Render = Callable[[Conversation], list[str]]
+_OF_OTHERS = ("tools", "system", "user", "tool_result")
+"""Kinds of what is said, and not by the model."""
+
+Render = Callable[[Conversation], list[Rendered]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Numbers of the leaves of a conversation, as its renderings with names have them."""
+
+    missing: list[int]
+    """In no text."""
+    learned: list[int]
+    """In a labelled place."""
 
 
 class NotRenderedCheck:
     """Compare conversations with their texts; conversations of one shape are asked for once."""
 
     def __init__(self, render: Render) -> None:
-        """Use `render`, which returns all texts that a conversation becomes."""
+        """Use `render`, which returns all that a conversation becomes."""
         self._render = render
-        self._missing_of_shape: dict[Any, list[int]] = {}
+        self._seen_of_shape: dict[Any, _Seen] = {}
 
     def missing(self, item: Conversation, texts: list[str]) -> Counter[str]:
         """Count what is left out, by kind: system, user, assistant, reasoning, tool_calls, ...
 
         Reasoning of answers without labels is called history_reasoning: templates leave out what
         was thought about earlier questions on purpose.
+
+        Raises TemplateRefused where what others say would be learned as an answer.
         """
         kinds = [kind for kind, _ in _leaves(item)]
         shape = _shape(item)
-        if shape not in self._missing_of_shape:
-            if len(self._missing_of_shape) >= _MOST_SHAPES:
-                self._missing_of_shape.clear()
-            self._missing_of_shape[shape] = self._missing_names(item)
-        missing = set(self._missing_of_shape[shape])
+        if shape not in self._seen_of_shape:
+            if len(self._seen_of_shape) >= _MOST_SHAPES:
+                self._seen_of_shape.clear()
+            self._seen_of_shape[shape] = self._look(item)
+        seen = self._seen_of_shape[shape]
+        others = sorted({kinds[number] for number in seen.learned} & set(_OF_OTHERS))
+        if others:
+            raise TemplateRefused(
+                f"the chat template puts {' and '.join(others)} into the place of an answer, where "
+                "it would be learned; tokenizer.chat_template can name another one"
+            )
+        missing = set(seen.missing)
         values = [value for _, value in _leaves(item)]
         missing |= set(_not_in(values, kinds, texts))
         return Counter(kinds[number] for number in sorted(missing))
 
-    def _missing_names(self, item: Conversation) -> list[int]:
+    def _look(self, item: Conversation) -> _Seen:
         named, names = _with_names(item)
         try:
-            texts = self._render(named)
+            rendered = self._render(named)
         except TemplateRefused:
-            return []  # of this shape it takes only what it knows; `_not_in` looks at the values
-        return [n for n, name in enumerate(names) if not any(name in text for text in texts)]
+            # Of this shape it takes only what it knows; `_not_in` looks at the values.
+            return _Seen([], [])
+        learned = "\n".join(r.text[span.start : span.stop] for r in rendered for span in r.spans)
+        return _Seen(
+            [n for n, name in enumerate(names) if not any(name in r.text for r in rendered)],
+            [n for n, name in enumerate(names) if name in learned],
+        )
 
 
 def _leaves(item: Conversation) -> Iterator[tuple[str, str]]:

@@ -69,7 +69,7 @@ class Renderer:
         self.special_text = SpecialText(tokenizer, self.template.source())
         self._marks_special_text = special_tokens_in_text is SpecialTokensInText.text
         self._layouts: dict[tuple[str, ...], Layout | None] = {}
-        self._check = NotRenderedCheck(self._texts)
+        self._check = NotRenderedCheck(self._renderings)
         self._can_split = self._chunks_are_what_the_template_says()
         self.noted: Counter[str] = Counter()
         """What the last conversation lost and may lose: history_reasoning."""
@@ -127,9 +127,6 @@ class Renderer:
             raise NotRendered(missing)
         return rendered
 
-    def _texts(self, item: Conversation) -> list[str]:
-        return [rendered.text for rendered in self._renderings(item)]
-
     def _renderings(self, item: Conversation) -> list[Rendered]:
         supervised = _supervised(item)
         if not supervised:
@@ -177,7 +174,7 @@ class Renderer:
             rendered = self._by_prefixes(conversation)
         except TemplateRefused:
             return None
-        return None if rendered is None else make_layout(rendered, len(roles))
+        return None if rendered is None else make_layout(rendered, roles)
 
     def _by_prefixes(self, item: Conversation) -> Rendered | None:
         """None when some turn's text is not a prefix of the whole: history is rewritten."""

@@ -69,13 +69,19 @@ def placeholder_conversation(roles: tuple[str, ...]) -> Conversation:
     )
 
 
-def make_layout(rendered: Rendered, num_messages: int) -> Layout | None:
-    """Return the layout that a rendering of placeholders shows.
+def make_layout(rendered: Rendered, roles: tuple[str, ...]) -> Layout | None:
+    """Return the layout that a rendering of placeholders for messages of these roles shows.
 
-    None when a placeholder does not stand in the text once and in its order.
+    None when a placeholder does not stand in the text once and in its order, or when one that is no
+    answer's stands where an answer is learned.
     """
     found = list(_NUMBERED.finditer(rendered.text))
-    if [int(match[1]) for match in found] != list(range(num_messages)):
+    if [int(match[1]) for match in found] != list(range(len(roles))):
+        return None
+    others = [match for match, role in zip(found, roles, strict=True) if role != "assistant"]
+    if any(
+        s.start < other.end() and other.start() < s.stop for other in others for s in rendered.spans
+    ):
         return None
     starts = [0, *(match.end() for match in found)]
     stops = [*(match.start() for match in found), len(rendered.text)]

@@ -82,3 +82,32 @@ def test_whatever_a_template_raises_is_a_refusal(broken):
     conversation = Conversation([Message("user", "a bomb"), Message("assistant", "A")])
     with pytest.raises(TemplateRefused, match="the chat template refuses the conversation"):
         renderer.render(conversation)
+
+
+TURN = "{{ m.role + ': ' + m.content + eos_token }}"
+EACH = "{% for m in messages %}" + TURN + "{% endfor %}"
+ASKS = "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+MARKED = "{% generation %}" + TURN + "{% endgeneration %}"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% generation %}" + EACH + "{% endgeneration %}" + ASKS,
+        EACH.replace(
+            TURN, "{% if m.role == 'user' %}" + MARKED + "{% else %}" + TURN + "{% endif %}"
+        )
+        + ASKS,
+        EACH.replace("in messages", "in messages | reverse"),
+        EACH.replace(
+            TURN, TURN + "{% if m.role == 'assistant' %}{{ messages[0].content }}{% endif %}"
+        )
+        + ASKS,
+    ],
+    ids=["all is marked", "questions are marked", "in reverse", "the question again"],
+)
+def test_a_template_that_would_teach_a_question_is_refused(template):
+    renderer = Renderer(with_template(template))
+    conversation = Conversation([Message("user", "What?"), Message("assistant", "That.")])
+    with pytest.raises(TemplateRefused, match="puts user into the place of an answer"):
+        renderer.render(conversation)
