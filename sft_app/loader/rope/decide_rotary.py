@@ -55,7 +55,7 @@ def decide_rotary(
     fits = _fits(context, length)
     if rope.method == RopeMethod.none:
         return _left_alone(text, context, length)
-    if fits and (rope.factor is None or asked is None or _has_already(context, asked, rope.factor)):
+    if fits and not _extends_what_fits(context, asked, rope):
         _refuse_dynamic_training(context.rope_type, length, context.original, rope)
         return _kept(text, context, length, asked)
     method = asked or _own_method(context)
@@ -241,8 +241,11 @@ def _companions(text: PretrainedConfig, original: int, method: RopeMethod) -> di
     return updates
 
 
-def _has_already(context: ModelContext, asked: RopeMethod, factor: float) -> bool:
-    return context.rope_type == asked.value and context.factor == factor
+def _extends_what_fits(context: ModelContext, asked: RopeMethod | None, rope: RopeConfig) -> bool:
+    """Tell whether a factor was given to a method that takes one, and the model has another."""
+    if rope.factor is None or asked in (None, RopeMethod.abf):
+        return False
+    return (context.rope_type, context.factor) != (asked, rope.factor)
 
 
 def _own_method(context: ModelContext) -> RopeMethod:

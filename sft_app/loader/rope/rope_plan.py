@@ -25,7 +25,7 @@ from sft_app.loader.rope.model_context import (
     read_context,
 )
 from sft_app.loader.rope.position_plan import PositionPlan
-from sft_app.loader.rope.positions import PositionKind, detect_positions
+from sft_app.loader.rope.positions import PositionKind, Positions, detect_positions
 from sft_app.loader.rope.verify_rope import check_honoured
 
 
@@ -162,6 +162,7 @@ def plan_rope(
         table_offset=positions.table_offset,
         warnings=(
             position_plan.warnings
+            + _unused_settings(rope, original_context_length, positions, position_plan)
             + _window_warnings(windows, context_length)
             + _longrope_warnings(position_plan, context, context_length)
             + contradictions(context, tokenizer_length)
@@ -205,6 +206,25 @@ def _other_lengths(text: PretrainedConfig, position_plan: PositionPlan) -> dict[
         for name in names
         if isinstance(vars(text).get(name), int) and not hasattr(type(text), name)
     }
+
+
+def _unused_settings(
+    rope: RopeConfig, original: int | None, positions: Positions, position_plan: PositionPlan
+) -> tuple[str, ...]:
+    """Name what was given and changes nothing for this model."""
+    notes = []
+    is_rotary = positions.kind is PositionKind.rotary
+    if rope.method is RopeMethod.auto and rope.factor not in (None, position_plan.factor):
+        way_out = "; name a method to apply it all the same (rope=linear)" if is_rotary else ""
+        notes.append(
+            f"rope.factor={rope.factor:g} is not applied: {position_plan.reason}{way_out}."
+        )
+    if original is not None and not is_rotary:
+        notes.append(
+            f"model.original_context_length={original} is not used: positions of kind "
+            f"{positions.kind!s} are as long as they are."
+        )
+    return tuple(notes)
 
 
 def _window_warnings(windows: AttentionWindows, length: int) -> tuple[str, ...]:

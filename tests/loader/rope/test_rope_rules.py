@@ -175,6 +175,22 @@ def test_a_given_factor_is_applied_even_if_the_length_fits(make_config: MakeConf
     assert (plan.factor, plan.effective_context_length) == (2.0, 128)
 
 
+def test_abf_has_no_factor_and_never_shortens_a_model(make_config: MakeConfig) -> None:
+    plan = plan_rope(make_config("llama"), 32, RopeConfig(method=RopeMethod.abf, factor=4.0))
+    assert not plan.changed
+    assert (plan.effective_context_length, plan.max_position_embeddings) == (64, 64)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bloom"])
+def test_what_was_given_and_changes_nothing_is_told(make_config: MakeConfig, family: str) -> None:
+    plan = plan_rope(make_config(family), 64, RopeConfig(factor=4.0), original_context_length=64)
+    (factor, *original) = plan.warnings
+    assert factor.startswith("rope.factor=4 is not applied: ")
+    assert ("rope=linear" in factor) == (family == "llama") == (original == [])
+    plan = plan_rope(make_config(family), 64, RopeConfig())
+    assert not any("not applied" in warning for warning in plan.warnings)
+
+
 def test_a_factor_that_is_too_small_names_the_right_one(make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match=r"reaches 128 .*rope\.factor=4"):
         plan_rope(make_config("llama"), 200, rope("linear", factor=2.0))
