@@ -37,6 +37,7 @@ def save_again(
     context_length: int = 64,
     rope: RopeConfig | None = None,
     dtype: torch.dtype | None = None,
+    tokenizer: Path | None = None,
 ) -> Saved:
     """Load `source` as training does, and save it to `directory` as a run does at its end."""
     model_config = ModelConfig(name_or_path=str(source))
@@ -44,14 +45,18 @@ def save_again(
     weights = plan_weights(model_config, hf_config)
     generation = plan_generation(model_config, hf_config)
     rope_plan = plan_rope(hf_config, context_length, rope or RopeConfig())
-    tokenizer, tokenizer_plan = load_tokenizer(
-        TokenizerConfig(model_max_length=context_length), model_config, hf_config
+    loaded, tokenizer_plan = load_tokenizer(
+        TokenizerConfig(
+            model_max_length=context_length, name_or_path=str(tokenizer) if tokenizer else None
+        ),
+        model_config,
+        hf_config,
     )
     model = load_model(model_config, hf_config, rope_plan)
-    fit_model_to_tokenizer(model, tokenizer, tokenizer_plan)
+    fit_model_to_tokenizer(model, loaded, tokenizer_plan)
     save_for_serving(
         model,
-        tokenizer,
+        loaded,
         rope_plan,
         tokenizer_plan,
         directory,
@@ -61,7 +66,7 @@ def save_again(
     return Saved(
         directory=directory,
         model=model,
-        tokenizer=tokenizer,
+        tokenizer=loaded,
         weights=weights,
         generation=generation,
         rope=rope_plan,

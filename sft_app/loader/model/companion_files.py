@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,9 @@ from sft_app.loader.checkpoint.locate import Checkpoint
 from sft_app.loader.checkpoint.weights_plan import WeightsPlan
 from sft_app.records.run_files import write_atomically
 
+OF_THE_TOKENIZER = ("tokenizer.model",)
+"""llama.cpp's converter reads it for Phi-3, Gemma-2 and others; its vocabulary is the same."""
 COMPANIONS = (
-    # llama.cpp's converter reads it for Phi-3, Gemma-2 and others; its vocabulary is the same.
-    "tokenizer.model",
     "preprocessor_config.json",
     "processor_config.json",
     "video_preprocessor_config.json",
@@ -22,10 +24,21 @@ _MTP_COUNTS = ("num_nextn_predict_layers", "mtp_num_hidden_layers")
 _MACHINE_MADE = ("local_files_only", "is_local", "name_or_path", "tokenizer_file")
 
 
-def copy_companions(source: Checkpoint, directory: Path) -> list[str]:
-    """Copy what the source has and `directory` lacks; return the names."""
+def copy_companions(model: Checkpoint, tokenizer: str, directory: Path) -> list[str]:
+    """Copy what the sources have and `directory` lacks; return the names.
+
+    `tokenizer`: where the tokenizer came from, if not from the model's own checkpoint.
+    """
+    source = model
+    if tokenizer != model.location:
+        here = Path(tokenizer).is_dir()
+        source = replace(model, location=tokenizer, is_local=here, revision=None)
+    return [*_copy(OF_THE_TOKENIZER, source, directory), *_copy(COMPANIONS, model, directory)]
+
+
+def _copy(names: Iterable[str], source: Checkpoint, directory: Path) -> list[str]:
     copied = []
-    for name in COMPANIONS:
+    for name in names:
         found = source.file(name)
         if found is not None and not (directory / name).exists():
             shutil.copyfile(found, directory / name)

@@ -71,7 +71,7 @@ def save_for_serving(
         name_no_code(directory)
     make_tokenizer_portable(directory)
     if weights_plan is not None:
-        copied = copy_companions(weights_plan.checkpoint, directory)
+        copied = copy_companions(weights_plan.checkpoint, tokenizer_plan.name_or_path, directory)
         if copied:
             logger.info("saved: %s copied as they were", ", ".join(copied))
         count_no_dropped_layers(directory, weights_plan)

@@ -6,6 +6,7 @@ tests/readers.
 """
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,20 @@ def test_files_for_others_are_copied(published: Any) -> None:
     source, saved = published("gemma-3-4b")
     for name in ("preprocessor_config.json", "chat_template.json"):
         assert (saved.directory / name).read_text() == (source / name).read_text()
+
+
+def test_the_sentencepiece_model_is_that_of_the_tokenizer(
+    published: Any, sentencepiece_model: Any, tmp_path: Path
+) -> None:
+    """A converter would take the model's own for the vocabulary of another tokenizer."""
+    file = sentencepiece_model(tmp_path, vocab_size=400)
+    source = shutil.copytree(published("llama-3.1")[0], tmp_path / "source")
+    (source / "tokenizer.model").write_bytes(b"of another vocabulary")
+    saved = save_again(source, tmp_path / "saved", tokenizer=tmp_path)
+    assert (saved.directory / "tokenizer.model").read_bytes() == file.read_bytes()
+    file.rename(tmp_path / "spiece.model")
+    again = save_again(source, tmp_path / "again", tokenizer=tmp_path)
+    assert not (again.directory / "tokenizer.model").exists()
 
 
 def test_the_tokenizer_says_nothing_of_this_machine_and_names_specials_for_both_versions(
