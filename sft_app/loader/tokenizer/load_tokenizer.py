@@ -2,6 +2,7 @@
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from sft_app.common.errors import ConfigError
 from sft_app.config.schema.model import ModelConfig, TokenizerConfig
 from sft_app.loader.checkpoint.locate import find_checkpoint
 from sft_app.loader.checkpoint.pretrained_config import check_remote_code
@@ -23,7 +24,7 @@ def load_tokenizer(
     backend = load_backend(tokenizer_config, model_config, checkpoint)
     loaded = backend.tokenizer
     own_max_length = min(int(loaded.model_max_length), 2**40)
-    before = set(loaded.get_vocab())
+    before = loaded.get_vocab()
     loaded.padding_side = tokenizer_config.padding_side.value
     loaded.model_max_length = tokenizer_config.model_max_length
     loaded.add_tokens([token for token in tokenizer_config.add_tokens if token not in before])
@@ -32,6 +33,7 @@ def load_tokenizer(
         loaded.pad_token = pad.token
     else:  # naming a token as pad does not add it: its id would be the unknown token's
         loaded.add_special_tokens({"pad_token": pad.token})
+    _check_new_ids(before, loaded.get_vocab(), pad.token)
 
     adds_bos = _adds_bos(loaded)
     template = set_chat_template(
@@ -41,7 +43,7 @@ def load_tokenizer(
         kwargs=tokenizer_config.chat_template_kwargs,
     )
     vocabulary = loaded.get_vocab()
-    added = sorted(set(vocabulary) - before, key=vocabulary.__getitem__)
+    added = sorted(vocabulary.keys() - before.keys(), key=vocabulary.__getitem__)
     plan = TokenizerPlan(
         name_or_path=checkpoint.location,
         backend=backend.description,
@@ -64,6 +66,23 @@ def load_tokenizer(
         warnings=backend.warnings + pad.warnings + template.warnings,
     )
     return loaded, plan
+
+
+def _check_new_ids(before: dict[str, int], after: dict[str, int], pad: str) -> None:
+    """Raise ConfigError where a new token has an old one's id, and would take its embedding.
+
+    The tokenizers library counts the vocabulary for the next id, which is wrong where ids are left
+    out.
+    """
+    owners = {id_: token for token, id_ in before.items()}
+    for token in after.keys() - before.keys():
+        if after[token] in owners:
+            key = "tokenizer.pad_token" if token == pad else "tokenizer.add_tokens"
+            raise ConfigError(
+                f"{key}: {token!r} would be a new token, and its id that of "
+                f"{owners[after[token]]!r} ({after[token]}), because ids are left out in this "
+                "vocabulary; name a token that it has instead, such as tokenizer.pad_token=eos."
+            )
 
 
 def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:

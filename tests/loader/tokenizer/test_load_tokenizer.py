@@ -132,6 +132,26 @@ def test_a_pad_token_that_is_not_there_is_refused(
         load(tmp_path, shape, pad_token=wanted)
 
 
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [({}, "tokenizer.pad_token"), ({"pad_token": "eos", "add_tokens": ["@"]}, "tokenizer.add_tok")],
+)
+def test_a_new_token_never_takes_an_old_one_s_id(
+    tmp_path: Path, settings: dict[str, Any], key: str
+) -> None:
+    """The next id is the number of tokens: of a vocabulary with a hole, that of its last."""
+    directory = make_tokenizer(tmp_path, **SHAPES["qwen"])
+    written = json.loads((directory / "tokenizer.json").read_text())
+    del written["model"]["vocab"]["b"]
+    (directory / "tokenizer.json").write_text(json.dumps(written))
+    checkpoint = ModelConfig(name_or_path=str(directory))
+    with pytest.raises(ConfigError, match=rf"^{key}.*its id that of '\\n' \(62\)"):
+        load_tokenizer(TokenizerConfig(model_max_length=50, **settings), checkpoint, LlamaConfig())
+    if settings:
+        kept = TokenizerConfig(model_max_length=50, pad_token="eos")
+        assert load_tokenizer(kept, checkpoint, LlamaConfig())[1].pad_token_id == 0
+
+
 def test_padding_is_on_the_right_and_the_length_is_the_wanted_one(tmp_path: Path) -> None:
     tokenizer, plan = load(tmp_path, "llama2")
     assert (plan.padding_side, plan.model_max_length) == ("right", 50)
