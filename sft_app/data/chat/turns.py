@@ -61,16 +61,30 @@ def in_turn(turns: list[Any]) -> list[Any]:
 def by_speaker(turns: list[Any]) -> list[Any]:
     """Return turns that hold texts under the speakers' names, `{human: ..., assistant: ...}`, as
     one turn for each.
+
+    They are said in the order of the keys. Raises NotThisFormat where that has an answer before its
+    question: whoever sorts keys by name gives each answer to the question of the turn before.
     """
     split: list[Any] = []
-    for turn in turns:
+    for number, turn in enumerate(turns, start=1):
         if not isinstance(turn, dict) or not turn or not all(map(_is_speaker, turn)):
             return turns
         said = {name: text for name, text in turn.items() if text is not None}
         if not all(isinstance(text, str) for text in said.values()):
             return turns
+        roles = [ROLES[name.strip().lower()] for name in said]
+        if "assistant" in roles[: _last(roles, "user")]:
+            raise NotThisFormat(
+                f"expected a question before its answer in turn {number}, found {', '.join(said)}: "
+                "keys have no order of their own, so give each text a turn with role and content"
+            )
         split += [{"role": name, "content": text} for name, text in said.items()]
     return split
+
+
+def _last(roles: list[str], role: str) -> int:
+    """The place of the last one, 0 where there is none."""
+    return max((place for place, found in enumerate(roles) if found == role), default=0)
 
 
 def _is_speaker(name: Any) -> bool:

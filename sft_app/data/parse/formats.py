@@ -101,7 +101,7 @@ def _content(
         case DataFormat.sharegpt | DataFormat.messages:
             return _conversation(record, names)
         case DataFormat.alpaca:
-            return _alpaca(record)
+            return _alpaca(record, names)
         case DataFormat.prompt_completion:
             return _prompt_completion(record, names)
         case DataFormat.text:
@@ -222,14 +222,21 @@ def _pair(record: dict[str, Any]) -> tuple[str, str | None, str] | None:
     return question, about[0] if about else None, answer
 
 
-def _alpaca(record: dict[str, Any]) -> Conversation:
+def _alpaca(record: dict[str, Any], names: FieldNames) -> Conversation:
     question_key, about_key, answer_key = _pair(record) or ("instruction", "input", "output")
     question = _text(record, question_key)
     about = record.get(about_key, "") if about_key else ""
     if not isinstance(about, str):
         raise NotThisFormat(f"expected text under {about_key}")
+    for key in ("question", "query") if "instruction" not in names.columns else ():
+        beside = record.get(key)
+        if isinstance(beside, str) and beside.strip() not in question + about:
+            raise NotThisFormat(
+                f"{question_key} lacks what stands under {key}: 'data.columns={{input: {key}}}' "
+                f"puts it below, 'data.columns={{{question_key}: {question_key}}}' leaves it out"
+            )
     if about.strip():
-        question = f"{question}\n\n{about}"
+        question = f"{question}\n\n{about}" if question.strip() else about
     messages = _system(record)
     history = list_of(record.get("history"), "history")
     if history is None and record.get("history") and str(record["history"]).strip():

@@ -606,3 +606,36 @@ def test_an_empty_list_beside_the_turns_hides_nothing(keys, empty):
     record = {keys[0]: empty, keys[1]: EXPECTED_TURNS}
     assert detect(record) is DataFormat.messages
     assert normalise(record, DataFormat.messages) == EXPECTED
+
+
+def test_texts_under_their_speakers_are_said_in_the_order_of_the_keys():
+    record = {"conversation": [{"system": "S", "human": "Q", "gpt": "A"}, {"human": "R"}]}
+    messages = conversation_of(record, DataFormat.messages).messages
+    assert [m.content for m in messages] == ["S", "Q", "A", "R"]
+
+
+def test_keys_sorted_by_name_give_no_answer_to_another_question():
+    record = {
+        "conversation": [{"assistant": "A1", "user": "Q1"}, {"assistant": "A2", "user": "Q2"}]
+    }
+    with pytest.raises(NotThisFormat, match="before its answer in turn 1, found assistant, user"):
+        normalise(record, DataFormat.messages)
+
+
+def test_an_input_without_an_instruction_is_the_question():
+    record = {"instruction": " ", "input": "Q", "output": "A"}
+    assert normalise(record, DataFormat.alpaca) == EXPECTED
+
+
+def test_a_question_beside_an_instruction_is_not_lost():
+    record = {"instruction": "Be short.", "question": "Q", "output": "A"}
+    with pytest.raises(NotThisFormat, match="instruction lacks what stands under question: "):
+        normalise(record, DataFormat.alpaca)
+    for columns, text in (
+        ({"input": "question"}, "Be short.\n\nQ"),
+        ({"instruction": "instruction"}, "Be short."),
+    ):
+        read = normalise(record, DataFormat.alpaca, FieldNames(columns))
+        assert isinstance(read, Conversation) and read.messages[0].content == text
+    said = record | {"instruction": "Be short: Q"}
+    assert conversation_of(said, DataFormat.alpaca).messages[0].content == "Be short: Q"
