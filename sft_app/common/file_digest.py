@@ -5,6 +5,8 @@ import json
 import os
 from pathlib import Path
 
+_DIGITS = 64
+
 
 def file_digest(path: Path, memo: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal.
@@ -23,8 +25,8 @@ def file_digest(path: Path, memo: Path) -> str:
         stat.st_ctime_ns,
     ]
     note = memo / f"{hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]}.sha256"
-    if note.exists():
-        return note.read_text()
+    if note.exists() and len(remembered := note.read_text()) == _DIGITS:  # a crash may empty it
+        return remembered
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     memo.mkdir(parents=True, exist_ok=True)

@@ -13,18 +13,32 @@ from typing import Any
 from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
+from sft_app.common.errors import ConfigError
+
 log = logging.getLogger(__name__)
 
 DATA_PACKAGE = Path(__file__).parents[1]
 """The folder of `sft_app.data`: reading, rendering and labelling decide what a row holds."""
 
 
+_SIZES = "sizes.json"
+
+
 def cache_directory(configured: str | None) -> Path:
-    """Return `data.cache_dir`, else $SFT_CACHE_DIR/tokenized, else ~/.cache/sft_app/tokenized."""
-    if configured:
-        return Path(configured).expanduser()
+    """Return `data.cache_dir`, else $SFT_CACHE_DIR/tokenized, else ~/.cache/sft_app/tokenized.
+
+    Raises ConfigError where there can be no such folder.
+    """
     root = Path(os.environ.get("SFT_CACHE_DIR") or "~/.cache/sft_app")
-    return root.expanduser() / "tokenized"
+    folder = (Path(configured) if configured else root / "tokenized").expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"data.cache_dir={folder} cannot be made ({error.strerror}): name a folder that can be "
+            "written, data.cache_dir=/path/to/it."
+        ) from error
+    return folder
 
 
 def cached(directory: Path, key: str, build: Callable[[Path], None]) -> Path:
@@ -32,23 +46,43 @@ def cached(directory: Path, key: str, build: Callable[[Path], None]) -> Path:
 
     Whoever takes the lock first builds; the others wait for as long as that takes. A folder
     appears under its name only when it is complete, so a builder that is killed leaves nothing
-    that could be taken for data.
+    that could be taken for data. One whose files have other sizes than they were written with,
+    after a crash of the machine or by somebody's hand, is built anew.
     """
     final = directory / key
-    if final.exists():
+    if _is_whole(final):
         return final
     directory.mkdir(parents=True, exist_ok=True)
     lock = FileLock(str(directory / f"{key}.lock"), timeout=-1)
     with lock:
-        if final.exists():
+        if _is_whole(final):
             return final
+        if final.exists():
+            log.warning("%s is damaged: it is made anew", final)
+            shutil.rmtree(final)
         unfinished = directory / f"{key}.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
         build(unfinished)
+        (unfinished / _SIZES).write_text(json.dumps(_sizes(unfinished)))
         unfinished.rename(final)
         log.info("tokenised data is kept in %s", final)
     return final
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the files that were built are there, as large as they were."""
+    try:
+        expected = json.loads((folder / _SIZES).read_text())
+    except (OSError, ValueError):
+        return False
+    found = _sizes(folder)
+    return isinstance(expected, dict) and all(found.get(n) == size for n, size in expected.items())
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """The bytes of each file in a folder; what is in folders inside has sizes of its own."""
+    return {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
 
 
 def cache_key(parts: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 import torch
 
+from sft_app.common.errors import ConfigError
 from sft_app.common.file_digest import file_digest
 from sft_app.config.schema.data import OnBadRecord, Packing, TrainOn
 from sft_app.data import prepare_data as prepare
@@ -149,7 +150,7 @@ def test_a_builder_that_is_killed_leaves_nothing_and_blocks_nobody(tmp_path):
     process.kill()
     process.join()
     folder = cached(tmp_path, "key", lambda folder: (folder / "whole").touch())
-    assert [path.name for path in folder.iterdir()] == ["whole"]
+    assert {path.name for path in folder.iterdir()} == {"whole", "sizes.json"}
 
 
 def test_a_builder_that_fails_leaves_nothing(tmp_path):
@@ -161,10 +162,38 @@ def test_a_builder_that_fails_leaves_nothing(tmp_path):
     assert not (tmp_path / "key").exists()
 
 
+@pytest.mark.parametrize("name", ["tokens.arrow", "read.json", "sizes.json", "row.npy"])
+@pytest.mark.parametrize("damage", ["cut off", "empty", "gone"])
+def test_what_is_damaged_in_the_cache_is_made_anew(
+    chats, tmp_path, tokenizer, name, damage, caplog
+):
+    config = settings(chats, tmp_path)
+    first = batches(prepared(config, tokenizer))
+    (kept,) = (
+        path
+        for path in (tmp_path / "cache").rglob(name)
+        if "fitted" not in path.parts or name == "row.npy"
+    )
+    content = kept.read_bytes()
+    kept.unlink()
+    if damage != "gone":
+        kept.write_bytes(content[:-9] if damage == "cut off" else b"")
+    assert batches(prepared(config, tokenizer)) == first
+    assert "is damaged: it is made anew" in caplog.text
+
+
+def test_a_cache_that_cannot_be_is_a_setting_that_cannot_work(chats, tmp_path, tokenizer):
+    with pytest.raises(ConfigError, match=r"data.cache_dir=.*chats.json.* cannot be made \(Not a"):
+        prepared(settings(chats, tmp_path, cache_dir=str(chats / "cache")), tokenizer)
+
+
 def test_digests_follow_the_content_and_are_remembered(tmp_path):
     path, memo = tmp_path / "a", tmp_path / "memo"
     path.write_text("one")
     one = file_digest(path, memo)
-    assert file_digest(path, memo) == one and len(list(memo.iterdir())) == 1
+    (note,) = memo.iterdir()
+    assert file_digest(path, memo) == one and list(memo.iterdir()) == [note]
+    note.write_text("")
+    assert file_digest(path, memo) == one == note.read_text()
     path.write_text("other")
     assert file_digest(path, memo) != one
