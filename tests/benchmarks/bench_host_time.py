@@ -33,18 +33,19 @@ ROUNDS = 5
 
 def main() -> None:
     rows: list[dict[str, Any]] = []
-    for layers in (4, 32):
+    for layers, padded in ((4, False), (32, False), (4, True)):
         model = small_llama(packed_attention.NAME, hidden=128, layers=layers)
-        waits, seconds = trained(model)
+        waits, seconds = trained(model, padded=padded)
+        case = {"layers": layers, "rows": "padded" if padded else "packed"}
         rows.append(
             {
-                "layers": layers,
+                **case,
                 "CPU ms a micro-batch": 1e3 * seconds,
                 "waits a step of 4 micro-batches": waits.total / (STEPS - 1),
             }
         )
         for place, times in waits.places.most_common():
-            rows.append({"layers": layers, "waits in all": times, "place": place})
+            rows.append({**case, "waits in all": times, "place": place})
     columns = list(dict.fromkeys(column for row in rows for column in row))
     rows = [{column: row.get(column) for column in columns} for row in rows]
     shape = shape_of(small_llama(packed_attention.NAME, hidden=128, layers=80))
@@ -61,12 +62,17 @@ def main() -> None:
     )
 
 
-def trained(model: LlamaForCausalLM, position_target: int | None = None) -> tuple[HostWaits, float]:
-    """Return what was read after the first step, and CPU seconds of a micro-batch (median)."""
+def trained(
+    model: LlamaForCausalLM, position_target: int | None = None, *, padded: bool = False
+) -> tuple[HostWaits, float]:
+    """Return what was read after the first step, and CPU seconds of a micro-batch (median).
+
+    `padded`: each row is a text of its own, and a fifth of it padding, instead of several packed.
+    """
     install_packed_forward(model)
     prepared = PreparedModel(
         model,
-        PackingPlan(True, "benchmark"),
+        PackingPlan(not padded, "benchmark"),
         AttentionChoice(packed_attention.NAME, "benchmark"),
         install_chunked_loss(model),
         shape_of(model),
@@ -98,7 +104,11 @@ class _AfterTheFirstStep(TrainerCallback):
 def _train(
     prepared: PreparedModel, waits: HostWaits | None, position_target: int | None
 ) -> _AfterTheFirstStep:
-    row = {key: tensor[0] for key, tensor in packed_row(LENGTH, DOCUMENT, 0.6).items()}
+    document = DOCUMENT if prepared.packing.packed else LENGTH
+    row = {key: tensor[0] for key, tensor in packed_row(LENGTH, document, 0.6).items()}
+    if not prepared.packing.packed:
+        row["attention_mask"] = (row.pop("position_ids") < LENGTH * 4 // 5).long()
+        row["labels"] = row["labels"].masked_fill(row["attention_mask"] == 0, -100)
     args = TrainingArguments(
         output_dir=tempfile.mkdtemp(),
         use_cpu=True,

@@ -49,7 +49,10 @@ class HostWaits(TorchFunctionMode):
         )
         if to_host and is_on_device(result):  # here the very same tensor: a copy elsewhere
             return result.view_as(result)
-        if (on_device or torch.device in map(type, given)) and not to_host:
+        moved = not on_device and torch.device in map(type, given)
+        if moved and any(result is one for one in given):  # what was moved stays on the host
+            result = result.view_as(result)
+        if (on_device or moved) and not to_host:
             _mark(result)
         return result
 

@@ -56,12 +56,14 @@ def documents_of_mask(
 
     A position that may not look at the one before it begins a document. This costs B*T
     evaluations where the mask costs B*T*T, and sees exactly what the dense path would see, chunked
-    attention included. `attention_mask` [B, T] marks padding on one side of each row, which becomes
-    a document of its own. `known_lengths` are documents that the rule need not know of. None when
-    there are no such documents: some position may look ahead, or padding stands between tokens.
+    attention included. `attention_mask` [B, T], on the device or the host, marks padding on one
+    side of each row, which becomes a document of its own. `known_lengths` are documents that the
+    rule need not know of. None when there are no such documents: some position may look ahead, or
+    padding stands between tokens.
     """
     # Read where it costs no wait, if it is the same for every batch.
-    where = device if attention_mask is not None or _holds_tensors(mask_function) else "cpu"
+    on_host = attention_mask is None or attention_mask.is_cpu
+    where = "cpu" if on_host and not _holds_tensors(mask_function) else device
     row = torch.arange(batch_size, device=where)[:, None]
     head = torch.zeros(1, 1, dtype=torch.long, device=where)
     later = torch.arange(1, row_length, device=where)[None, :]
@@ -73,7 +75,7 @@ def documents_of_mask(
         ]
     )
     if attention_mask is not None:
-        changes = (attention_mask[:, 1:] != attention_mask[:, :-1]).unsqueeze(0)
+        changes = (attention_mask[:, 1:] != attention_mask[:, :-1]).unsqueeze(0).to(where)
         probes = torch.cat([probes, changes])
     looks_back, looks_ahead, *pads = probes.cpu()  # waits where it is on a device
     if bool(looks_ahead.any()) or any(bool((pad.sum(1) > 1).any()) for pad in pads):

@@ -8,7 +8,7 @@ the batch, and are set while its forward runs.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ class KnownBatch:
     """The documents are told by `position_ids`, and cover the rows without gaps."""
     items: tuple[int, ...] = ()
     """The number of each row in the training set, where the rows are numbered."""
+    attention_mask: Tensor | None = field(default=None, compare=False, repr=False)
+    """[B, T], 0 where rows are padded, as the collator made it: it stays on the host."""
 
     def documents_of_rows(self) -> list[list[int]]:
         """Return the tokens of each row's documents, in order; without padding in unpacked rows."""
@@ -59,6 +61,7 @@ def know_batch(batch: dict[str, Tensor], num_real: int, items: Sequence[int] = (
         lengths=tuple(lengths_of_batch(batch)),
         packed="attention_mask" not in batch and "position_ids" in batch,
         items=tuple(items),
+        attention_mask=batch.get("attention_mask"),
     )
 
 
@@ -81,6 +84,15 @@ def known_lengths(position_ids: Tensor) -> tuple[int, ...] | None:
     if known is None or not known.packed or known.num_positions != position_ids.numel():
         return None
     return known.lengths
+
+
+def known_padding(attention_mask: Tensor) -> Tensor:
+    """Return the padding mask [B, T] of this forward from the host, where it is known there."""
+    known = _in_this_forward.get()
+    on_host = None if known is None else known.attention_mask
+    if on_host is None or on_host.shape != attention_mask.shape:
+        return attention_mask
+    return on_host
 
 
 def known_supervised(labels: Tensor) -> int | None:

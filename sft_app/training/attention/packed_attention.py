@@ -30,6 +30,7 @@ from sft_app.training.attention.kernels import (
     attend_heads_first,
     choose_kernel,
 )
+from sft_app.training.attention.known_batch import known_padding
 from sft_app.training.attention.packed_forward import SFT_PACKED, lengths_for_masks
 from sft_app.training.parallel.context_parallel import (
     ContextParallelDocuments,
@@ -89,7 +90,7 @@ def make_documents(
             q_length,
             local_size,
             device,
-            attention_mask,
+            None if attention_mask is None else known_padding(attention_mask),
             known,
         )
         if documents is not None:

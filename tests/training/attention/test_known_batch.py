@@ -39,6 +39,27 @@ def test_a_step_at_skipped_positions_waits_no_more_often() -> None:
     assert in_steps and all("look" in place for place in in_steps), in_steps
 
 
+def test_padded_rows_wait_no_more_often() -> None:
+    """Where a row's padding begins is read where the batch was made, and not off the device."""
+    waits, _ = trained(small_llama(packed_attention.NAME, hidden=128, layers=2), padded=True)
+    in_steps = {p: n for p, n in waits.places.items() if "data_loader.py" not in p}
+    assert in_steps and all("look" in place for place in in_steps), in_steps
+
+
+def test_padding_known_on_the_host_is_that_of_the_device() -> None:
+    packed_attention.register()
+    model = small_llama(packed_attention.NAME, hidden=128, layers=1).eval()
+    row = packed_row(24, 24)
+    mask = torch.tensor([[1] * 24, [1] * 15 + [0] * 9])
+    batch = {"input_ids": row["input_ids"].repeat(2, 1), "attention_mask": mask}
+    asked = model(**batch).logits
+    with known_in_forward(know_batch(batch | {"labels": batch["input_ids"]}, 39)):
+        told = model(**batch).logits
+        other = model(row["input_ids"], attention_mask=mask[1:]).logits  # of another shape
+    torch.testing.assert_close(told, asked, rtol=0, atol=0)
+    torch.testing.assert_close(other[0], asked[1], rtol=1e-5, atol=1e-5)
+
+
 def test_the_loss_of_logits_asks_the_device_for_nothing_that_the_host_knows() -> None:
     model = small_llama(packed_attention.NAME, hidden=128, layers=1)
     install_loss_of_logits(model, model)
