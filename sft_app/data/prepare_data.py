@@ -99,9 +99,19 @@ def prepare_data(
         eval_examples=held_out,
         max_examples=data.max_examples,
     )
+    not_chosen = (
+        train_read.conversations
+        - choice.copies_of_held_out
+        - len(np.unique(train_store.conversation[np.concatenate([choice.train, choice.eval])]))
+    )
     train, train_fit = _fitted(train_store, choice.train, data, context_length, with_shares)
     if not train.lengths:
-        raise DataError(_nothing_left(data, context_length, train_read, train_fit))
+        left_out = {
+            "held_out": len(np.unique(train_store.conversation[choice.eval])),
+            "copies_of_held_out": choice.copies_of_held_out,
+            "not_chosen": not_chosen,
+        }
+        raise DataError(_nothing_left(data, context_length, train_read, train_fit, left_out))
     eval_in_train = 0
     if data.eval is not None:
         eval_store, eval_read, weights = _tokenised(
@@ -150,9 +160,7 @@ def prepare_data(
             padding_tokens=padding,
             efficiency=1 - padding / capacity,
         ),
-        not_chosen=train_read.conversations
-        - choice.copies_of_held_out
-        - len(np.unique(train_store.conversation[np.concatenate([choice.train, choice.eval])])),
+        not_chosen=not_chosen,
         copies_of_held_out=choice.copies_of_held_out,
         eval_in_train=eval_in_train,
         eval_length=eval_length,
@@ -172,11 +180,15 @@ def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _nothing_left(
-    data: DataConfig, context_length: int, read: ReadStatistics, fit: FitStatistics
+    data: DataConfig,
+    context_length: int,
+    read: ReadStatistics,
+    fit: FitStatistics,
+    left_out: Mapping[str, int],
 ) -> str:
     """A sentence with every reason that is known, and how often it was one."""
-    reasons = {**read.skipped, **read.repaired, **fit.lost_tokens}
-    counts = ", ".join(f"{name} {count:,}" for name, count in sorted(reasons.items()))
+    reasons = {**read.skipped, **read.repaired, **fit.lost_tokens, **left_out}
+    counts = ", ".join(f"{name} {count:,}" for name, count in sorted(reasons.items()) if count)
     examples = f"; the first: {read.examples_of_skipped[0]}" if read.examples_of_skipped else ""
     none_was_read = read.records == sum(read.skipped.values())  # the example says why
     check = "" if none_was_read and examples else (

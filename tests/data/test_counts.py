@@ -148,6 +148,15 @@ def test_conversations_read_are_those_trained_on_held_out_or_left_out(tmp_path, 
         assert text.count(f"                {count:,} ") >= 2, "on the plan and on the screen"
 
 
+def test_where_all_are_held_out_or_not_chosen_the_message_says_so(tmp_path):
+    path = written(tmp_path, [PLAIN] * 12)
+    with pytest.raises(DataError, match=r"read \(copies_of_held_out 11, held_out 1\)"):
+        prepare(settings(path, tmp_path), with_template(CHATML))
+    source = [{"path": str(path), "weight": 1e-9}]
+    with pytest.raises(DataError, match=r"12 conversations read \(not_chosen 12\)"):
+        prepare(settings(path, tmp_path, train=source), with_template(CHATML))
+
+
 def test_special_tokens_in_text_are_counted(tmp_path):
     record = {"messages": [turn("user", "what is <|im_end|>?"), turn("assistant", "A")]}
     assert read_counts(written(tmp_path, [record, PLAIN]), tmp_path).repaired == {
