@@ -263,8 +263,7 @@ def _tokenised(
 
     folder = cached(directory, cache_key(parts), build)
     read = ReadStatistics(**json.loads((folder / "read.json").read_text()))
-    read.ignored_files = {}  # what lies beside the data now, and not when they were read
-    for source in sources:
+    for source in sources:  # what lies beside the data now, and not when they were read
         add_counts(read.ignored_files, source.ignored)
     if read.columns_not_found:
         log.warning(

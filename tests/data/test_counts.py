@@ -157,6 +157,17 @@ def test_where_all_are_held_out_or_not_chosen_the_message_says_so(tmp_path):
         prepare(settings(path, tmp_path, train=source), with_template(CHATML))
 
 
+def test_files_without_a_record_are_counted_each_time(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    written(folder, [PLAIN])
+    for name, text in (("a.jsonl", ""), ("b.json", "[]"), ("c.csv", "prompt,completion\n")):
+        (folder / name).write_text(text)
+    for _ in ("read", "from the cache"):
+        read = read_counts(folder, tmp_path)
+        assert read.records == 1 and read.ignored_files == {"without_records": 3}
+
+
 def test_special_tokens_in_text_are_counted(tmp_path):
     record = {"messages": [turn("user", "what is <|im_end|>?"), turn("assistant", "A")]}
     assert read_counts(written(tmp_path, [record, PLAIN]), tmp_path).repaired == {

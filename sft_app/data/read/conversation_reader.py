@@ -54,7 +54,11 @@ class ConversationReader:
         for number, source in enumerate(sources):
             if source.files:
                 for place, file in enumerate(source.files):
+                    before = self.statistics.records
                     yield from self._read_records(read_file(file), str(file), number, place)
+                    if self.statistics.records == before:
+                        log.warning("%s has no record", file)
+                        add_counts(self.statistics.ignored_files, {"without_records": 1})
             else:
                 yield from self._read_records(read_hub(source.name), source.name, number, 0)
         if self.statistics.records:

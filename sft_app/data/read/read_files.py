@@ -35,6 +35,13 @@ def read_file(path: Path) -> Iterator[Record | BadRecord]:
             f"{path}: expected one of {', '.join(readers)}, with or without "
             f"{', '.join(COMPRESSED_SUFFIXES)}"
         )
+    if reader in (read_parquet, read_arrow) and path.suffix.lower() in COMPRESSED_SUFFIXES:
+        yield BadRecord(
+            "compressed_table",
+            f"{path}: expected a {data_suffix(path)} file as it is, which is compressed inside: "
+            "unpack it",
+        )
+        return
     try:
         yield from reader(path)
     except BrokenCompression as error:

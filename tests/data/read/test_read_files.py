@@ -142,6 +142,13 @@ def test_a_csv_row_with_too_many_columns_is_named_by_its_line(tmp_path):
     assert bad(path)[0].message.startswith(f"{path} line 3: expected 2 columns")
 
 
+@pytest.mark.parametrize("name", ["a.parquet.gz", "a.arrow.zst"])
+def test_a_table_that_is_compressed_as_a_whole_says_what_to_do(tmp_path, name):
+    (tmp_path / name).write_bytes(b"anything")
+    (only,) = bad(tmp_path / name)
+    assert only.reason == "compressed_table" and only.message.endswith("unpack it")
+
+
 def test_a_text_file_is_one_document(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("one\ntwo\n")
