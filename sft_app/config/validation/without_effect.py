@@ -5,6 +5,7 @@ In a sweep a setting may have an effect in some jobs only.
 
 import dataclasses
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from sft_app.config.schema.adapter import AdapterMethod
@@ -22,6 +23,9 @@ def settings_without_effect(config: AppConfig) -> list[str]:
     notes = []
     if rope.method in WITHOUT_FACTOR:
         notes += _given(rope, "rope", ("factor",), f"rope.method={rope.method}")
+    if Path(config.model.name_or_path).expanduser().is_dir():
+        reason = "a model.name_or_path that is a folder"
+        notes += _given(config.model, "model", ("revision",), reason)
     if config.adapter.method is AdapterMethod.none:
         names = ("rank", "alpha", "dropout", "target_modules", "rank_stabilised")
         notes += _given(config.adapter, "adapter", names, "adapter.method=none")

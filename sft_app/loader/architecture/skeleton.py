@@ -31,6 +31,12 @@ def build_skeleton(
             plain = loading_and_saving.without_quantization(hf_config)
             model: PreTrainedModel = auto_class(hf_config).from_config(plain, **arguments)
     except Exception as error:
+        if isinstance(error, KeyError) and error.args[0] in _rope_types(hf_config):
+            raise ConfigError(
+                f"model.name_or_path: its config.json says rope_type {error.args[0]!r}, which "
+                f"transformers does not know for {hf_config.model_type!r} models; give the "
+                "checkpoint's own config.json, or another model."
+            ) from error
         # transformers' own sentence lists every family that it knows: thousands of characters.
         what = " ".join(str(error).split())
         what = what if len(what) < 200 else f"{what[:200]}..."
@@ -43,6 +49,12 @@ def build_skeleton(
         logging.disable(level)
     freeze_towers(model)
     return model
+
+
+def _rope_types(hf_config: PretrainedConfig) -> set[object]:
+    parameters = getattr(hf_config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    sets = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
+    return {one.get("rope_type") for one in sets} - {None}
 
 
 def freeze_towers(model: PreTrainedModel) -> int:

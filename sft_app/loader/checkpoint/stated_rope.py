@@ -45,6 +45,11 @@ def check_stated_rope(hf_config: PretrainedConfig, name: str) -> None:
         method = stated.get("rope_type", stated.get("type"))
         if method is not None and not isinstance(method, str):
             raise _refusal(name, f"{where}.rope_type={method!r:.50}, where a name is expected")
+        if method in (None, "default") and stated.get("factor") not in (None, 1):
+            raise _refusal(
+                name,
+                f"{where}.factor={stated['factor']!r:.50} without a rope_type that divides by it",
+            )
         lacking = [key for key in _NEEDED.get(method or "", ()) if stated.get(key) is None]
         if lacking:
             raise _refusal(name, f"{where}.rope_type={method} without {' and '.join(lacking)}")

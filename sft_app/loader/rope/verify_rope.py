@@ -101,6 +101,10 @@ def _module_difference(
         buffer = getattr(module, f"{prefix}inv_freq", None)
         if parameters is None or buffer is None:
             continue
+        for key in ("short_factor", "long_factor"):  # the module reads each when it needs it
+            divisors = parameters.get(key)
+            if isinstance(divisors, list) and len(divisors) != dim // 2:
+                return f"{key} has {len(divisors)} numbers, one for each of {dim // 2} is needed"
         limit = int(getattr(text, "max_position_embeddings", 0) or 0)
         expected = frequencies(parameters, dim, limit)
         if expected is None:

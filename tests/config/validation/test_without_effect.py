@@ -18,6 +18,10 @@ Compose = Callable[..., AppConfig]
         (["trainer.save_strategy=epoch", "trainer.save_steps=7"], "trainer.save_steps=7"),
         (["trainer.max_steps=5", "trainer.num_train_epochs=3"], "trainer.num_train_epochs=3"),
         (["sweep.tokens=5"], "sweep.budget=own"),
+        (
+            ["model.name_or_path=.", "model.revision=v2"],
+            "model.revision=v2 has no effect with a mod",
+        ),
         (["launch.rdzv_endpoint=node0:29500"], "no effect with launch.nnodes=1"),
         (["trainer.loss_spike_window=9"], "no effect with trainer.on_loss_spike=ignore"),
         (

@@ -9,6 +9,7 @@ import pytest
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.model import ModelConfig
+from sft_app.loader.architecture.skeleton import build_skeleton
 from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
 
 
@@ -37,6 +38,24 @@ def test_what_no_rotation_can_have_is_named(
     with pytest.raises(ConfigError, match=r"^model\.name_or_path: ") as refusal:
         load_pretrained_config(config)
     assert said in str(refusal.value) or "Error" in str(refusal.value)  # or transformers itself
+
+
+def test_a_factor_without_a_method_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    """transformers reads it as a model that is not scaled."""
+    config = write_config(
+        tiny_model, tmp_path / "own", rope_parameters={}, rope_scaling={"factor": 4.0}
+    )
+    with pytest.raises(ConfigError, match=r"factor=4\.0 without a rope_type"):
+        load_pretrained_config(config)
+
+
+def test_a_method_that_the_family_does_not_know_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    lists = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+    config = write_config(
+        tiny_model, tmp_path / "own", rope_parameters={"rope_type": "su", **lists}
+    )
+    with pytest.raises(ConfigError, match=r"says rope_type 'su', which .* 'llama' models"):
+        build_skeleton(load_pretrained_config(config))
 
 
 def test_a_config_that_is_a_list_or_far_too_large_is_refused(

@@ -140,6 +140,16 @@ def test_longrope_lists_of_the_wrong_length_are_refused(make_config: MakeConfig)
         plan_rope(make_config("llama"), 128, rope("longrope", short_factor=[1.0, 1.0]))
 
 
+def test_a_long_list_of_the_wrong_length_is_refused_where_it_is_not_needed_yet(
+    make_config: MakeConfig,
+) -> None:
+    lists = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 3, "factor": 4.0}
+    scaling = {"rope_type": "longrope", "original_max_position_embeddings": 16, **lists}
+    config = make_config("llama", rope_scaling=scaling)
+    with pytest.raises(ConfigError, match="long_factor has 3 numbers, one for each of 4 is needed"):
+        plan_rope(config, 16, RopeConfig())
+
+
 def test_longrope_tells_of_its_two_sets_of_angles(make_config: MakeConfig) -> None:
     assert (
         "short divisors" in plan_rope(make_config("phi3-longrope"), 128, RopeConfig()).warnings[0]
