@@ -37,6 +37,13 @@ def build_skeleton(
                 f"transformers does not know for {hf_config.model_type!r} models; give the "
                 "checkpoint's own config.json, or another model."
             ) from error
+        if "Padding_idx must be within" in str(error):
+            text = hf_config.get_text_config(decoder=True)
+            raise ConfigError(
+                f"model.name_or_path: its config.json says pad_token_id={text.pad_token_id}, which "
+                f"is not among its {text.vocab_size} tokens; set it to null there: "
+                "tokenizer.pad_token chooses it anew."
+            ) from error
         # transformers' own sentence lists every family that it knows: thousands of characters.
         what = " ".join(str(error).split())
         what = what if len(what) < 200 else f"{what[:200]}..."

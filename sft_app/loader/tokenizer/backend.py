@@ -21,6 +21,7 @@ from sft_app.loader.tokenizer.sentencepiece_backend import (
     differences,
     read_settings,
     rebuild_tokenizer,
+    stated_tokens,
     wrong_ids,
 )
 
@@ -70,12 +71,16 @@ def _loaded(
     loaded = _auto(model_config, checkpoint)
     warnings = []
     description = f"{type(loaded).__name__} of transformers"
+    about = checkpoint.file("tokenizer_config.json")
+    checkpoint.file("added_tokens.json")
+    settings = read_settings(about.parent) if about else {}
     if whole is None:
-        stated = checkpoint.file("tokenizer_config.json")
-        checkpoint.file("added_tokens.json")
-        _check_ids(loaded, read_settings(stated.parent) if stated else {}, checkpoint)
+        _check_ids(loaded, settings, checkpoint)
     else:
         loaded = _as_written(loaded, whole)
+        invented = _invented(loaded, whole)
+        _check_ids(loaded, settings, checkpoint, of=invented)
+        warnings += _unknown_names(loaded, invented - stated_tokens(settings))
         description = "tokenizers library, from tokenizer.json"
     if tokenizer_config.legacy is not None:
         warnings.append("tokenizer.legacy has no meaning here: there is no sentencepiece model.")
@@ -131,19 +136,39 @@ def _auto(model_config: ModelConfig, checkpoint: Checkpoint) -> PreTrainedTokeni
 
 
 def _check_ids(
-    tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any], checkpoint: Checkpoint
+    tokenizer: PreTrainedTokenizerBase,
+    settings: dict[str, Any],
+    checkpoint: Checkpoint,
+    *,
+    of: set[str] | None = None,
 ) -> None:
     """Raise ConfigError where an added token lost its id: it would have another one's embedding.
 
-    The tokenizers library numbers new tokens without a gap.
+    The tokenizers library numbers new tokens without a gap. `of`: the tokens that are looked at;
+    None: all.
     """
-    wrong = wrong_ids(tokenizer, settings)
+    wrong = wrong_ids(tokenizer, settings, of)
     if wrong:
         raise ConfigError(
             f"tokenizer.name_or_path: the added tokens of {checkpoint.location!r} do not follow "
             f"its vocabulary one by one ({wrong[0]}; {len(wrong)} such), which only a "
             "tokenizer.json can say; put there the one that transformers 4 writes of it."
         )
+
+
+def _invented(tokenizer: PreTrainedTokenizerBase, whole: Path) -> set[str]:
+    """Return the tokens that transformers added to those of tokenizer.json."""
+    written = Tokenizer.from_file(str(whole)).get_vocab(with_added_tokens=True)
+    return tokenizer.get_vocab().keys() - written.keys()
+
+
+def _unknown_names(tokenizer: PreTrainedTokenizerBase, invented: set[str]) -> list[str]:
+    ids = tokenizer.get_vocab()
+    return [
+        f"{token!r} is named as a special token, and tokenizer.json does not have it: it is a new "
+        f"token, id {ids[token]}, and the model may never have seen it."
+        for token in sorted(invented)
+    ]
 
 
 def _unreadable(checkpoint: Checkpoint, what: str) -> ConfigError:

@@ -236,11 +236,22 @@ def _added_tokens(settings: dict[str, Any]) -> list[AddedToken]:
     ]
 
 
-def wrong_ids(tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> list[str]:
-    """Say, in words, which added tokens have other ids than the checkpoint's files state."""
+def stated_tokens(settings: dict[str, Any]) -> set[str]:
+    """Return the added tokens whose ids the checkpoint's files state."""
+    return {entry["content"] for _, entry in _stated_by_id(settings)}
+
+
+def wrong_ids(
+    tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any], of: set[str] | None = None
+) -> list[str]:
+    """Say, in words, which added tokens have other ids than the checkpoint's files state.
+
+    `of`: only these tokens; None: all.
+    """
     found = [
         (entry["content"], id_, tokenizer.convert_tokens_to_ids(entry["content"]))
         for id_, entry in _stated_by_id(settings)
+        if of is None or entry["content"] in of
     ]
     return [f"{token!r} is {id_}, and would be {own}" for token, id_, own in found if own != id_]
 

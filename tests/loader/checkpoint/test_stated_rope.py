@@ -58,6 +58,12 @@ def test_a_method_that_the_family_does_not_know_is_named(tiny_model: Path, tmp_p
         build_skeleton(load_pretrained_config(config))
 
 
+def test_a_pad_token_beyond_the_vocabulary_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    config = write_config(tiny_model, tmp_path / "own", pad_token_id=4000)
+    with pytest.raises(ConfigError, match="pad_token_id=4000, which is not among its"):
+        build_skeleton(load_pretrained_config(config))
+
+
 def test_a_config_that_is_a_list_or_far_too_large_is_refused(
     tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -132,6 +132,29 @@ def test_a_pad_token_that_is_not_there_is_refused(
         load(tmp_path, shape, pad_token=wanted)
 
 
+def with_settings(tmp_path: Path, **settings: Any) -> TokenizerPlan:
+    directory = make_tokenizer(tmp_path, **SHAPES["llama2"])
+    path = directory / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    checkpoint = ModelConfig(name_or_path=str(directory))
+    return load_tokenizer(TokenizerConfig(model_max_length=50), checkpoint, LlamaConfig())[1]
+
+
+def test_a_special_token_that_tokenizer_json_lacks_is_told(tmp_path: Path) -> None:
+    plan = with_settings(tmp_path, eos_token="<|end|>")
+    assert plan.eos_token_id == 63
+    assert plan.warnings[0].startswith("'<|end|>' is named as a special token, and tokenizer.json")
+    stated = {"63": {"content": "<|end|>", "special": True}}
+    told = with_settings(tmp_path, eos_token="<|end|>", added_tokens_decoder=stated).warnings
+    assert not any("tokenizer.json" in warning for warning in told)
+
+
+def test_an_id_that_tokenizer_json_lacks_is_kept_or_refused(tmp_path: Path) -> None:
+    stated = {"70": {"content": "<|end|>", "special": True}}
+    with pytest.raises(ConfigError, match=r"'<\|end\|>' is 70, and would be 63"):
+        with_settings(tmp_path, eos_token="<|end|>", added_tokens_decoder=stated)
+
+
 @pytest.mark.parametrize(
     ("settings", "key"),
     [({}, "tokenizer.pad_token"), ({"pad_token": "eos", "add_tokens": ["@"]}, "tokenizer.add_tok")],
