@@ -5,11 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sft_app.common.files_below import files_below
 from sft_app.config.locations import (
     COMPRESSED_SUFFIXES,
     DATA_SUFFIXES,
     PACKAGE_PREFIX,
     package_file,
+    saved_dataset,
 )
 from sft_app.config.schema.app import AppConfig
 
@@ -39,6 +41,9 @@ def _data_files(value: Any) -> dict[str, Path]:
     for number, entry in enumerate(entries):
         place = entry.get("path") if isinstance(entry, dict) else entry
         suffixes = (*DATA_SUFFIXES, *COMPRESSED_SUFFIXES, ".arrow", ".bz2", ".xz")
+        saved = saved_dataset(place) if isinstance(place, str) else None
+        if saved is not None:  # with or without a split, which its settings name
+            place = str(saved.folder)
         for name, path in _files(place, suffixes).items():
             files[f"{number}/{name}"] = path
     return files
@@ -54,7 +59,7 @@ def _files(place: Any, suffixes: tuple[str, ...]) -> dict[str, Path]:
         if path.is_file():
             return {path.name: path}
         if path.is_dir():
-            return _named(path, (p for p in path.rglob("*") if p.suffix in suffixes))
+            return _named(path, (p for p in files_below(path) if p.suffix.lower() in suffixes))
         if glob.has_magic(place):
             return _named(None, map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207
     except (OSError, ValueError):  # no path at all, as a template that is written out
@@ -63,10 +68,14 @@ def _files(place: Any, suffixes: tuple[str, ...]) -> dict[str, Path]:
 
 
 def _named(folder: Path | None, paths: Iterable[Path]) -> dict[str, Path]:
-    """Name files from their folder, or in full; hidden ones are no input."""
+    """Name files from their folder, or in full; hidden ones are no input.
+
+    Where a pattern was matched, the folders on the way (`..`, `.data`) hide nothing.
+    """
     named = {}
     for path in paths:
         name = path.relative_to(folder) if folder else path
-        if path.is_file() and not any(part.startswith(".") for part in name.parts):
+        parts = name.parts if folder else (path.name,)
+        if path.is_file() and not any(part.startswith(".") for part in parts):
             named[name.as_posix()] = path
     return named

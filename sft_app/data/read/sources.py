@@ -2,14 +2,13 @@
 
 import glob
 import logging
-import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sft_app.common.errors import ConfigError
+from sft_app.common.files_below import files_below
 from sft_app.config.locations import (
     COMPRESSED_SUFFIXES,
     DATA_SUFFIXES,
@@ -90,7 +89,12 @@ def _files(
         return dataset_files(saved, key), {}
     folders = 0
     if path.is_dir():
-        candidates = [(p, p.relative_to(path)) for p in _below(path, f"{key}={text}")]
+        try:
+            candidates = [(p, p.relative_to(path)) for p in files_below(path)]
+        except OSError as error:
+            raise ConfigError(
+                f"{key}={text}: {error.filename} cannot be listed ({error.strerror})."
+            ) from error
     elif hub_dataset(text) is not None and data_suffix(Path(text)) not in suffixes:
         return (), {}
     elif glob.has_magic(str(path)):
@@ -120,26 +124,6 @@ def _files(
     if ignored:
         log.info("%s=%s: files that are no data are left out: %s", key, text, _counts(ignored))
     return files, ignored
-
-
-def _below(folder: Path, what: str) -> Iterator[Path]:
-    """Yield all files below a folder, through linked folders, too, each of these once.
-
-    Raises ConfigError for a folder that cannot be listed.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise ConfigError(f"{what}: {error.filename} cannot be listed ({error.strerror}).")
-
-    seen: set[str] = set()
-    for root, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        yield from (Path(root, name) for name in names)
 
 
 def _counts(counts: dict[str, int]) -> str:
