@@ -124,6 +124,8 @@ def _message(
             f"speaker under {speaker_key} (it has {', '.join(map(str, turn))})"
         )
     calls = read_calls(turn, where)
+    if "content" not in names.columns:
+        _refuse_two_texts(turn, where)
     turn = _without_thoughts(turn, text_key)
     reasoning = _reasoning(turn, where)
     content = _text(turn, where, text_key, has_other=bool(calls or reasoning))
@@ -136,6 +138,16 @@ def _message(
     if calls:
         extra["tool_calls"] = [tool_call(call, tools, where) for call in calls]
     return Message(names.role(speaker, where), content, read_weight(turn, where), extra)
+
+
+def _refuse_two_texts(turn: dict[str, Any], where: str) -> None:
+    """Raise NotThisFormat for a turn with one text for OpenAI and one for ShareGPT."""
+    texts = {k: turn[k].strip() for k in ("content", "value") if isinstance(turn.get(k), str)}
+    if len({text for text in texts.values() if text}) > 1:
+        raise NotThisFormat(
+            f"{where} has different texts under content and value: say which with "
+            "'data.columns={content: content}'"
+        )
 
 
 def _text(turn: dict[str, Any], where: str, key: str, has_other: bool) -> str:

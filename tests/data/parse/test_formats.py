@@ -639,3 +639,14 @@ def test_a_question_beside_an_instruction_is_not_lost():
         assert isinstance(read, Conversation) and read.messages[0].content == text
     said = record | {"instruction": "Be short: Q"}
     assert conversation_of(said, DataFormat.alpaca).messages[0].content == "Be short: Q"
+
+
+def test_two_different_texts_in_one_turn_are_refused():
+    turns = [EXPECTED_TURNS[0] | {"value": "R"}, EXPECTED_TURNS[1] | {"value": "A"}]
+    record = {"messages": turns}
+    with pytest.raises(NotThisFormat, match="turn 1 has different texts under content and value"):
+        normalise(record, DataFormat.messages)
+    chosen = normalise(record, DataFormat.messages, FieldNames({"content": "content"}))
+    assert chosen == EXPECTED
+    chosen = normalise(record, DataFormat.messages, FieldNames({"content": "value"}))
+    assert isinstance(chosen, Conversation) and chosen.messages[0].content == "R"
