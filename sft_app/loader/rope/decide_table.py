@@ -34,6 +34,7 @@ def decide_table(
             factor=length / limit,
             effective=length,
             max_position_embeddings=length,
+            other_updates=_raised(text, ("n_ctx",), length),
             warnings=(
                 "an interpolated position table needs fine-tuning before the model is any good: "
                 "compare the evaluation before and after.",
@@ -52,13 +53,12 @@ def decide_unlimited(
     text: PretrainedConfig, positions: Positions, length: int, rope: RopeConfig
 ) -> PositionPlan:
     """Plan for ALiBi and recurrence, which have no position that a model has not seen."""
-    stated = getattr(text, "max_seq_len", None)
-    # MPT builds its bias once, for max_seq_len keys; beyond, the shapes would not fit.
-    grows = isinstance(stated, int) and length > stated
+    # Engines cap what they serve at these numbers, which limit nothing else (BLOOM: seq_length).
+    served = getattr(text, "max_position_embeddings", None)
+    lengths = _raised(text, ("max_seq_len", "seq_length", "max_sequence_length"), length)
     warnings = []
-    # Without positions there is nothing to drop; and engines cap what they serve at this number.
+    # Without positions there is nothing to drop.
     has_dropped = positions.kind is PositionKind.none
-    served = getattr(text, "max_position_embeddings", None) if has_dropped else None
     if rope.method not in (RopeMethod.auto, RopeMethod.none) and not (
         has_dropped and rope.method is RopeMethod.drope
     ):
@@ -68,10 +68,17 @@ def decide_unlimited(
         )
     return PositionPlan(
         method="not applicable",
-        changed=grows,
+        # MPT builds its bias once, for max_seq_len keys; beyond, the shapes would not fit.
+        changed="max_seq_len" in lengths,
         reason=f"positions of kind {positions.kind!s} set no limit to the length",
         effective=None,
-        max_position_embeddings=max(served, length) if isinstance(served, int) else None,
-        other_updates={"max_seq_len": length} if grows else {},
+        max_position_embeddings=length if isinstance(served, int) and served < length else None,
+        other_updates=lengths,
         warnings=tuple(warnings),
     )
+
+
+def _raised(text: PretrainedConfig, names: tuple[str, ...], length: int) -> dict[str, int]:
+    """Return the lengths that are stated under these names and are shorter, as they are to be."""
+    stated = {name: getattr(text, name, None) for name in names}
+    return {n: length for n, old in stated.items() if isinstance(old, int) and old < length}

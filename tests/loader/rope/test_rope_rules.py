@@ -13,7 +13,7 @@ from sft_app.config.schema.rope import FactorRounding, RopeConfig, RopeMethod
 from sft_app.loader.rope.decide_rotary import decide_rotary
 from sft_app.loader.rope.methods import Extension, extended_parameters
 from sft_app.loader.rope.model_context import attention_windows, read_context
-from sft_app.loader.rope.rope_plan import plan_rope
+from sft_app.loader.rope.rope_plan import plan_rope, planned_config
 
 MakeConfig = Callable[..., PretrainedConfig]
 
@@ -229,6 +229,30 @@ def test_the_users_word_on_the_original_context_outranks_the_models(
 def test_a_rope_method_on_a_model_without_rope_is_told_and_run(make_config: MakeConfig) -> None:
     plan = plan_rope(make_config("bloom"), 4096, rope("yarn"))
     assert plan.method == "not applicable" and "not applicable" in plan.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("bloom", {"seq_length": 64}),
+        ("falcon-alibi", {"max_position_embeddings": 64}),
+        ("mpt", {"max_seq_len": 64}),
+    ],
+)
+def test_no_number_that_limits_nothing_caps_what_is_served(
+    make_config: MakeConfig, family: str, changes: dict[str, int]
+) -> None:
+    config = make_config(family, **changes)
+    for length in (256, 16):
+        planned = planned_config(config, plan_rope(config, length, RopeConfig())).to_dict()
+        assert {name: planned[name] for name in changes} == dict.fromkeys(changes, max(length, 64))
+
+
+def test_a_longer_table_is_told_to_llama_cpp(make_config: MakeConfig) -> None:
+    """Its converter reads n_ctx of GPT-2, which transformers has no use for."""
+    config = make_config("gpt2", n_ctx=64)
+    plan = plan_rope(config, 128, RopeConfig(method=RopeMethod.extend_positions))
+    assert planned_config(config, plan).to_dict()["n_ctx"] == 128
 
 
 def test_a_length_below_one_is_refused(make_config: MakeConfig) -> None:
