@@ -18,8 +18,12 @@ _TEXT_PARTS = (None, "text", "input_text", "output_text")
 """Kinds of parts, `type`, that are text; what has no kind and a text is text as well."""
 _THOUGHT_PARTS = ("thinking", "reasoning")
 """Kinds of parts that are reasoning, under a key of that name or under `text`."""
-_SWITCHES = ("train", "training", "loss", "loss_mask")
+_SWITCHES = ("train", "training", "trainable", "loss", "loss_mask")
 """Whether a turn is supervised: true or false, 1 or 0. `weight` says how much."""
+_MASKED = "masked"
+"""torchtune's: true where it is not."""
+_DETAILS = ("train_detail", "training_detail")
+"""axolotl's: which places of a text are supervised."""
 
 
 def read_turns(
@@ -229,8 +233,14 @@ def _reasoning(turn: dict[str, Any], where: str) -> str:
 
 def read_weight(holder: dict[str, Any], where: str) -> float:
     """Return the loss weight of a turn or record: 0 where any of its keys switches it off."""
+    for key in _DETAILS:
+        if holder.get(key):
+            raise NotThisFormat(
+                f"{key} of {where} supervises parts of a text, which is not read: give what is "
+                "not to be learned a turn of its own, with weight 0, or leave the key out"
+            )
     weight = 1.0
-    for key in ("weight", *_SWITCHES):
+    for key in ("weight", *_SWITCHES, _MASKED):
         value = holder.get(key)
         if isinstance(value, str) and value.strip().lower() in ("true", "false"):
             value = value.strip().lower() == "true"
@@ -242,7 +252,10 @@ def read_weight(holder: dict[str, Any], where: str) -> float:
             raise NotThisFormat(
                 f"expected a weight of 0 or more under {key} of {where}, found {value!r:.80}"
             )
-        weight = weight * float(value) if key == "weight" else weight * float(bool(value))
+        if key == "weight":
+            weight *= float(value)
+        elif bool(value) is (key == _MASKED):  # switched off
+            weight = 0.0
     return weight
 
 

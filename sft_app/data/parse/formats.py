@@ -9,8 +9,9 @@
 | prompt_completion | `prompt` and `completion`: texts, or lists of messages |
 | text | `text`: a document, all of it supervised |
 
-A turn may carry `weight` (its loss weight; 0 = no labels), or `train`, `training`, `loss` or
-`loss_mask` (true, false); so may a record, for all of its answers.
+A turn may carry `weight` (its loss weight; 0 = no labels), or `train`, `training`, `trainable`,
+`loss` or `loss_mask` (true, false), or `masked` (the other way round); so may a record, for all of
+its answers.
 """
 
 from typing import Any

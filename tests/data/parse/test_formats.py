@@ -385,6 +385,10 @@ def test_reasoning_is_one_thing_under_every_name(key):
         ({"weight": 0.5, "loss": None}, 0.5),
         ({"weight": "0.25"}, 0.25),
         ({"train": "False"}, 0),
+        ({"trainable": False}, 0),
+        ({"masked": True}, 0),
+        ({"masked": False}, 1),
+        ({"masked": False, "train": False}, 0),
     ],
     ids=str,
 )
@@ -548,6 +552,15 @@ def test_a_records_own_weight_is_that_of_all_its_answers(record, keys, weight):
     else:
         answers = [m.weight for m in content.messages if m.role == "assistant"]
         assert answers and set(answers) == {weight}
+
+
+@pytest.mark.parametrize("key", ["train_detail", "training_detail"])
+def test_weights_of_parts_of_a_text_are_not_taken_for_those_of_all_of_it(key):
+    part = {"begin_offset": 0, "end_offset": 2, "train": False}
+    question, answer = EXPECTED_TURNS[:2]
+    with pytest.raises(NotThisFormat, match=f"{key} of turn 2 supervises parts of a text"):
+        normalise({"messages": [question, answer | {key: [part]}]}, DataFormat.messages)
+    normalise({"messages": [question, answer | {key: None}]}, DataFormat.messages)
 
 
 def test_a_weight_that_is_none_is_named_by_its_place():
