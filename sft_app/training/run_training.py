@@ -129,7 +129,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
             attention=plans.attention,
             loss_plan=plans.loss,
             tiling=plans.tiling,
-            new_token_ids=plans.tokenizer_plan.added_token_ids,
+            new_token_ids=plans.tokenizer_plan.new_row_ids,
             context=context,
         )
     if prepared.packing != plans.packing:

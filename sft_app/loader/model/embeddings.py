@@ -11,7 +11,7 @@ ROW_MULTIPLE = 64
 
 def changes_embeddings(plan: TokenizerPlan) -> bool:
     """Tell whether `fit_model_to_tokenizer` will write to the embedding and the head."""
-    return bool(plan.added_token_ids) or plan.vocab_size > (plan.model_vocab_size or 0)
+    return bool(plan.new_row_ids) or plan.model_vocab_size is None
 
 
 def fit_model_to_tokenizer(

@@ -44,11 +44,12 @@ def load_tokenizer(
     )
     vocabulary = loaded.get_vocab()
     added = sorted(vocabulary.keys() - before.keys(), key=vocabulary.__getitem__)
+    rows = getattr(hf_config.get_text_config(decoder=True), "vocab_size", None)
     plan = TokenizerPlan(
         name_or_path=checkpoint.location,
         backend=backend.description,
         vocab_size=max(vocabulary.values()) + 1,
-        model_vocab_size=getattr(hf_config.get_text_config(decoder=True), "vocab_size", None),
+        model_vocab_size=rows,
         model_max_length=loaded.model_max_length,
         own_max_length=own_max_length,
         padding_side=loaded.padding_side,
@@ -63,9 +64,26 @@ def load_tokenizer(
         chat_template=template.source,
         saved_chat_template=template.saved,
         adds_bos=adds_bos,
-        warnings=backend.warnings + pad.warnings + template.warnings,
+        warnings=backend.warnings
+        + pad.warnings
+        + template.warnings
+        + _ids_without_rows(before, rows),
     )
     return loaded, plan
+
+
+def _ids_without_rows(vocabulary: dict[str, int], rows: int | None) -> tuple[str, ...]:
+    """Say which of a tokenizer's own tokens the model has no row for."""
+    without = sorted((i, token) for token, i in vocabulary.items() if rows and i >= rows)
+    if not without:
+        return ()
+    shown = ", ".join(repr(token) for _, token in without[:3])
+    more = ", ..." if len(without) > 3 else ""
+    return (
+        f"the model has {rows:,} rows, and {len(without):,} of the tokenizer's ids lie beyond them "
+        f"({shown}{more}): rows are added, and begin at the mean of the others. If these are not "
+        "tokens that you have added to it, tokenizer.name_or_path names another model's tokenizer.",
+    )
 
 
 def _check_new_ids(before: dict[str, int], after: dict[str, int], pad: str) -> None:

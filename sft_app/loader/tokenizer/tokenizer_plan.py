@@ -25,7 +25,6 @@ class TokenizerPlan:
     added_tokens: tuple[str, ...]
     """Tokens that the checkpoint's tokenizer did not have."""
     added_token_ids: tuple[int, ...]
-    """Their rows are new: an adapter must train them (peft's trainable_token_indices)."""
     bos_token_id: int | None
     eos_token_id: int | None
     stop_token_ids: tuple[int, ...]
@@ -38,6 +37,16 @@ class TokenizerPlan:
     """The template that is saved with the model, where it differs from the one that is trained; by
     name, where there are several."""
     warnings: tuple[str, ...] = ()
+
+    @property
+    def new_row_ids(self) -> tuple[int, ...]:
+        """Return the ids whose rows no checkpoint has trained.
+
+        Those of added tokens, and those of the tokenizer's own that the model has no row for. An
+        adapter must train them (peft's trainable_token_indices): nothing else would move them.
+        """
+        rows = self.vocab_size if self.model_vocab_size is None else self.model_vocab_size
+        return tuple(sorted({*self.added_token_ids, *range(rows, self.vocab_size)}))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON can hold it."""

@@ -50,10 +50,10 @@ def merge_into_full_precision(
     fit_model_to_tokenizer(base, plans.tokenizer, plans.tokenizer_plan)
     if not ranks.is_main():
         return base
-    whole = put_adapter(base, config.adapter, plans.tokenizer_plan.added_token_ids)
+    whole = put_adapter(base, config.adapter, plans.tokenizer_plan.new_row_ids)
     unknown = whole.load_state_dict(adapter, strict=False).unexpected_keys
     assert not unknown, f"the adapter has places that the model lacks: {unknown}"
-    added = bool(plans.tokenizer_plan.added_token_ids)
+    added = bool(plans.tokenizer_plan.new_row_ids)
     stage_adapter(whole, config.model, adapter_dir, with_embeddings=added)
     merged = merge_adapter(whole)
     log.info("adapter         merged into weights in %s, read once more", str(base.dtype))

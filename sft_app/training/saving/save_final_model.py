@@ -60,7 +60,7 @@ def save_final_model(
         elif config.adapter.method is AdapterMethod.lora:
             adapter = gather_adapter(prepared.model)
     if config.adapter.method is AdapterMethod.lora and ranks.is_main():
-        added = bool(plans.tokenizer_plan.added_token_ids)
+        added = bool(plans.tokenizer_plan.new_row_ids)
         stage_adapter(
             prepared.model, config.model, adapter_dir, with_embeddings=added, weights=adapter
         )

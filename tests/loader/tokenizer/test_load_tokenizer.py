@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from sft_app.common.errors import ConfigError
+from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
 from sft_app.config.schema.model import ModelConfig, PaddingSide, TokenizerConfig
 from sft_app.config.schema.rope import RopeConfig
 from sft_app.loader.model.embeddings import fit_model_to_tokenizer
@@ -28,6 +29,7 @@ from sft_app.loader.rope.rope_plan import plan_rope
 from sft_app.loader.tokenizer.load_tokenizer import load_tokenizer
 from sft_app.loader.tokenizer.pad_token import NEW_PAD_TOKEN
 from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
+from sft_app.training.peft.lora import put_adapter
 
 CHARACTERS = [*string.ascii_letters, *"<>/|_: \n"]
 """60 of them: with three special tokens, 63 ids."""
@@ -254,6 +256,25 @@ def test_an_adapter_trains_the_rows_of_added_tokens(
     after = adapted.merge_and_unload().get_input_embeddings().weight
     assert torch.equal(after[:63], before[:63])
     assert not torch.equal(after[63], before[63])
+
+
+@pytest.mark.parametrize(("added", "new"), [([], (61, 62)), (["<x>"], (61, 62, 63))])
+def test_ids_that_the_model_has_no_row_for_are_trained_by_an_adapter(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, added: list[str], new: tuple[int, ...]
+) -> None:
+    """Somebody added tokens to the tokenizer, and none to the model: the rows would stay a mean."""
+    directory = make_tokenizer(tmp_path / "tokenizer", **SHAPES["llama2"])
+    checkpoint = make_checkpoint("llama", vocab_size=61)
+    _, model, tokenizer, plan = fitted(checkpoint, directory, add_tokens=added)
+    assert plan.new_row_ids == new and len(plan.added_token_ids) == len(added)
+    told = [warning for warning in plan.warnings if "2 of the tokenizer's ids" in warning]
+    assert told and repr(tokenizer.convert_ids_to_tokens(61)) in told[0]
+    trained = put_adapter(model, AdapterConfig(method=AdapterMethod.lora), plan.new_row_ids)
+    labels = torch.tensor([[1, 61, 62, 5]])
+    trained(input_ids=labels, labels=labels).loss.backward()
+    rows = [p for n, p in trained.named_parameters() if "trainable_tokens_delta" in n]
+    assert rows and all(len(row) == len(new) for row in rows)
+    assert all(row.grad is not None and row.grad[:2].abs().sum(1).all() for row in rows)
 
 
 def test_a_vocabulary_padded_beyond_the_tokenizer_never_shrinks(

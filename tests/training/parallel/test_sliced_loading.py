@@ -122,7 +122,7 @@ def loaded(config: AppConfig) -> dict[str, dict[str, Any]]:
         model = load(config, planned, CPU)
         unread = sum(p.device.type == "cpu" and p.stride()[:1] == (0,) for p in model.parameters())
         trained = add_adapter(
-            model, config.adapter, seed=1, new_token_ids=plans.tokenizer_plan.added_token_ids
+            model, config.adapter, seed=1, new_token_ids=plans.tokenizer_plan.new_row_ids
         )
         shard(trained, model, CPU)
         answers[way] = content(model, trained) | {"unread": unread}

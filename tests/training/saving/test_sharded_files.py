@@ -65,7 +65,7 @@ def ready(config: AppConfig) -> tuple[PreparedModel, Any]:
         CPU,
         packing=PackingPlan(True, "test"),
         attention=plans.attention,
-        new_token_ids=plans.tokenizer_plan.added_token_ids,
+        new_token_ids=plans.tokenizer_plan.new_row_ids,
     )
     with torch.no_grad():
         for parameter in prepared.model.parameters():
