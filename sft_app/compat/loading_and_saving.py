@@ -160,22 +160,24 @@ def saved_together(
     WeightTransform.add_tensor = note_and_add
     try:
         written = as_saved(model, kept)
+        WeightTransform.add_tensor = own
+        together = [tuple(group) for group in groups.values()] or [(name,) for name in kept]
+        found = [
+            SavedTogether(sources, as_saved(model, {name: kept[name] for name in sources}))
+            for sources in together
+        ]
     except Exception:  # whatever an operation says of tensors without numbers
         return None
     finally:
         WeightTransform.add_tensor = own
-    together = [tuple(group) for group in groups.values()] or [(name,) for name in kept]
-    found = []
-    for sources in together:
-        tensors = {name: kept[name] for name in sources}
-        saved = as_saved(model, tensors)
-        if sum(t.numel() for t in saved.values()) != sum(t.numel() for t in tensors.values()):
+    for group in found:
+        numbers = sum(kept[name].numel() for name in group.sources)
+        if sum(tensor.numel() for tensor in group.saved.values()) != numbers:
             return None
-        found.append(SavedTogether(sources, saved))
-    names = [name for group in found for name in group.saved]
-    if sorted(names) != sorted(written) or len(names) != len(set(names)):
-        return None
-    return found if sorted(n for group in together for n in group) == sorted(kept) else None
+    # Each is written once, and each comes of something.
+    taken = sorted(name for group in found for name in group.sources)
+    made = sorted(name for group in found for name in group.saved)
+    return found if (taken, made) == (sorted(kept), sorted(written)) else None
 
 
 def as_saved(
