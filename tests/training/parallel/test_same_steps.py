@@ -88,6 +88,19 @@ def take_steps(
     return answer
 
 
+def take_steps_shared(
+    sharing: str | None,
+    config: AppConfig,
+    rows: list[Batch],
+    directory: Path,
+    arguments: dict[str, Any],
+) -> list[Answer]:
+    """What each of two ranks answers that share the steps, or the one process (None)."""
+    if sharing is None:
+        return [take_steps(config, rows, directory, arguments)]
+    return list(on_two_forked_ranks(take_steps, config, rows, directory, arguments))
+
+
 def norm_of(gradients: dict[str, Any]) -> float:
     norms = [torch.from_numpy(gradient).norm() for gradient in gradients.values()]
     return torch.stack(norms).norm().item()
@@ -146,10 +159,7 @@ def test_a_router_loss_weighs_the_same_however_the_step_is_shared(
     copies = 1 if sharing is None else 2
     shared = compose(*settings, *(SHARING[sharing] if sharing else ()))
     four = once | {"gradient_accumulation_steps": 4 // copies}
-    if sharing is None:
-        answers = [take_steps(shared, row * 4, tmp_path, four)]
-    else:
-        answers = on_two_forked_ranks(take_steps, shared, row * 4, tmp_path, four)
+    answers = take_steps_shared(sharing, shared, row * 4, tmp_path, four)
     for answer in answers:
         assert answer["losses"] == pytest.approx(alone["losses"], rel=1e-5)
         assert answer["norms"] == pytest.approx(alone["norms"], rel=1e-4)
@@ -182,10 +192,7 @@ def test_smoothed_labels_are_shifted_however_the_model_is_wrapped(
         "max_steps": 1, "label_smoothing_factor": 0.1, "max_grad_norm": 1e9,
         "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2 // copies,
     }  # fmt: skip
-    if sharing is None:
-        answers = [take_steps(config, rows, tmp_path, step)]
-    else:
-        answers = on_two_forked_ranks(take_steps, config, rows, tmp_path, step)
+    answers = take_steps_shared(sharing, config, rows, tmp_path, step)
     for answer in answers:
         assert answer["losses"] == pytest.approx([expected.item()], rel=1e-4)
         assert answer["norms"] == pytest.approx([torch.stack(norms).norm().item()], rel=1e-3)
@@ -225,10 +232,7 @@ def test_skipped_positions_are_drawn_alike_however_the_step_is_shared(
         "max_steps": 1, "max_grad_norm": 1e9, "position_target": 200, "seed": 42,
         "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2 // copies,
     }  # fmt: skip
-    if sharing is None:
-        answers = [take_steps(config, rows, tmp_path, step)]
-    else:
-        answers = on_two_forked_ranks(take_steps, config, rows, tmp_path, step)
+    answers = take_steps_shared(sharing, config, rows, tmp_path, step)
     for answer in answers:
         assert answer["losses"] == pytest.approx([expected.item()], rel=1e-5)
         assert answer["norms"] == pytest.approx([torch.stack(norms).norm().item()], rel=1e-4)
