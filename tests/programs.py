@@ -91,6 +91,16 @@ def wait_for(
         time.sleep(0.05)
 
 
+def has_saved(run_dir: Path, step: int) -> bool:
+    """Whether a run has saved a checkpoint of `step` or of a later step.
+
+    A fast run deletes its old checkpoints before anybody has seen them, so that no single one can
+    be waited for."""
+    found = (run_dir / "checkpoints").glob("checkpoint-*")
+    steps = (path.name.removeprefix("checkpoint-") for path in found)
+    return any(int(name) >= step for name in steps if name.isdecimal())
+
+
 def run_on_ranks(world_size: int, module: str, *arguments: str) -> str:
     """Run `module` on `world_size` gloo ranks below torchrun; what all of them printed."""
     elastic = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}")

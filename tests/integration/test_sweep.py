@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from sft_app.records.result import RunResult, Status, read_result
-from tests.programs import started, wait_for
+from tests.programs import has_saved, started, wait_for
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 PRETEND = {"PYTHONPATH": str(Path(__file__).parents[1] / "pretend")}
@@ -168,7 +168,7 @@ def test_interrupted_it_ends_in_seconds_and_goes_on_from_the_checkpoint(
     with started(
         [program, *command[1:]], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
-        wait_for(lambda: list(folder.glob("context_length-64/checkpoints/checkpoint-3")), process)
+        wait_for(lambda: has_saved(folder / "context_length-64", 3), process)
         below = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)

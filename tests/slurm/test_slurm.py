@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sft_app.records.result import Status, read_result
+from tests.programs import has_saved
 
 pytest.importorskip("submitit", reason="needs the extra [slurm]")
 pytestmark = pytest.mark.slurm
@@ -62,7 +63,7 @@ def test_a_preempted_job_is_requeued_and_goes_on_from_its_checkpoint(
     submitter = subprocess.Popen(
         command, cwd=tmp_path, env=cluster, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    wait_for(lambda: (job / "checkpoints/checkpoint-3").exists(), submitter)
+    wait_for(lambda: has_saved(job, 3), submitter)
     number = only_job(cluster)
     subprocess.run(["scancel", "--signal=USR2", number], env=cluster, check=True)
     wait_for(lambda: "PENDING" in state(number, cluster), submitter)
