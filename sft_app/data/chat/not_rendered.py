@@ -91,6 +91,8 @@ def _leaves(item: Conversation) -> Iterator[tuple[str, str]]:
         for key in ("name", "description"):
             if isinstance(function, dict) and _says(function.get(key)):
                 yield "tools", function[key]
+        for parameter in _properties(function):
+            yield "tools", str(parameter)
     for message in item.messages:
         if _says(message.content):
             kind = "tool_result" if message.role == "tool" else message.role
@@ -120,6 +122,8 @@ def _with_names(item: Conversation) -> tuple[Conversation, list[str]]:
             for key in ("name", "description"):
                 if _says(function.get(key)):
                     function[key] = name()
+            if _properties(function):
+                function["parameters"] = _named_properties(function["parameters"], name)
             tool = {**tool, "function": function}
         tools.append(tool)
     messages = []
@@ -135,6 +139,23 @@ def _with_names(item: Conversation) -> tuple[Conversation, list[str]]:
             ]
         messages.append(replace(message, content=content, extra=extra, earlier=()))
     return replace(item, messages=messages, tools=tools or None), names
+
+
+def _properties(function: Any) -> dict[str, Any]:
+    """The parameters of a function, by name; empty where its schema has none, or is none."""
+    parameters = function.get("parameters") if isinstance(function, dict) else None
+    properties = parameters.get("properties") if isinstance(parameters, dict) else None
+    return properties if isinstance(properties, dict) else {}
+
+
+def _named_properties(parameters: dict[str, Any], name: Callable[[], str]) -> dict[str, Any]:
+    """A schema with a name in the place of each parameter's, where it is required as well."""
+    names = {key: name() for key in parameters["properties"]}
+    named = {names[key]: value for key, value in parameters["properties"].items()}
+    required = parameters.get("required")
+    if isinstance(required, list):
+        parameters = {**parameters, "required": [names.get(str(key), key) for key in required]}
+    return {**parameters, "properties": named}
 
 
 def _named_function(function: dict[str, Any], name: Callable[[], str]) -> dict[str, Any]:

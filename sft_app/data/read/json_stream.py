@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from sft_app.data.read.limits import MAX_RECORD_BYTES, Unreadable, check_depth, unreadable
+from sft_app.data.read.limits import (
+    DECODER,
+    MAX_RECORD_BYTES,
+    Unreadable,
+    check_depth,
+    unreadable,
+)
 from sft_app.data.read.open_file import open_bytes
 from sft_app.data.read.record import BadRecord, Record, wrong_encoding
 
@@ -156,7 +162,7 @@ def _next_record(path: Path, window: _Window, number: int) -> Record | BadRecord
     try:
         value, end, error = _decode(window)
     except Unreadable as problem:
-        _recover(window)
+        _leave_out(window)
         return BadRecord(problem.reason, f"{where}, byte {byte}: {problem}")
     if error is None:
         brackets = window.text.count("{", window.at, end) + window.text.count("[", window.at, end)
@@ -182,14 +188,16 @@ def _next_record(path: Path, window: _Window, number: int) -> Record | BadRecord
     )
 
 
-_decoder = json.JSONDecoder()
+_ANY_KEYS = json.JSONDecoder()
 
 
-def _decode(window: _Window) -> tuple[Any, int, json.JSONDecodeError | None]:
+def _decode(
+    window: _Window, decoder: json.JSONDecoder = DECODER
+) -> tuple[Any, int, json.JSONDecodeError | None]:
     """The value at `window.at` and where it ends, reading on for as long as it may be cut."""
     while True:
         try:
-            value, end = _decoder.raw_decode(window.text, window.at)
+            value, end = decoder.raw_decode(window.text, window.at)
             # A number at the very end of the window may go on.
             if end < len(window.text) or window.ended:
                 break
@@ -213,6 +221,18 @@ def _too_large() -> Unreadable:
 def _is_cut(error: json.JSONDecodeError, window: _Window) -> bool:
     """Whether the end of the window alone may be the reason."""
     return error.msg.startswith("Unterminated string") or error.pos > len(window.text) - 16
+
+
+def _leave_out(window: _Window) -> None:
+    """Move behind a record that is JSON and cannot be used, or else as `_recover` does."""
+    try:
+        _, end, _ = _decode(window, _ANY_KEYS)
+    except Unreadable:
+        end = window.at
+    if end > window.at:
+        window.move(end)
+    else:
+        _recover(window)
 
 
 def _recover(window: _Window) -> bool:

@@ -25,13 +25,29 @@ class Unreadable(ValueError):
         self.reason = reason
 
 
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values; Python's own parser keeps the last of two values."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for key, value in pairs:
+            if value != found[key]:
+                raise Unreadable(
+                    "doubled_key", f"expected each key once, found two values of {key[:80]!r}"
+                )
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_each_key_once)
+"""Of JSON records; raises Unreadable for an object that has two different values of one key."""
+
+
 def parse_record(text: str) -> Any:
     """Return the value of a JSON text.
 
     Raises json.JSONDecodeError for what is no JSON, and Unreadable for what no record needs.
     """
     try:
-        value = json.loads(text)
+        value = DECODER.decode(text)
     except json.JSONDecodeError:
         raise
     except (RecursionError, ValueError) as error:

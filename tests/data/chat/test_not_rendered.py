@@ -70,6 +70,23 @@ def test_tools_calls_and_results(template, kinds):
         assert kinds_left_out(template, with_tools()) == kinds
 
 
+def test_a_tool_without_its_parameters_is_left_out():
+    """What stands there would teach calls with arguments that nobody has told the model of."""
+    properties = {"city": {"type": "string"}, "day": {"type": "string"}}
+    parameters = {"type": "object", "properties": properties, "required": ["city"]}
+    function = {"name": "weather", "description": "of a city", "parameters": parameters}
+    tools = [{"type": "function", "function": function}]
+    assert rendered(WITH_TOOLS, with_tools(tools=tools))
+    required_alone = WITH_TOOLS.replace(
+        "(tools | tojson)",
+        "tools[0].function.name + tools[0].function.description"
+        " + tools[0].function.parameters.required[0]",
+    )
+    assert kinds_left_out(required_alone, with_tools(tools=tools)) == {"tools"}
+    del properties["day"]
+    assert rendered(required_alone, with_tools(tools=tools))
+
+
 def test_short_texts_that_stand_in_the_header_by_chance_are_missed_as_well():
     conversation = Conversation(
         [Message("user", "a"), Message("assistant", "", extra={"tool_calls": [call("s", n="t")]})]

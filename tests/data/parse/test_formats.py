@@ -439,9 +439,10 @@ def test_null_arguments_that_no_schema_knows_are_no_arguments():
     [
         ('{"a": ' + "[" * 400 + "]" * 400 + "}", "too_deep"),
         ('{"a": ' + "9" * 5000 + "}", "number_too_long"),
+        ('{"a": 1, "b": 0, "a": 2}', "doubled_key"),
         ('{"a": ', "not_this_format"),
     ],
-    ids=["deep", "digits", "cut off"],
+    ids=["deep", "digits", "doubled", "cut off"],
 )
 def test_arguments_in_json_text_have_the_limits_of_records(arguments, reason):
     call = {"function": {"name": "f", "arguments": arguments}}

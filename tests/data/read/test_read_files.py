@@ -287,12 +287,20 @@ def test_an_array_in_a_jsonl_file(tmp_path, indent):
 DEEP = '{"text": ' + "[" * 400 + "]" * 400 + "}"
 DEEPER = '{"text": ' + "[" * 90_000 + "]" * 90_000 + "}"
 LONG_NUMBER = '{"text": ' + "7" * 5_000 + "}"
+DOUBLED = '{"text": "first", "about": {"text": "inside"}, "text": "second"}'
+INSIDE = '{"text": "first", "about": [{"text": "a", "text": "b"}, {"text": "c"}]}'
 
 
 @pytest.mark.parametrize(
     ("record", "reason"),
-    [(DEEP, "too_deep"), (DEEPER, "too_deep"), (LONG_NUMBER, "number_too_long")],
-    ids=["400 levels", "90,000 levels", "5,000 digits"],
+    [
+        (DEEP, "too_deep"),
+        (DEEPER, "too_deep"),
+        (LONG_NUMBER, "number_too_long"),
+        (DOUBLED, "doubled_key"),
+        (INSIDE, "doubled_key"),
+    ],
+    ids=["400 levels", "90,000 levels", "5,000 digits", "two values", "two values inside"],
 )
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "array.json"])
 def test_what_no_record_needs_is_named_and_the_next_one_read(tmp_path, record, reason, name):
@@ -303,6 +311,20 @@ def test_what_no_record_needs_is_named_and_the_next_one_read(tmp_path, record, r
     assert values(path) == [{"text": "before"}, {"text": "after"}]
     (only,) = bad(path)
     assert only.reason == reason and "line 2" in only.message
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_key_that_has_the_same_value_twice_loses_nothing(tmp_path, name):
+    path = tmp_path / name
+    path.write_text('{"id": 1, "text": "a", "id": 1}\n')
+    assert values(path) == [{"id": 1, "text": "a"}] and not bad(path)
+
+
+def test_a_broken_record_with_a_key_that_has_two_values_is_named_and_the_next_one_read(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('[{"text": {"a": 1, "a": 2}, "text" oh}, {"text": "after"}]')
+    assert values(path) == [{"text": "after"}]
+    assert [b.reason for b in bad(path)] == ["doubled_key"]
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl.gz", "a.csv", "a.tsv.xz", "a.parquet"])
