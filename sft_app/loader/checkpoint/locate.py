@@ -19,6 +19,8 @@ class Checkpoint:
     is_local: bool
     revision: str | None = None
     cache_dir: str | None = None
+    weights_file: str | None = None
+    """The file of weights, or their index, that config.json names (`transformers_weights`)."""
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments that every `from_pretrained` takes."""

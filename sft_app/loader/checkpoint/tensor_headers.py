@@ -40,6 +40,8 @@ def read_headers(checkpoint: Checkpoint, *, allow_pickle: bool = False) -> Heade
     folder = weights_folder(checkpoint)
     if folder is None:
         return _read_hub(checkpoint, allow_pickle=allow_pickle)
+    if checkpoint.weights_file is not None:
+        return _read_named(folder, checkpoint.weights_file)
     return _read_folder(folder, allow_pickle=allow_pickle)
 
 
@@ -69,6 +71,26 @@ def _read_folder(folder: Path, *, allow_pickle: bool) -> Headers | NoHeaders:
         f"model.name_or_path: {folder} has no weights ({WHOLE} or {INDEX}){_instead(folder)}; give "
         "a directory that holds them, or a hub id."
     )
+
+
+def _read_named(folder: Path, file: str) -> Headers:
+    """Read what config.json names; transformers takes it whatever else lies there."""
+    inside = (folder / file).resolve().is_relative_to(folder.resolve())
+    if not inside or not file.endswith((".safetensors", ".safetensors.index.json")):
+        raise ConfigError(
+            f"model.name_or_path: the config.json of {folder} says transformers_weights={file!r}, "
+            "where a .safetensors file of that folder is expected, or an index of such files; "
+            "name one, or take the key out."
+        )
+    if not (folder / file).is_file():
+        raise ConfigError(
+            f"model.name_or_path: {folder} lacks {file}, which its config.json names "
+            "(transformers_weights); copy it from where the checkpoint came from, or take the key "
+            "out."
+        )
+    if file.endswith(".json"):
+        return _read_shards(folder, file)
+    return dict(_read_file(folder, file))
 
 
 def _check_no_shards_beside(folder: Path) -> None:
@@ -117,13 +139,13 @@ def _instead(folder: Path) -> str:
     return ""
 
 
-def _read_shards(folder: Path) -> Headers:
+def _read_shards(folder: Path, index_file: str = INDEX) -> Headers:
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index = json.loads((folder / index_file).read_text(encoding="utf-8"))
         named = {str(name): str(file) for name, file in index["weight_map"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"model.name_or_path: {folder / INDEX} is no index of weights "
+            f"model.name_or_path: {folder / index_file} is no index of weights "
             f"({type(error).__name__}: {error}); copy the checkpoint again."
         ) from error
     files = sorted(set(named.values()))
@@ -147,8 +169,8 @@ def _read_shards(folder: Path) -> Headers:
     absent = [name for name in named if name not in headers]
     if absent:
         raise ConfigError(
-            f"model.name_or_path: {folder / INDEX} names {absent[0]!r}, which is in none of its "
-            f"{len(files)} files ({len(absent)} such tensors); index and shards belong to "
+            f"model.name_or_path: {folder / index_file} names {absent[0]!r}, which is in none of "
+            f"its {len(files)} files ({len(absent)} such tensors); index and shards belong to "
             "different checkpoints: copy them again."
         )
     return headers
@@ -211,14 +233,15 @@ def _place(stated: Any) -> tuple[int, int]:
 
 def _cached_folder(checkpoint: Checkpoint) -> Path | None:
     """Find the snapshot of a hub model that was downloaded before."""
-    for name in (WHOLE, INDEX, PICKLED, PICKLED_INDEX):
+    usual = (WHOLE, INDEX, PICKLED, PICKLED_INDEX)
+    for name in usual if checkpoint.weights_file is None else (checkpoint.weights_file,):
         found = try_to_load_from_cache(
             checkpoint.location, name, cache_dir=checkpoint.cache_dir, revision=checkpoint.revision
         )
         if isinstance(found, str):
             folder = Path(found).parent
             # Some shards may be there and others not yet: then the hub knows more.
-            if name in (WHOLE, PICKLED) or _is_whole(folder / name):
+            if not name.endswith(".json") or _is_whole(folder / name):
                 return folder
     return None
 
@@ -240,6 +263,8 @@ def _indexed(path: Path) -> list[str]:
 def _read_hub(checkpoint: Checkpoint, *, allow_pickle: bool) -> Headers | NoHeaders:
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         return NoHeaders("the hub is not asked (HF_HUB_OFFLINE), and no copy is on this machine")
+    if checkpoint.weights_file is not None:
+        return NoHeaders(f"config.json names {checkpoint.weights_file}")
     try:
         metadata = get_safetensors_metadata(checkpoint.location, revision=checkpoint.revision)
     except NotASafetensorsRepoError as error:

@@ -6,7 +6,7 @@ names, shapes and dtypes of the files' headers, and what it says is taken for an
 """
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -71,6 +71,8 @@ class WeightsPlan:
             if self.tensor_dtypes:
                 others = ", ".join(sorted({_name(d) for d in self.tensor_dtypes.values()}))
                 what += f", {len(self.tensor_dtypes):,} of them {others}: saved as they came"
+            if self.checkpoint.weights_file:
+                what += f"; from {self.checkpoint.weights_file}, which config.json names"
         lines = [("weights", what)]
         if self.quantized:
             lines.append(("quantised", self.quantized))
@@ -95,7 +97,8 @@ def plan_weights(model_config: ModelConfig, hf_config: PretrainedConfig) -> Weig
     """
     name = model_config.name_or_path
     quantized = plan_quantized_source(hf_config, name)
-    checkpoint = find_checkpoint(model_config)
+    named = getattr(hf_config, "transformers_weights", None)
+    checkpoint = replace(find_checkpoint(model_config), weights_file=named)
     headers = read_headers(checkpoint, allow_pickle=model_config.allow_pickle)
     check_no_adapter_beside(checkpoint.file(PEFT_CONFIG), f"model.name_or_path: {name!r}")
     towers = None

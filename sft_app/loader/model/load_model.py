@@ -116,6 +116,8 @@ def load_model(
             receive_weights(built, device)
         built.eval()
 
+    if hasattr(built.config, "transformers_weights"):  # it names a file of the source alone
+        del built.config.transformers_weights
     make_saveable(built)
     freeze_towers(built)
     check_built(built, plan.rotary_dims)

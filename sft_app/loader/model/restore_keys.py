@@ -18,7 +18,7 @@ from sft_app.records.run_files import write_atomically
 _CHANGED = re.compile(
     r"rope_.*|rotary_.*|partial_rotary_factor|.*_token_ids?|.*torch_dtype|dtype|use_cache|vocab_size|"
     r"max_position_embeddings|original_max_position_embeddings|max_sequence_length|max_seq_len|"
-    r"model_max_length|seq_length|n_positions|n_ctx|quantization_config|transformers_version|_name_or_path|"
+    r"model_max_length|seq_length|n_positions|n_ctx|quantization_config|transformers_(?:version|weights)|_name_or_path|"
     r"num_nextn_predict_layers|mtp_num_hidden_layers|head_dim|architectures|auto_map|_attn_implementation.*"
 )
 """What training, or saving, decides anew."""

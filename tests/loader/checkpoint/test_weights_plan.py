@@ -18,6 +18,7 @@ from sft_app.loader.checkpoint.stored_weights import StoredWeight, StoredWeights
 from sft_app.loader.checkpoint.tensor_headers import INDEX
 from sft_app.loader.checkpoint.weights_plan import WeightsPlan, plan_weights
 from sft_app.loader.model.load_model import load_model
+from sft_app.loader.model.restore_keys import restore_keys
 from sft_app.loader.rope.rope_plan import plan_rope
 
 MakeCheckpoint = Callable[..., ModelConfig]
@@ -296,6 +297,61 @@ def test_shards_may_be_in_a_folder_of_their_own(
     assert isinstance(stored, StoredWeights)
     found = stored.find("model.norm.weight")
     assert isinstance(found, StoredWeight) and found.path.is_file()
+
+
+def naming(directory: Path, file: str) -> ModelConfig:
+    """The checkpoint, whose config.json names its weights."""
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"transformers_weights": file}))
+    return ModelConfig(name_or_path=str(directory))
+
+
+@pytest.mark.parametrize("in_shards", [False, True])
+def test_the_weights_that_config_json_names_are_planned_loaded_and_not_named_in_what_is_saved(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, in_shards: bool
+) -> None:
+    source, directory, saved = make_checkpoint("llama"), tmp_path / "named", tmp_path / "saved"
+    file = "averaged.safetensors"
+    if in_shards:
+        sharded(source, directory)
+        (directory / INDEX).rename(directory / "averaged.safetensors.index.json")
+        file = "averaged.safetensors.index.json"
+    else:
+        shutil.copytree(source.name_or_path, directory)
+        (directory / "model.safetensors").rename(directory / file)
+    meant = load_file(Path(source.name_or_path) / "model.safetensors")
+    others = {name: torch.zeros_like(tensor) for name, tensor in meant.items()}
+    save_file(others, directory / "model.safetensors", metadata={"format": "pt"})
+
+    checkpoint = naming(directory, file)
+    plan = planned(checkpoint)
+    assert f"from {file}, which config.json names" in str(plan)
+    assert isinstance(plan.stored, StoredWeights)
+    found = plan.stored.find("model.norm.weight")
+    assert isinstance(found, StoredWeight) and found.path.name != "model.safetensors"
+    config = load_pretrained_config(checkpoint)
+    model = load_model(checkpoint, config, plan_rope(config, 64, RopeConfig()))
+    assert all(torch.equal(tensor, meant[name]) for name, tensor in model.state_dict().items())
+    model.save_pretrained(saved)
+    restore_keys(saved, plan.checkpoint)
+    assert "transformers_weights" not in json.loads((saved / "config.json").read_text())
+    assert not hasattr(model.config, "transformers_weights"), "checkpoints name their own"
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("averaged.safetensors", "lacks averaged.safetensors, which its config.json names"),
+        ("../model.safetensors", "a .safetensors file of that folder is expected"),
+        ("model.bin", "a .safetensors file of that folder is expected"),
+    ],
+)
+def test_a_name_in_config_json_that_is_no_file_of_weights_is_refused(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, file: str, message: str
+) -> None:
+    shutil.copytree(make_checkpoint("llama").name_or_path, tmp_path / "named")
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        planned(naming(tmp_path / "named", file))
 
 
 def test_an_adapter_beside_the_weights_or_alone_is_told(
