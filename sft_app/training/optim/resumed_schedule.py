@@ -1,33 +1,93 @@
-"""What a resume does to the learning rate, where the run is to take more or fewer steps.
+"""What a resume does to the optimizer's settings: those of the run that goes on hold.
 
-The schedule is that of the new number of steps, as if it had been planned so from the start. The
+An optimizer's state holds the settings that it was made with beside its moments, and a schedule's
+the peak that it began from. Both come back with a checkpoint, so that a run that goes on with
+another learning rate or weight decay (trainer.resume_anyway=true) would train with the old ones.
+
+The schedule is that of the new number of steps, as if it had been planned so from the start: the
 optimizer of a checkpoint still holds the rate of the old one, which may be nothing at its end.
 """
 
 import json
+import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
+
+GIVEN = ("weight_decay", "betas", "eps", "momentum", "dampening", "nesterov", "alpha", "beta1",
+         "beta2", "clip_threshold", "decay_rate", "lr_decay")  # fmt: skip
+"""What optimizers keep of their settings in a group of parameters. Not all that stands there is
+one: some count their steps in it."""
+
+
+@dataclass(frozen=True)
+class GivenSettings:
+    """What an optimizer and its schedule were made with, before they take over a checkpoint's."""
+
+    groups: list[dict[str, Any]]
+    peaks: list[float] | None
+    """Of the learning rate, one for each group; None: the schedule has none."""
+
+    @classmethod
+    def of(cls, optimizer: Any, schedule: Any) -> Self:
+        """Note those of an optimizer, and of the schedule of its learning rate."""
+        groups = [
+            {name: value for name, value in group.items() if name in GIVEN}
+            for group in optimizer.param_groups
+        ]
+        peaks = list(schedule.base_lrs) if isinstance(schedule, LambdaLR) else None
+        return cls(groups, peaks)
+
+    def put_back(self, optimizer: Any, schedule: Any) -> list[str]:
+        """Give them to an optimizer and a schedule that have taken over a checkpoint; say which."""
+        changed: dict[str, str] = {}
+        for group, given in zip(optimizer.param_groups, self.groups, strict=True):
+            for name, value in given.items():
+                was = group.get(name)
+                if name in group and _as_list(was) != _as_list(value):
+                    changed[name] = f"{name} {value} in the place of {was}"
+                group[name] = value
+        if self.peaks is not None:
+            schedule.base_lrs = list(self.peaks)
+        return list(changed.values())
+
+
+def _as_list(value: Any) -> Any:
+    """Return a tuple as the list that it may have been saved as."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def fit_learning_rate(schedule: Any, checkpoint: Path, max_steps: int) -> str | None:
     """Give the next step the rate of `schedule`, and say what changes; None: nothing does.
 
-    `schedule` has taken over the state of `checkpoint`; `max_steps`: optimizer steps of the run
-    that goes on. Schedules that react to what they see have no rate for a step, and stay as they
-    are.
+    `schedule` has taken over the state of `checkpoint`, and has the peaks of the run that goes on;
+    `max_steps`: optimizer steps of that run. Schedules that react to what they see have no rate for
+    a step, and stay as they are.
     """
+    if not isinstance(schedule, LambdaLR):
+        return None
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     planned = state.get("max_steps")
-    if planned in (None, max_steps) or not isinstance(schedule, LambdaLR):
-        return None
     groups, step = schedule.optimizer.param_groups, schedule.last_epoch
-    before = groups[0]["lr"]
-    for group, peak, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
-        group["lr"] = peak * factor(step)
-    return (
-        f"at step {step:,} of {max_steps:,}, and no longer of {planned:,}: the schedule is that of "
-        f"{max_steps:,} steps from the start, so that the learning rate goes on at "
-        f"{groups[0]['lr']:.3g} where it stood at {before:.3g}"
-    )
+    before = float(groups[0]["lr"])
+    peaks_and_factors = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    rates = [float(peak) * factor(step) for peak, factor in peaks_and_factors]
+    for group, rate in zip(groups, rates, strict=True):
+        if isinstance(group["lr"], Tensor):  # torchao's optimizers take no other
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+    schedule.load_state_dict({**schedule.state_dict(), "_last_lr": rates})  # which is logged
+    now = float(groups[0]["lr"])
+    goes_on = f"the learning rate goes on at {now:.3g} where it stood at {before:.3g}"
+    if planned not in (None, max_steps):
+        return (
+            f"at step {step:,} of {max_steps:,}, and no longer of {planned:,}: the schedule is "
+            f"that of {max_steps:,} steps from the start, so that {goes_on}"
+        )
+    if math.isclose(now, before, rel_tol=1e-6):
+        return None
+    return f"at step {step:,}: by the settings of this run {goes_on}"

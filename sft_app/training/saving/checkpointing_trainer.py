@@ -23,7 +23,7 @@ from sft_app.records.disk_space import check_space, explain_full_disk
 from sft_app.records.manifest import write_manifest
 from sft_app.records.run_files import IDENTITY
 from sft_app.training.guards.step_guard import check_weights
-from sft_app.training.optim.resumed_schedule import fit_learning_rate
+from sft_app.training.optim.resumed_schedule import GivenSettings, fit_learning_rate
 from sft_app.training.optim.summing_trainer import SummingTrainer
 from sft_app.training.parallel.fsdp import load_shards, save_shards
 from sft_app.training.peft.lora import plain_model
@@ -56,6 +56,11 @@ class CheckpointingTrainer(SummingTrainer):
     """The step whose checkpoint training goes on from."""
     _planned_steps: int = 0
     """Optimizer steps that the learning-rate schedule was made for."""
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Log, measure and save as often as this run is to, and not as the checkpoint's was."""
+        self.state.compute_steps(self.args, self.state.max_steps)
+        return super()._prepare_for_training(*args, **kwargs)
 
     @property
     def _lora(self) -> bool:
@@ -158,6 +163,7 @@ class CheckpointingTrainer(SummingTrainer):
         if checkpoint is None:
             return
         folder = Path(checkpoint)
+        given = GivenSettings.of(self.optimizer, self.lr_scheduler)
         if self.prepared.sharded:
             load_shards(self.model, self.optimizer, folder)
         else:
@@ -169,6 +175,9 @@ class CheckpointingTrainer(SummingTrainer):
             self.optimizer.load_state_dict(state)
         schedule = torch.load(folder / SCHEDULER_NAME, weights_only=True)
         self.lr_scheduler.load_state_dict(schedule)
+        others = given.put_back(self.optimizer, self.lr_scheduler)
+        if others:
+            log.info("resume          the optimizer goes on with %s", ", ".join(others))
         changed = fit_learning_rate(self.lr_scheduler, folder, self._planned_steps)
         if changed is not None:
             log.info("resume          %s", changed)

@@ -3,22 +3,35 @@
 import errno
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from sft_app.records import disk_space
 from sft_app.records.disk_space import DiskFull
 from sft_app.records.manifest import damage_of, write_manifest
 from sft_app.training.metrics import token_counts
+from sft_app.training.parallel.fsdp import shard
 from sft_app.training.saving import checkpointing_trainer
+from sft_app.training.saving.checkpoints import numbered
 from sft_app.training.sft_trainer import SFTTrainer
+from tests.forked_ranks import on_two_forked_ranks
+from tests.newer_transformers import NEEDS_SHARDED_MODELS
+from tests.training.random_models import build_random_model
 from tests.training.training_steps import packed_rows, prepared, trainer_of
 
 
-@pytest.fixture
-def trainer(random_model, tmp_path, monkeypatch) -> SFTTrainer:
+@pytest.fixture(autouse=True)
+def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second for each trainer."""
     monkeypatch.setattr(token_counts, "measure_matmul_rate", lambda device, dtype: 1e9)
+
+
+@pytest.fixture
+def trainer(random_model, tmp_path) -> SFTTrainer:
     return trainer_of(
         prepared(random_model("llama")), tmp_path / "checkpoints", packed_rows(8),
         max_steps=3, save_strategy="steps", save_steps=1,
@@ -80,3 +93,62 @@ def test_storage_that_keeps_a_save_waiting_is_told(
             time.sleep(0.01)
     told = f"the checkpoint of step 3 has been written to {tmp_path} for 2 minutes"
     assert caplog.messages[1] == told
+
+
+def a_run(random_model, tmp_path: Path, **settings: Any) -> SFTTrainer:
+    return trainer_of(
+        prepared(random_model("llama")), tmp_path / "checkpoints", packed_rows(8),
+        **{"max_steps": 6, "save_strategy": "steps", "save_steps": 2, **settings},
+    )  # fmt: skip
+
+
+def steps_logged(trainer: SFTTrainer) -> list[int]:
+    return [entry["step"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_a_resumed_run_saves_and_logs_as_often_as_it_is_told_now(
+    random_model, tmp_path: Path
+) -> None:
+    first = a_run(random_model, tmp_path, max_steps=2, logging_steps=2)
+    first.train()
+    rest = a_run(random_model, tmp_path, save_steps=1, logging_steps=1)
+    rest.train(resume_from_checkpoint=str(tmp_path / "checkpoints/checkpoint-2"))
+    assert [path.name for path in numbered(tmp_path / "checkpoints")] == [
+        f"checkpoint-{step}" for step in (2, 3, 4, 5, 6)
+    ]
+    assert steps_logged(rest) == [2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=NEEDS_SHARDED_MODELS)])
+def test_a_resumed_run_trains_with_the_optimizers_settings_that_it_is_given(
+    tmp_path: Path, sharded: bool
+) -> None:
+    """A checkpoint's optimizer and schedule hold those of before; they are said, and replaced."""
+    if sharded:
+        on_two_forked_ranks(_resume_with_other_settings, tmp_path, True)
+    else:
+        _resume_with_other_settings(tmp_path, False)
+
+
+def _resume_with_other_settings(tmp_path: Path, sharded: bool) -> None:
+    def a_run_of(**settings: Any) -> SFTTrainer:
+        model = prepared(build_random_model("llama"))
+        if sharded:
+            shard(model.model, model.model, torch.device("cpu"))
+            model = replace(model, sharded=True)
+        return trainer_of(
+            model, tmp_path / "checkpoints", packed_rows(8), max_steps=4,
+            save_strategy="steps", save_steps=2, lr_scheduler_type="constant", **settings,
+        )  # fmt: skip
+
+    a_run_of(weight_decay=0.1).train()
+    rest = a_run_of(
+        learning_rate=1e-5, weight_decay=0.5, adam_beta1=0.7, adam_beta2=0.5, adam_epsilon=1e-3
+    )
+    rest.train(resume_from_checkpoint=str(tmp_path / "checkpoints/checkpoint-2"))
+    decayed, others = rest.optimizer.param_groups
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.5, 0.0)
+    for group in (decayed, others):
+        assert (group["lr"], tuple(group["betas"]), group["eps"]) == (1e-5, (0.7, 0.5), 1e-3)
+    rates = [e["learning_rate"] for e in rest.state.log_history if "loss" in e]
+    assert rates == [1e-2, 1e-2, 1e-5, 1e-5]
