@@ -16,8 +16,9 @@ from transformers.trainer_utils import SaveStrategy
 from sft_app.common import ranks
 from sft_app.config.schema.trainer import OnLossSpike
 from sft_app.records.result import Rewind
+from sft_app.training.guards import loss_spikes, step_guard
 from sft_app.training.guards.autopsy import write_autopsy
-from sft_app.training.guards.loss_spikes import KEY, LossSpikes, Spike
+from sft_app.training.guards.loss_spikes import LossSpikes, Spike
 from sft_app.training.guards.step_guard import (
     Look,
     StepGuard,
@@ -177,18 +178,21 @@ class GuardedTrainer(HeldoutTrainer):
             group["lr"] = rate
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
-        """Train; a resumed run compares losses with those of the steps before the checkpoint."""
-        self._restores_spikes = resume_from_checkpoint is not None
+        """Train; a resumed run knows what its guards have kept of the steps before."""
+        self._restores_guards = resume_from_checkpoint is not None
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        if self._restores_spikes:
-            self.spikes.restore(self.state.stateful_callbacks.get(KEY, {}))
+        if self._restores_guards:
+            kept = self.state.stateful_callbacks
+            self.spikes.restore(kept.get(loss_spikes.KEY, {}))
+            self.guard.restore(kept.get(step_guard.KEY, {}))
         return super()._prepare_for_training(*args, **kwargs)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self.state.stateful_callbacks[step_guard.KEY] = self.guard.as_dict()
         if self.spikes.watches:
-            self.state.stateful_callbacks[KEY] = self.spikes.as_dict()
+            self.state.stateful_callbacks[loss_spikes.KEY] = self.spikes.as_dict()
         super()._save_checkpoint(*args, **kwargs)
 
     # -- what both need ------------------------------------------------------------------------

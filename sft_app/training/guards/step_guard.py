@@ -22,6 +22,8 @@ from sft_app.training.guards.stop_signals import StopSignals
 
 log = logging.getLogger(__name__)
 
+KEY = "StepGuard"
+"""Where a checkpoint's trainer_state.json keeps the count, among what callbacks keep there."""
 MOST_IN_A_ROW = 10
 """Steps that on_nonfinite=skip leaves out one after the other before the run is stopped."""
 
@@ -94,6 +96,15 @@ class StepGuard:
     def passed(self) -> None:
         """Note a step that is finite."""
         self._in_a_row = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Return what a checkpoint keeps."""
+        return {"skipped_steps": self.skipped_steps, "in_a_row": self._in_a_row}
+
+    def restore(self, kept: dict[str, int]) -> None:
+        """Count on from what a checkpoint has kept; one without it keeps nothing."""
+        self.skipped_steps = kept.get("skipped_steps", 0)
+        self._in_a_row = kept.get("in_a_row", 0)
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:

@@ -121,12 +121,30 @@ def test_a_mean_over_several_steps_counts_those_that_were_taken(random_model, tm
     assert runs["clean"] != runs["skipped"]
 
 
+def test_a_run_that_goes_on_still_counts_the_steps_that_were_left_out_before(
+    random_model, tmp_path
+):
+    settings = {"on_nonfinite": OnNonfinite.skip, "save_strategy": "steps", "save_steps": 2}
+    a_run(random_model, tmp_path, {2}, max_steps=2, **settings)[0].train()
+    rest, _ = a_run(random_model, tmp_path, {4}, max_steps=5, **settings)
+    rest.train(resume_from_checkpoint=str(tmp_path / "checkpoints/checkpoint-2"))
+    assert rest.guard.skipped_steps == 2
+
+
 def test_skipping_ends_when_every_step_is_like_that(random_model, tmp_path):
     trainer, _ = a_run(
         random_model, tmp_path, set(range(99)), max_steps=50, on_nonfinite=OnNonfinite.skip
     )
     with pytest.raises(TrainingDiverged, match="step 11"):
         trainer.train()
+
+
+def test_starting_again_allows_no_more_such_steps_in_a_row(random_model, tmp_path):
+    settings = {"on_nonfinite": OnNonfinite.skip, "save_strategy": "steps", "save_steps": 8}
+    a_run(random_model, tmp_path, set(range(99)), max_steps=8, **settings)[0].train()
+    rest, _ = a_run(random_model, tmp_path, set(range(99)), max_steps=50, **settings)
+    with pytest.raises(TrainingDiverged, match="step 11"):
+        rest.train(resume_from_checkpoint=str(tmp_path / "checkpoints/checkpoint-8"))
 
 
 def test_weights_that_an_update_has_ruined_are_not_saved(random_model, tmp_path):
