@@ -62,11 +62,11 @@ class _Call:
         return [p for p in self.module.parameters() if p.requires_grad]
 
     def draws(self) -> bool:
-        """Tell whether random numbers are drawn, which backward has to draw again."""
-        return any(
-            isinstance(part, nn.Dropout) and part.p and part.training
-            for part in self.module.modules()
-        )
+        """Tell whether random numbers may be drawn, which backward has to draw again.
+
+        Not every family has a layer for its dropout: Starcoder-2 and Seed-OSS call a function.
+        """
+        return any(part.training for part in self.module.modules())
 
     def tiles(self, rows: Tensor) -> Iterator[slice]:
         for start in range(0, len(rows), self.tile_tokens):

@@ -114,9 +114,24 @@ def test_mixed_precision_is_that_of_whole_rows(random_model: RandomModel) -> Non
     assert (found[1] - found[0]).norm() < 0.02 * found[0].norm()
 
 
-def test_dropout_draws_the_same_numbers_again() -> None:
+class DropsByAFunction(nn.Sequential):
+    """As the MLPs of Starcoder-2 and Seed-OSS, which have no layer for it."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(super().forward(hidden), 0.5, self.training)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 4)),
+        DropsByAFunction(nn.Linear(4, 8), nn.Linear(8, 4)),
+    ],
+    ids=["layer", "function"],
+)
+def test_dropout_draws_the_same_numbers_again(module: nn.Module) -> None:
     """The gradient by differences: of a function that drops the same units in each call."""
-    module = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 4)).double()
+    module = module.double()
     hidden = torch.randn(1, 11, 4, dtype=torch.double, requires_grad=True)
 
     def call(hidden: torch.Tensor) -> torch.Tensor:
