@@ -19,8 +19,9 @@ Factor = Callable[[int], float]
 def without_idle_step(schedule: LRScheduler, optimizer: Optimizer, warmup: int) -> LRScheduler:
     """Return `schedule` with a warm-up from 0 that begins at peak / `warmup` steps instead.
 
-    Step k (from 1) of the warm-up runs at k / `warmup` of the peak; what follows is unchanged.
-    Schedules that warm up from another value, and those without one, stay as they are.
+    Step k (from 1) of the warm-up runs at what the schedule has after k steps, k / `warmup` of the
+    peak unless it rises otherwise; what follows is unchanged. Schedules that warm up from another
+    value, and those without one, stay as they are.
     """
     if not isinstance(schedule, LambdaLR) or warmup < 1:
         return schedule
@@ -54,4 +55,6 @@ def _without_idle_step(factor: Factor, warmup: int) -> Factor:
 
 
 def _warm_from_one(factor: Factor, warmup: int, step: int) -> float:
-    return (step + 1) / warmup if step < warmup else factor(step)
+    if step + 1 == warmup:  # a schedule may have come to its end there
+        return 1.0
+    return factor(step + 1 if step < warmup else step)

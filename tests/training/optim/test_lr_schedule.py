@@ -1,11 +1,12 @@
 """Every step of a run counts, its first one too."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import TrainingArguments, get_scheduler
 
 from sft_app.training.optim.lr_schedule import learning_rate_sum, without_idle_step
 from sft_app.training.screen.announce import little_training
@@ -51,6 +52,17 @@ def test_no_schedule_that_warms_up_has_an_idle_step(name: str, tmp_path: Path) -
     args = TrainingArguments(str(tmp_path), lr_scheduler_type=name, warmup_steps=3, use_cpu=True)
     first_idle = learning_rate_sum(args, 3)
     assert first_idle == pytest.approx(1 / 3 + 2 / 3 + 1)
+
+
+def test_a_warm_up_that_is_no_straight_line_keeps_its_form() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    schedule = get_scheduler(
+        "warmup_stable_decay", optimizer, num_warmup_steps=4, num_training_steps=12,
+        scheduler_specific_kwargs={"num_decay_steps": 4, "warmup_type": "cosine"},
+    )  # fmt: skip
+    (factor,) = without_idle_step(schedule, optimizer, 4).lr_lambdas
+    expected = [(1 - math.cos(math.pi * step / 4)) / 2 for step in (1, 2, 3, 4)]
+    assert [factor(step) for step in range(4)] == pytest.approx(expected)
 
 
 def test_what_does_not_warm_up_from_zero_stays_as_it_is() -> None:
