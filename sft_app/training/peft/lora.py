@@ -50,7 +50,8 @@ def put_adapter(
     `new_token_ids`, in the embedding and in the head, are trained beside the adapter: nothing else
     would ever move them from the mean at which they start.
 
-    Raises ConfigError when peft is missing, or the targets do not name a layer of the model.
+    Raises ConfigError when peft is missing, a target names no layer of the model, or one whose
+    weight is another layer's, too.
     """
     if config.method is AdapterMethod.none:
         return model
@@ -61,7 +62,7 @@ def put_adapter(
         )
     from peft import LoraConfig, TaskType, get_peft_model
 
-    targets = config.target_modules
+    targets, tied = config.target_modules, _tied_layers(model)
     lora = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=config.rank,
@@ -79,7 +80,43 @@ def put_adapter(
     except ValueError as error:
         raise ConfigError(f"adapter.target_modules={targets}: {error}") from error
     assert isinstance(wrapped, nn.Module)
+    _check_targets(wrapped, targets, tied)
     return wrapped
+
+
+def _tied_layers(model: PreTrainedModel) -> list[str]:
+    """Name the embedding and the head where they have one weight."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or head.weight is not embedding.weight:
+        return []
+    return [name for name, module in model.named_modules() if module in (embedding, head)]
+
+
+def _check_targets(wrapper: Any, targets: list[str], tied: list[str]) -> None:
+    """Raise ConfigError for a name without a layer, which PEFT passes over beside others.
+
+    And for a tied layer: the adapter is one layer's, and merged it would be in both.
+    """
+    if targets == ["all-linear"]:
+        return
+    tuner, config = wrapper.base_model, wrapper.active_peft_config
+    for wanted, found in (
+        (config.target_modules, tuner.targeted_module_names),
+        (config.target_parameters, getattr(tuner, "targeted_parameter_names", [])),
+    ):
+        for name in sorted(wanted or ()):  # as PEFT writes them: stacked experts are parameters
+            if not any(layer == name or layer.endswith(f".{name}") for layer in found):
+                raise ConfigError(
+                    f"adapter.target_modules={targets}: the model has no layer {name} for an "
+                    "adapter; write names of its linear layers, or [all-linear] alone for all."
+                )
+    shared = sorted(set(tied) & set(tuner.targeted_module_names))
+    if shared:
+        raise ConfigError(
+            f"adapter.target_modules={targets}: {shared[0]} has its weight in common with "
+            f"{next(name for name in tied if name != shared[0])}, and an adapter on one of them "
+            "would change both when it is merged into what is saved; leave it out."
+        )
 
 
 def _rows_to_train(model: PreTrainedModel, token_ids: Sequence[int]) -> dict[str, list[int]]:
