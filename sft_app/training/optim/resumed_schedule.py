@@ -38,8 +38,8 @@ class GivenSettings:
             {name: value for name, value in group.items() if name in GIVEN}
             for group in optimizer.param_groups
         ]
-        peaks = list(schedule.base_lrs) if isinstance(schedule, LambdaLR) else None
-        return cls(groups, peaks)
+        is_planned = isinstance(schedule, LambdaLR)
+        return cls(groups, [float(peak) for peak in schedule.base_lrs] if is_planned else None)
 
     def put_back(self, optimizer: Any, schedule: Any) -> list[str]:
         """Give them to an optimizer and a schedule that have taken over a checkpoint; say which."""

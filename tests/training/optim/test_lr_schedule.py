@@ -60,7 +60,9 @@ def test_a_warm_up_that_is_no_straight_line_keeps_its_form() -> None:
         "warmup_stable_decay", optimizer, num_warmup_steps=4, num_training_steps=12,
         scheduler_specific_kwargs={"num_decay_steps": 4, "warmup_type": "cosine"},
     )  # fmt: skip
-    (factor,) = without_idle_step(schedule, optimizer, 4).lr_lambdas
+    warmed = without_idle_step(schedule, optimizer, 4)
+    assert isinstance(warmed, torch.optim.lr_scheduler.LambdaLR)
+    (factor,) = warmed.lr_lambdas
     expected = [(1 - math.cos(math.pi * step / 4)) / 2 for step in (1, 2, 3, 4)]
     assert [factor(step) for step in range(4)] == pytest.approx(expected)
 
