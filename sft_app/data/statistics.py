@@ -51,8 +51,10 @@ class LengthStatistics:
 class FitStatistics:
     """Count what became of examples when they were fitted to the context."""
 
+    conversations: int = 0
+    """Conversations, or documents, before fitting."""
     examples: int = 0
-    """Whole examples before fitting."""
+    """The texts that they became: several, where a template tells the history otherwise later."""
     tokens: int = 0
     """Their tokens."""
     overlong: int = 0

@@ -67,7 +67,10 @@ def read_counts(read: ReadStatistics) -> list[str]:
 
 def fit_counts(fit: FitStatistics, context_length: int) -> list[str]:
     """Return tokens and what was kept of them, so that every sum can be checked by hand."""
-    lines = [f"{counted(fit.examples, 'conversation')}, {_token_sum(fit)}"]
+    counts = counted(fit.conversations, "conversation")
+    if fit.examples != fit.conversations:
+        counts += f" in {counted(fit.examples, 'text')}"
+    lines = [f"{counts}, {_token_sum(fit)}"]
     shortened = fit.truncated - fit.split_and_truncated
     too_long = fit.overlong - fit.split - shortened
     if fit.overlong:

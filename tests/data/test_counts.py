@@ -296,3 +296,11 @@ def test_statistics_name_what_was_left_out(tmp_path):
         statistics
     )
     assert json.loads(json.dumps(statistics.as_dict()))["train_read"]["not_rendered"]
+
+
+def test_a_conversation_whose_history_is_rewritten_is_one_in_several_texts(tmp_path):
+    turns = [turn("user", "Q"), turn("assistant", "A", reasoning_content="why")]
+    turns += [turn("user", "R"), turn("assistant", "B", reasoning_content="how")]
+    path = written(tmp_path, [PLAIN, {"messages": turns}])
+    prepared = prepare(settings(path, tmp_path, eval_examples=0), with_template(THINKS))
+    assert "2 conversations in 3 texts, " in describe_statistics(prepared.statistics)

@@ -22,7 +22,7 @@ def numbers(text: str) -> list[int]:
 
 def test_tokens_lost_and_repeated_add_up_to_those_used() -> None:
     fit = FitStatistics(
-        examples=90, tokens=4_133, used_tokens=4_301, supervised_tokens=900, overlong=27,
+        conversations=90, examples=90, tokens=4_133, used_tokens=4_301, supervised_tokens=900, overlong=27,
         split=25, truncated=20, split_and_truncated=18, lost_tokens={"truncated": 33},
     )  # fmt: skip
     tokens, cut = fit_counts(fit, 128)
@@ -36,7 +36,9 @@ def test_tokens_lost_and_repeated_add_up_to_those_used() -> None:
 
 
 def test_what_is_left_out_for_its_length_and_for_want_of_labels_is_told_apart() -> None:
-    fit = FitStatistics(examples=10, tokens=100, used_tokens=100, overlong=3, dropped=5)
+    fit = FitStatistics(
+        conversations=10, examples=10, tokens=100, used_tokens=100, overlong=3, dropped=5
+    )
     assert fit_counts(fit, 8)[1:] == [
         "3 longer than 8 tokens: 3 left out",
         "2 left out: nothing in them is supervised",
@@ -65,7 +67,9 @@ def test_many_lost_tokens_are_a_warning_with_the_length_that_keeps_them() -> Non
 
 
 def test_where_nothing_was_lost_nothing_is_said() -> None:
-    fit = FitStatistics(examples=2, tokens=50, used_tokens=50, supervised_tokens=10)
+    fit = FitStatistics(
+        conversations=2, examples=2, tokens=50, used_tokens=50, supervised_tokens=10
+    )
     assert fit_counts(fit, 128) == ["2 conversations, 50 tokens; 10 supervised (20.0%)"]
 
 
@@ -83,8 +87,8 @@ def test_skipped_and_repaired_records_stand_apart_with_the_way_to_look_at_them()
 
 def test_one_is_one() -> None:
     fit = FitStatistics(
-        examples=1, tokens=50, used_tokens=50, supervised_tokens=10, shortened_questions=1,
-        continued_answers=1, lost_labels=1,
+        conversations=1, examples=1, tokens=50, used_tokens=50, supervised_tokens=10,
+        shortened_questions=1, continued_answers=1, lost_labels=1,
     )  # fmt: skip
     assert fit_counts(fit, 128) == [
         "1 conversation, 50 tokens; 10 supervised (20.0%)",

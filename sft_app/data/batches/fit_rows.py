@@ -74,7 +74,9 @@ class FittedRows:
         lengths, chunks = self.store.lengths[rows], np.diff(self.first_document)[rows]
         lost = self.lost[rows]
         supervised, labels = self.supervised[rows], self.labels[rows]
+        begins = np.diff(self.store.conversation, prepend=-1) != 0  # rows of one are neighbours
         return FitStatistics(
+            conversations=int(begins[rows].sum()),
             examples=len(rows),
             tokens=int(lengths.sum()),
             overlong=int((lengths > context_length).sum()),
