@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.programs import ROOT
+
 
 @pytest.mark.slow
 def test_the_gpu_script_runs_through(tmp_path: Path) -> None:
@@ -22,6 +24,15 @@ def test_the_gpu_script_runs_through(tmp_path: Path) -> None:
     assert rows["1B, all parameters, layers compiled"]["tokens/s"] > 0
     for trained in ("1B, all parameters", "8B, LoRA"):
         assert rows[f"longest context, {trained}"]["tokens"] == 512
+
+
+@pytest.mark.slow
+def test_the_gpu_script_of_whole_runs_reads_what_each_has_measured(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.h100_app", "--smoke", "--out", str(tmp_path)]
+    subprocess.run(command, check=True, timeout=400, cwd=ROOT)
+    rows = json.loads((tmp_path / "one_gpu_app.json").read_text())["rows"]
+    assert len(rows) == 4 and not [row for row in rows if "note" in row]
+    assert all(row["tokens/s"] > 0 and row["of measured matmul"] > 0 for row in rows)
 
 
 @pytest.mark.slow

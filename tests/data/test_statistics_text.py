@@ -22,8 +22,8 @@ def numbers(text: str) -> list[int]:
 
 def test_tokens_lost_and_repeated_add_up_to_those_used() -> None:
     fit = FitStatistics(
-        conversations=90, examples=90, tokens=4_133, used_tokens=4_301, supervised_tokens=900, overlong=27,
-        split=25, truncated=20, split_and_truncated=18, lost_tokens={"truncated": 33},
+        conversations=90, examples=90, tokens=4_133, used_tokens=4_301, supervised_tokens=900,
+        overlong=27, split=25, truncated=20, split_and_truncated=18, lost_tokens={"truncated": 33},
     )  # fmt: skip
     tokens, cut = fit_counts(fit, 128)
     examples, whole, lost, repeated, used, supervised = numbers(tokens)

@@ -1,6 +1,7 @@
 """The pages: every link leads somewhere, in the repository and in the built site."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,3 +40,15 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert "../../tests/" not in page, "the site has no tests: such links become text"
     # Nothing is fetched when a page is read.
     assert 'src="http' not in page and 'rel="stylesheet" href="http' not in page
+
+
+SAYS = [*PAGES, ROOT / "Makefile", *(ROOT / "conf").rglob("*.yaml")]
+_NAMED_FILE = re.compile(
+    r"\b(?:conf|docs|examples|sft_app|tests)/[\w/.-]+\.(?:ipynb|md|py|sh|yaml)\b"
+)
+
+
+@pytest.mark.parametrize("page", SAYS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_file_of_the_repository_that_is_named_is_there(page: Path) -> None:
+    named = set(_NAMED_FILE.findall(page.read_text(encoding="utf-8")))
+    assert not [name for name in named if not (ROOT / name).is_file()]
