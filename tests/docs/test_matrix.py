@@ -15,6 +15,7 @@ from sft_app.config.schema.trainer import LossHead, Parallelism
 from sft_app.config.validation import check_adapter, check_trainer
 from sft_app.config.validation.check_trainer import check_trainer_support
 from tests.docs.pages import ROOT
+from tests.newer_transformers import NEEDS_SHARDED_MODELS
 
 Settings = dict[str, Any]
 PAGE = (ROOT / "docs" / "reference" / "matrix.md").read_text(encoding="utf-8")
@@ -97,6 +98,7 @@ def is_refused(config: AppConfig) -> bool:
     return False
 
 
+@NEEDS_SHARDED_MODELS
 def test_a_refused_cell_is_refused_and_no_other_is(
     compose: Callable[..., AppConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:

