@@ -40,6 +40,7 @@ EXTENDED: dict[str, tuple[str, int, RopeConfig]] = {
     "gemma": ("gemma-3-4b", 262_144, RopeConfig()),
     "olmo": ("olmo-3", 131_072, RopeConfig()),
     "gpt-oss yarn": ("gpt-oss", 262_144, RopeConfig()),
+    "drope": ("llama-3.1", 4_096, RopeConfig(method=RopeMethod.drope, factor=8)),
 }
 """Name -> family, tokens, method."""
 
