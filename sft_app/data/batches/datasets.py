@@ -121,6 +121,14 @@ ITEM = "item"
 """Beside the tensors of an item: its number in the training set, a scalar."""
 
 
+STANDS_IN = "stands_in"
+"""Beside the tensors of an item that stands in for one that is missing."""
+
+
+class StandIn(int):
+    """The number of an item that is read in the place of a missing one, and not learned."""
+
+
 class Items(Protocol):
     """A dataset that has a length, or a list."""
 
@@ -143,8 +151,13 @@ class NumberedItems(Dataset[dict[str, Tensor]]):
         return len(self.items)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Return the tensors of one item, and its number."""
-        return {**self.items[index], ITEM: torch.tensor(index)}
+        """Return the tensors of one item, and its number; of a `StandIn`, without a label."""
+        item = {**self.items[index], ITEM: torch.tensor(int(index))}
+        if isinstance(index, StandIn):
+            item["labels"] = torch.full_like(item["labels"], IGNORE_INDEX)
+            item |= {name: torch.zeros_like(item[name]) for name in FACTORS if name in item}
+            item[STANDS_IN] = torch.tensor(True)
+        return item
 
 
 LONGEST_PADDING_DOCUMENT = 256

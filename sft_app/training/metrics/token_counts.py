@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import TrainerState
 
-from sft_app.data.batches.datasets import ITEM
+from sft_app.data.batches.datasets import ITEM, STANDS_IN
 from sft_app.records.result import TokenCounts
 from sft_app.records.step_log import StepLine, step_line
 from sft_app.training.attention.known_batch import KNOWN, KnownBatch, know_batch
@@ -35,9 +35,10 @@ class CountingCollate:
 
     def __call__(self, examples: list[Batch]) -> dict[str, Any]:
         """Collate, and count what was given before it is padded."""
-        real = sum(len(example["input_ids"]) for example in examples)
+        real = sum(len(example["input_ids"]) for example in examples if STANDS_IN not in example)
         items = [int(example[ITEM]) for example in examples if ITEM in example]
-        batch = self.collate([{k: v for k, v in e.items() if k != ITEM} for e in examples])
+        beside = (ITEM, STANDS_IN)
+        batch = self.collate([{k: v for k, v in e.items() if k not in beside} for e in examples])
         return {**batch, KNOWN: know_batch(batch, real, items)}
 
 

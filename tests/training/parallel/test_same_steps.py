@@ -82,6 +82,7 @@ def take_steps(
         "losses": losses_of(trainer),
         "norms": [float(entry["grad_norm"]) for entry in history if "grad_norm" in entry],
         "gradients": gradients.found,
+        "learned_tokens": trainer.count.tokens.supervised,
         "weights": {n: whole(p) for n, p in trainer.model.named_parameters()},
     }
     trainer.release_training_state()
@@ -257,3 +258,22 @@ def loss_at_skipped_positions(
             total = total + F.cross_entropy(logits[:-1], labels[1:], reduction="sum")
             count += int((labels[1:] != -100).sum())
     return total / count
+
+
+@pytest.mark.parametrize("sharing", ["ddp", pytest.param("fsdp", marks=NEEDS_SHARDED_MODELS)])
+def test_the_last_step_of_an_epoch_learns_what_is_left_of_it(
+    compose: Compose, random_model: RandomModel, tmp_path: Path, sharing: str
+) -> None:
+    """Five rows in steps of four: on two ranks, too, the second step has one row."""
+    random_model("llama").save_pretrained(tmp_path)
+    rows = packed_rows(5)
+    settings = (f"model.name_or_path={tmp_path}", "context_length=64")
+    epoch = {"max_steps": 2, "optim": "sgd", "max_grad_norm": 0.0, "per_device_train_batch_size": 2}
+    alone = take_steps(
+        compose(*settings), rows, tmp_path, epoch | {"gradient_accumulation_steps": 2}
+    )
+    config = compose(*settings, *SHARING[sharing])
+    for answer in take_steps_shared(sharing, config, rows, tmp_path, epoch):
+        assert answer["learned_tokens"] == alone["learned_tokens"]
+        assert answer["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+        assert answer["norms"] == pytest.approx(alone["norms"], rel=1e-4)
