@@ -27,6 +27,7 @@ from sft_app.training.guards.step_guard import StepGuard
 from sft_app.training.guards.stop_signals import IgnoringSigterm, StopSignals
 from sft_app.training.heldout_trainer import HeldoutMeasure
 from sft_app.training.loss.label_smoothing import SmoothedLoss
+from sft_app.training.loss.loss_of_logits import router_loss_weight
 from sft_app.training.metrics.token_counts import (
     Batch,
     Collate,
@@ -39,6 +40,7 @@ from sft_app.training.parallel.context_parallel import (
     shard_for_context_parallel,
 )
 from sft_app.training.parallel.data_ranks import data_parallel_rank
+from sft_app.training.peft.lora import plain_model
 from sft_app.training.prepare_model import PreparedModel
 from sft_app.training.saving.checkpointing_trainer import LogWhatCounts
 
@@ -90,7 +92,9 @@ class SFTTrainer(GuardedTrainer):
         if isinstance(train_dataset, ExampleDataset | PackedDataset):
             self.records_of = train_dataset.records_of
         if args.label_smoothing_factor:
-            self.compute_loss_func = SmoothedLoss(args.label_smoothing_factor)
+            self.compute_loss_func = SmoothedLoss(
+                args.label_smoothing_factor, router_loss_weight(plain_model(prepared.model))
+            )
             self.loss_is_scaled_for_ga = True
         self.prepared = prepared
         if prepared.loss.is_ours:
@@ -116,7 +120,8 @@ class SFTTrainer(GuardedTrainer):
         loader = super().get_train_dataloader()
         if loader.num_workers:  # a signal to all processes must leave them reading the step's rows
             loader.worker_init_fn = IgnoringSigterm(loader.worker_init_fn)
-        self.data_parallel.apply(loader)
+        divided = self.model_accepts_loss_kwargs or self.compute_loss_func is not None
+        self.data_parallel.apply(loader, stand_ins=divided)
         return loader
 
     def get_total_train_batch_size(self, args: TrainingArguments) -> int:

@@ -49,3 +49,25 @@ def test_the_trainer_uses_it_whatever_the_class_is_called(
         total += F.cross_entropy(flat, labels, label_smoothing=0.1, reduction="sum").item()
         count += int((labels != -100).sum())
     assert losses == pytest.approx([total / count] * 2, rel=1e-4)
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(2, 1), (1, 2)])
+def test_a_router_loss_is_added_as_without_smoothing(
+    random_model, tmp_path, batch: int, accumulation: int
+) -> None:
+    """Next to nothing is smoothed, so that the two are equal."""
+    losses = []
+    for smoothing in (0.0, 1e-9):
+        model = random_model("mixtral", output_router_logits=True, router_aux_loss_coef=5.0)
+        trainer = trainer_of(
+            prepared(model),
+            tmp_path,
+            packed_rows(2),
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            label_smoothing_factor=smoothing,
+        )
+        trainer.train()
+        losses += losses_of(trainer)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[0] > 10, "most of it is the router's"
