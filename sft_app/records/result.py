@@ -173,7 +173,7 @@ class RunResult:
     rejected_checkpoints: list[str] = field(default_factory=list)
     """Newer ones that could not be used, and why."""
     skipped_steps: int = 0
-    """Steps that trainer.on_nonfinite=skip has left out, since training was last started."""
+    """Steps that trainer.on_nonfinite=skip has left out, before a resume as well."""
     rewinds: list[Rewind] = field(default_factory=list)
     """Where trainer.on_loss_spike=rewind went back, before a resume as well."""
     versions: dict[str, str] = field(default_factory=dict)

@@ -22,6 +22,7 @@ from sft_app.common import ranks
 from sft_app.records.result import LossMeasurement
 from sft_app.training.guards.step_guard import TrainingDiverged
 from sft_app.training.metrics.token_counts import WorkCount
+from sft_app.training.optim.weights_to_use import has_weights_to_use, weights_to_use
 from sft_app.training.parallel.fsdp import load_shards, reshard
 from sft_app.training.saving.best_step import (
     EVAL_LOSS,
@@ -83,8 +84,9 @@ class HeldoutTrainer(CheckpointingTrainer):
         """Measure held-out loss, and say it; training ends here when it has stopped falling."""
         assert self.heldout is not None, "eval_strategy=no otherwise"
         began = time.perf_counter()
-        found = self.heldout.measure(self.model, self._still_at_it)
-        reshard(self.model)
+        with weights_to_use(self.optimizer):
+            found = self.heldout.measure(self.model, self._still_at_it)
+            reshard(self.model)
         loss = _of_rank_0(found.loss, self.args.device)
         step = self.state.global_step
         if not math.isfinite(loss):
@@ -136,6 +138,11 @@ class HeldoutTrainer(CheckpointingTrainer):
 
     # -- at the end ----------------------------------------------------------------------------
 
+    def settle_weights(self) -> None:
+        """Leave the weights that are to be used, where the optimizer trains others."""
+        if has_weights_to_use(self.optimizer):
+            self.optimizer.eval()
+
     def load_best(self) -> None:
         """Load the weights of the step with the lowest held-out loss; a collective."""
         step = self._best_on_disk()
@@ -150,6 +157,8 @@ class HeldoutTrainer(CheckpointingTrainer):
                 load_shards(self.model, self.optimizer, checkpoint)
             else:
                 self._load_from_checkpoint(str(checkpoint))
+                if has_weights_to_use(self.optimizer):  # computed from its state
+                    self._load_optimizer_and_scheduler(str(checkpoint))
             log.info("best step       %d of %d: its weights are loaded", step, last)
 
     def _best_on_disk(self) -> int | None:

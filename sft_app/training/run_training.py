@@ -273,6 +273,8 @@ def train(trainer: SFTTrainer, config: AppConfig, run_dir: Path, record: RunReco
         result.stopped_early = trainer.has_stopped_early
         if config.trainer.load_best_model_at_end and not trainer.stopped_by:
             trainer.load_best()
+    if not trainer.stopped_by:
+        trainer.settle_weights()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     losses = [loss for loss in losses if math.isfinite(loss)]  # but of steps that were left out
     result.skipped_steps = trainer.guard.skipped_steps

@@ -5,6 +5,7 @@ looked at through the real command (tests/integration).
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,44 @@ def test_what_another_run_measured_does_not_count(make: Make, tmp_path: Path) ->
 def test_a_loss_that_is_no_number_ends_the_run(make: Make) -> None:
     with pytest.raises(TrainingDiverged, match="held-out loss after step 2 is nan"):
         make([5.0, float("nan"), 3.0]).train()
+
+
+class UsesOthers(torch.optim.SGD):
+    """Trains weights half as large as those that are to be used, as schedule-free ones average."""
+
+    def eval(self) -> None:
+        self._scale(2.0, trained=False)
+
+    def train(self) -> None:
+        self._scale(0.5, trained=True)
+
+    @torch.no_grad()
+    def _scale(self, factor: float, *, trained: bool) -> None:
+        for group in self.param_groups:
+            if group.get("train_mode", True) is not trained:
+                group["train_mode"] = trained
+                for parameter in group["params"]:
+                    parameter.mul_(factor)
+
+
+@pytest.mark.parametrize(("losses", "best"), [([3.0, 2.0, 1.0], 3), ([3.0, 1.0, 2.0], 2)])
+def test_what_is_measured_and_kept_is_what_the_optimizer_says_is_to_be_used(
+    make: Make, losses: list[float], best: int
+) -> None:
+    optimizer = {"optimizer_cls_and_kwargs": (UsesOthers, {"lr": 1e-2})}
+    trainer = make(losses, save_steps=1, save_total_limit=None, **optimizer)
+    assert trainer.heldout is not None
+    measured: list[dict[str, torch.Tensor]] = []
+    measure = trainer.heldout.measure
+    trainer.heldout = replace(
+        trainer.heldout,
+        measure=lambda *given: (measured.append(weights(trainer)), measure(*given))[1],
+    )
+    trainer.train()
+    trainer.load_best()
+    trainer.settle_weights()
+    for step, used in enumerate(measured, start=1):
+        trained = load_file(Path(trainer.args.output_dir) / f"checkpoint-{step}/model.safetensors")
+        assert all(torch.equal(2 * trained[name], used[name]) for name in used)
+    kept = weights(trainer)
+    assert all(torch.equal(kept[name], tensor) for name, tensor in measured[best - 1].items())
