@@ -148,11 +148,13 @@ def test_what_is_measured_and_kept_is_what_the_optimizer_says_is_to_be_used(
     trainer = make(losses, save_steps=1, save_total_limit=None, **optimizer)
     assert trainer.heldout is not None
     measured: list[dict[str, torch.Tensor]] = []
-    measure = trainer.heldout.measure
-    trainer.heldout = replace(
-        trainer.heldout,
-        measure=lambda *given: (measured.append(weights(trainer)), measure(*given))[1],
-    )
+    answer = trainer.heldout.measure
+
+    def measure(model: nn.Module, after_batch: Callable[[], object]) -> LossMeasurement:
+        measured.append(weights(trainer))
+        return answer(model, after_batch)
+
+    trainer.heldout = replace(trainer.heldout, measure=measure)
     trainer.train()
     trainer.load_best()
     trainer.settle_weights()

@@ -2,7 +2,7 @@
 
 Schedule-free ones (Defazio et al. 2024, arXiv:2405.15682) take gradients at one point and answer
 with the average of another. Their `eval` puts the answer into the model, and `train` the point
-where training goes on. A checkpoint holds the latter, beside the state from which the former follows.
+where training goes on. A checkpoint holds the latter, and the state that the former follows from.
 """
 
 from collections.abc import Iterator
