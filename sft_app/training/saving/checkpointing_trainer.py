@@ -24,6 +24,7 @@ from sft_app.records.manifest import write_manifest
 from sft_app.records.run_files import IDENTITY
 from sft_app.training.guards.step_guard import check_weights
 from sft_app.training.optim.resumed_schedule import GivenSettings, fit_learning_rate
+from sft_app.training.optim.state_dtypes import keep_dtypes
 from sft_app.training.optim.summing_trainer import SummingTrainer
 from sft_app.training.parallel.fsdp import load_shards, save_shards
 from sft_app.training.peft.lora import plain_model
@@ -173,6 +174,7 @@ class CheckpointingTrainer(SummingTrainer):
             device = torch.device("cpu") if on_host else self.args.device
             state = torch.load(folder / OPTIMIZER_NAME, map_location=device, weights_only=True)
             self.optimizer.load_state_dict(state)
+            keep_dtypes(getattr(self.optimizer, "optimizer", self.optimizer), state)
         schedule = torch.load(folder / SCHEDULER_NAME, weights_only=True)
         self.lr_scheduler.load_state_dict(schedule)
         others = given.put_back(self.optimizer, self.lr_scheduler)

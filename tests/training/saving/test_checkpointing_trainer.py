@@ -152,3 +152,16 @@ def _resume_with_other_settings(tmp_path: Path, sharded: bool) -> None:
         assert (group["lr"], tuple(group["betas"]), group["eps"]) == (1e-5, (0.7, 0.5), 1e-3)
     rates = [e["learning_rate"] for e in rest.state.log_history if "loss" in e]
     assert rates == [1e-2, 1e-2, 1e-5, 1e-5]
+
+
+def test_float32_statistics_of_16_bit_weights_come_back_as_they_were(tmp_path: Path) -> None:
+    """Adafactor's: PyTorch rounds what it loads to the dtype of the weights."""
+    ends = []
+    for checkpoint in (None, str(tmp_path / "checkpoints/checkpoint-2")):
+        trainer = trainer_of(
+            prepared(build_random_model("llama").bfloat16()), tmp_path / "checkpoints",
+            packed_rows(8), max_steps=4, optim="adafactor", save_strategy="steps", save_steps=2,
+        )  # fmt: skip
+        trainer.train(resume_from_checkpoint=checkpoint)
+        ends.append(dict(trainer.model.named_parameters()))
+    assert all(torch.equal(ends[0][name], tensor) for name, tensor in ends[1].items())
