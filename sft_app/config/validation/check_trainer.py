@@ -51,7 +51,6 @@ NOT_PAGED = {"adamw_32bit": "adamw_torch_fused", "ademamix_32bit": "ademamix"}
 OPTIMIZER_PACKAGES = {
     **dict.fromkeys(BITSANDBYTES, "bitsandbytes"),
     **dict.fromkeys(("adamw_torch_4bit", "adamw_torch_8bit"), "torchao"),
-    **dict.fromkeys(("lomo", "adalomo"), "lomo_optim"),
     "grokadamw": "grokadamw",
     "stable_adamw": "optimi",
 }
@@ -63,11 +62,12 @@ OPTIMIZER_FAMILIES = {
 }
 INSTALL_NAMES = {
     "optimi": "torch-optimi",
-    "lomo_optim": "lomo-optim",
     "galore_torch": "galore-torch",
     "apollo_torch": "apollo-torch",
 }
 """Where pip knows a package by another name."""
+STEP_IN_BACKWARD = ("lomo", "adalomo")
+"""Optimizers that are done before backward is, as are those that end in `_layerwise`."""
 LOGGERS = (
     "wandb", "mlflow", "comet_ml", "clearml", "swanlab", "trackio", "neptune", "codecarbon",
     "dvclive", "dagshub",
@@ -85,6 +85,7 @@ def check_trainer_support(config: AppConfig) -> None:
     _check_tiles(config.trainer)
     _check_loss_weighting(config.trainer)
     _check_loss_spike(config.trainer)
+    _check_optimizer(config.trainer)
     check_parallel(config)
     if config.launch.device is Device.cpu:
         check_without_gpu(config.trainer, "with launch.device=cpu")
@@ -103,6 +104,11 @@ def check_trainer_support(config: AppConfig) -> None:
             raise ConfigError(
                 "trainer.optim=muon needs whole matrices and trainer.parallelism=fsdp cuts them: "
                 "use trainer.parallelism=ddp, or trainer.optim=adamw_torch_fused."
+            )
+        if config.trainer.optim == "adafactor":
+            raise ConfigError(
+                "trainer.optim=adafactor cannot step shards: with trainer.parallelism=fsdp use "
+                "trainer.optim=adamw_torch_8bit (torchao), or adamw_torch_fused."
             )
         if config.trainer.optim in BITSANDBYTES:
             raise ConfigError(
@@ -126,6 +132,17 @@ def _check_loss_spike(trainer: TrainerConfig) -> None:
                 "trainer.on_loss_spike=rewind goes back to a checkpoint from before the spike, "
                 "which may be the last but one: set trainer.save_total_limit=2, or more."
             )
+
+
+def _check_optimizer(trainer: TrainerConfig) -> None:
+    """Nobody sees the gradients of one that steps in backward, and no checkpoint has its state."""
+    if trainer.optim in STEP_IN_BACKWARD or trainer.optim.endswith("_layerwise"):
+        raise ConfigError(
+            f"trainer.optim={trainer.optim} changes weights while gradients are computed, so that "
+            "none are summed over micro-batches, clipped, or looked at before, and a run cannot "
+            "be gone on with: use trainer.optim=adafactor, which keeps almost no state, or "
+            "adapter=lora."
+        )
 
 
 def check_without_gpu(trainer: TrainerConfig, where: str) -> None:

@@ -33,6 +33,16 @@ def test_what_is_not_right_is_refused(compose: Compose, override: str, way_out: 
     assert way_out in str(refused.value)
 
 
+@pytest.mark.parametrize("optim", ["lomo", "adalomo", "galore_adamw_layerwise"])
+def test_an_optimizer_that_steps_before_gradients_can_be_looked_at_is_refused(
+    compose: Compose, optim: str
+) -> None:
+    """Measured with their packages: weights change, the norm is 0, and nothing is clipped."""
+    with pytest.raises(ConfigError, match=rf"trainer\.optim={optim} changes weights") as refused:
+        check_trainer_support(compose(f"trainer.optim={optim}"))
+    assert "trainer.optim=adafactor" in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "other", ["trainer.loss_head=model", "+trainer.extra.label_smoothing_factor=0.1"]
 )
@@ -83,6 +93,7 @@ def test_a_missing_package_is_named(
         ),
         (["trainer.parallelism=fsdp", "trainer.fp16=true"], "trainer.bf16=true"),
         (["trainer.parallelism=fsdp", "trainer.optim=muon"], "trainer.parallelism=ddp"),
+        (["trainer.parallelism=fsdp", "trainer.optim=adafactor"], "trainer.optim=adamw_torch_8bit"),
         (
             ["trainer.optim=paged_adamw_8bit", "launch.device=cpu"],
             "use trainer.optim=adamw_8bit with launch.device=cpu",
