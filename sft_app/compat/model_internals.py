@@ -54,6 +54,27 @@ def checkpoints_around_forward() -> bool:
     return "__call__" in vars(GradientCheckpointingLayer)
 
 
+def forget_longer_inputs(model: "nn.Module") -> None:
+    """Put back the rotary frequencies that have grown with the longest input so far (dynamic).
+
+    transformers does so for an input that is shorter than the original context alone: any other one
+    is read with the frequencies of the longest one before it, whatever that was.
+    """
+    for module in model.modules():
+        own: Any = module
+        original = getattr(own, "original_max_seq_len", None)
+        names = [*vars(own), *dict(own.named_buffers(recurse=False))] if original else []
+        for name in [name for name in names if name.endswith("original_inv_freq")]:
+            prefix = name.removesuffix("original_inv_freq")  # a kind of layers, with several
+            longest = f"{prefix}max_seq_len_cached"
+            if getattr(own, longest, own.max_seq_len_cached) <= original:
+                continue
+            now = getattr(own, f"{prefix}inv_freq")
+            before = getattr(own, name).to(now.device)
+            own.register_buffer(f"{prefix}inv_freq", before.clone(), persistent=False)
+            setattr(own, longest, original)
+
+
 def recomputation(layer: "nn.Module") -> Any:
     """Return the function by which a decoder layer is recomputed in backward; None without one."""
     return getattr(layer, "_gradient_checkpointing_func", None)

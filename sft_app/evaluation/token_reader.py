@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from sft_app.compat.model_internals import forget_longer_inputs
 from sft_app.evaluation.work_split import RowShard, WorkSplit
 from sft_app.loader.model.logit_transform import logit_transform
 
@@ -99,6 +100,7 @@ class TokenReader:
 
     def _states(self, inputs: dict[str, Tensor]) -> Tensor:
         """Hidden states before the head [B, t, D]; whole logits [B, t, V] where they are taken."""
+        forget_longer_inputs(self.inner)
         if self.takes_whole_logits:
             return self.model(**inputs, use_cache=False).logits
         kept: list[Tensor] = []

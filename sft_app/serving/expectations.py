@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from sft_app.common.permissions import as_umask_says
+from sft_app.compat.model_internals import forget_longer_inputs
 from sft_app.loader.tokenizer.template_variables import FIXED_DATE
 from sft_app.records.run_files import write_atomically
 
@@ -50,6 +51,7 @@ def probe_logits(
     input_ids = torch.tensor([ids])
     was_training = model.training
     model.eval()
+    forget_longer_inputs(model)
     try:
         logits = model(input_ids=input_ids.to(device), use_cache=False).logits
     finally:

@@ -1,7 +1,10 @@
 """Losses of single tokens from hidden states: those of the model's own logits, for every family."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from sft_app.evaluation.token_reader import TokenReader
 from tests.training.random_models import build_random_model
@@ -26,6 +29,20 @@ def test_losses_and_hits_are_those_of_the_models_own_logits(family: str) -> None
     some = reader.losses(rows, wanted)
     assert some[wanted].double() == pytest.approx(expected[wanted], abs=2e-5)
     assert not some[~wanted].any()
+
+
+@pytest.mark.parametrize("length", [64, 96])
+def test_dynamic_rope_reads_a_row_alike_whatever_was_read_before(
+    tiny_model: Path, length: int
+) -> None:
+    """The frequencies of a longer row are forgotten, at the original context and beyond it."""
+    ropes = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, rope_parameters=ropes)
+    row, longer = torch.randint(0, 256, (1, length)), torch.randint(0, 256, (1, 256))
+    reader = TokenReader(model, "cpu")
+    alone = reader.losses(row)
+    reader.losses(longer)
+    assert torch.equal(reader.losses(row), alone)
 
 
 def test_whole_logits_are_never_made(monkeypatch: pytest.MonkeyPatch) -> None:

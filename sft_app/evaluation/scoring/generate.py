@@ -1,11 +1,13 @@
 """Generated answers, judged as the RULER paper does: which references does the text contain?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from sft_app.compat.model_internals import forget_longer_inputs
 from sft_app.evaluation.tasks.exercise import Sample
 from sft_app.evaluation.token_reader import TokenReader
 
@@ -44,15 +46,33 @@ def generate(reader: TokenReader, sample: Sample, tokenizer: PreTrainedTokenizer
     """Decode greedily from the sample's prompt, a little longer than the right answer is."""
     prompt = torch.from_numpy(sample.input_ids[None, : sample.prompt_length]).to(reader.device)
     model: Any = reader.inner
-    output = model.generate(
-        input_ids=prompt,
-        attention_mask=torch.ones_like(prompt),
+    forget_longer_inputs(model)
+    with _greedy(model, tokenizer):
+        output = model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=len(sample.input_ids) - sample.prompt_length + MORE_TOKENS,
+        )
+    return str(tokenizer.decode(output[0, sample.prompt_length :], skip_special_tokens=True))
+
+
+@contextmanager
+def _greedy(model: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Leave of the model's own way of generating where an answer ends, and nothing else.
+
+    transformers takes over what a call does not say: a penalty on repetition, say, would forbid the
+    very number that stands in the prompt.
+    """
+    own = model.generation_config
+    model.generation_config = GenerationConfig(
         do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
+        num_beams=1,
         use_cache=True,
-        max_new_tokens=len(sample.input_ids) - sample.prompt_length + MORE_TOKENS,
+        bos_token_id=own.bos_token_id,
+        eos_token_id=own.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return str(tokenizer.decode(output[0, sample.prompt_length :], skip_special_tokens=True))
+    try:
+        yield
+    finally:
+        model.generation_config = own

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from sft_app.common.errors import ConfigError
+from sft_app.compat.model_internals import forget_longer_inputs
 from sft_app.loader.checkpoint.load_report import PEFT_CONFIG, check_no_adapter_beside
 from sft_app.records.run_files import MODEL
 from sft_app.serving.adapter_folder import is_adapter
@@ -98,6 +99,7 @@ class Speaker:
         warm = sampling.temperature > 0
         options = {"temperature": sampling.temperature, "top_p": sampling.top_p} if warm else {}
         found: dict[str, Any] = {}
+        forget_longer_inputs(self.model)
 
         def generate() -> None:
             try:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig
 
 from sft_app.evaluation.scoring.effective_length import effective_lengths
 from sft_app.evaluation.scoring.forced import forced_scores
@@ -42,6 +42,28 @@ def test_forced_and_generated_answers_agree(tiny_model: Path) -> None:
             seen.add(score)
         assert sum(forced) == pytest.approx(sum(generated))
     assert seen == {0.0, 1.0}, "the model must get some right and some wrong"
+
+
+def test_how_the_model_likes_to_generate_changes_no_score(tiny_model: Path) -> None:
+    """Of its own settings only the tokens at which an answer ends are kept, and none is lost."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model = induction_model(len(tokenizer))
+    reader = TokenReader(model, "cpu")
+    material = Material(
+        Encoder(tokenizer), prompt_frame(tokenizer), noise_haystack(tokenizer, 512, 0)
+    )
+    tasks = TaskSamples(material, ["niah_single"], (512,), samples=4, seed=3)
+    samples = list(tasks.of("niah_single", 512))
+    plain = generated_scores(reader, samples, tokenizer)
+    own = GenerationConfig(
+        do_sample=True, temperature=5.0, repetition_penalty=50.0, no_repeat_ngram_size=1,
+        min_new_tokens=40, suppress_tokens=list(range(200)), num_beams=2, max_length=8,
+        eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    model.generation_config = own
+    assert sum(plain) > 0
+    assert generated_scores(reader, samples, tokenizer) == plain
+    assert model.generation_config is own
 
 
 def test_the_share_of_references_counts_and_any_will_do_in_question_answering() -> None:
