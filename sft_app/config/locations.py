@@ -21,7 +21,10 @@ DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".csv", ".t
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 """Endings that may follow those of DATA_SUFFIXES; what is read is the file inside."""
 
-DOCUMENT_SUFFIXES = (*DATA_SUFFIXES, ".md", ".py")
+TABLE_SUFFIXES = (".parquet", ".arrow")
+"""Endings of data that are no text."""
+
+DOCUMENT_SUFFIXES = (*(s for s in DATA_SUFFIXES if s not in TABLE_SUFFIXES), ".md", ".py")
 """Endings of files that are read as whole texts (`evaluation.documents`)."""
 
 _NAME = r"[A-Za-z0-9][\w.-]*"

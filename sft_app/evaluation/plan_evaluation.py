@@ -21,8 +21,7 @@ from sft_app.evaluation.language.heldout_loss import limit_tokens
 from sft_app.evaluation.language.long_documents import (
     LongDocuments,
     long_documents,
-    read_text,
-    text_files,
+    read_documents,
 )
 from sft_app.evaluation.lm_eval_tasks import check_lm_eval
 from sft_app.evaluation.tasks.assemble import Material
@@ -150,5 +149,4 @@ def _haystack(config: AppConfig, tokenizer: PreTrainedTokenizerBase, longest: in
     documents = config.evaluation.documents
     if documents is None:
         return noise_haystack(tokenizer, longest, config.seed)
-    texts = map(read_text, text_files(documents))
-    return document_haystack(tokenizer, texts, longest, str(documents))
+    return document_haystack(tokenizer, read_documents(documents), longest, str(documents))

@@ -9,6 +9,7 @@ from sft_app.common.files_below import files_below
 from sft_app.config.locations import (
     COMPRESSED_SUFFIXES,
     DATA_SUFFIXES,
+    DOCUMENT_SUFFIXES,
     PACKAGE_PREFIX,
     package_file,
     saved_dataset,
@@ -31,6 +32,7 @@ def input_files(config: AppConfig) -> dict[str, dict[str, Path]]:
         "model": _files(model, MODEL_SUFFIXES),
         "tokenizer": _files(config.tokenizer.name_or_path or model, TOKENIZER_SUFFIXES),
         "tokenizer.chat_template": _files(config.tokenizer.chat_template, (".jinja",)),
+        "evaluation.documents": _data_files(config.evaluation.documents),
     }
     return {key: files for key, files in found.items() if files}
 
@@ -40,7 +42,7 @@ def _data_files(value: Any) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for number, entry in enumerate(entries):
         place = entry.get("path") if isinstance(entry, dict) else entry
-        suffixes = (*DATA_SUFFIXES, *COMPRESSED_SUFFIXES, ".arrow", ".bz2", ".xz")
+        suffixes = (*DATA_SUFFIXES, *DOCUMENT_SUFFIXES, *COMPRESSED_SUFFIXES)
         saved = saved_dataset(place) if isinstance(place, str) else None
         if saved is not None:  # with or without a split, which its settings name
             place = str(saved.folder)

@@ -90,6 +90,11 @@ def _check_generation(config: AppConfig) -> None:
 def _references(value: object) -> list[str]:
     """The paths in `evaluation.documents`: one, or a list."""
     entries = value if isinstance(value, list) else [value]
+    if any(isinstance(entry, dict) and set(entry) - {"path"} for entry in entries):
+        raise ConfigError(
+            f"evaluation.documents={value!r}: each document is measured once, and an entry takes "
+            "path alone."
+        )
     paths = [entry.get("path") if isinstance(entry, dict) else entry for entry in entries]
     if not paths or not all(isinstance(path, str) for path in paths):
         raise ConfigError(

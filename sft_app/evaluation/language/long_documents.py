@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from sft_app.common.counted import counted
 from sft_app.common.errors import ConfigError
-from sft_app.config.locations import DOCUMENT_SUFFIXES
+from sft_app.config.locations import DOCUMENT_SUFFIXES, TABLE_SUFFIXES
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.data import Packing
 from sft_app.data.prepare_data import prepare_data
@@ -26,6 +27,8 @@ NEVER_SPLIT = 2**40
 """A context length, in tokens, that every conversation fits."""
 KEY = "evaluation.documents"
 CHARACTERS_PER_TOKEN = 4
+SHOWN = 3
+"""Names of files in one line."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,8 +94,7 @@ def _all_documents(
     config: AppConfig, tokenizer: PreTrainedTokenizerBase, longest: int, from_conversations: bool
 ) -> Sequence[Tensor]:
     if config.evaluation.documents is not None:
-        files = text_files(config.evaluation.documents)
-        return [_tokens(read_text(path), tokenizer) for path in files]
+        return [_tokens(text, tokenizer) for text in read_documents(config.evaluation.documents)]
     if not from_conversations:
         log.info("evaluation      perplexity is measured on the sources of Python's own library")
         return [
@@ -107,16 +109,44 @@ def _all_documents(
     return [prepared.eval[i]["input_ids"] for i in range(len(prepared.eval.lengths))]
 
 
-def text_files(setting: Any) -> list[Path]:
-    """List the files that `evaluation.documents` means; raises ConfigError when there are none."""
+def read_documents(setting: Any) -> Iterator[str]:
+    """Yield the texts that `evaluation.documents` means; then name in the log what is no UTF-8.
+
+    Raises ConfigError where there are none, and for a file that holds no text or cannot be read.
+    """
     sources = resolve_sources(setting, KEY, suffixes=DOCUMENT_SUFFIXES)
-    return [file for source in sources for file in source.files]
+    files = [file for source in sources for file in source.files]
+    odd = []
+    for path in files:
+        data = _read(path)
+        try:
+            yield data.decode("utf-8")
+        except UnicodeDecodeError:
+            odd.append(path.name)
+            yield data.decode("utf-8", errors="replace")
+    if odd:
+        log.warning(
+            "evaluation      %s of %s no UTF-8, and what cannot be read is replaced: %s. "
+            "Save them as UTF-8, or leave them out of %s",
+            len(odd),
+            f"{counted(len(files), 'document')} {'is' if len(odd) == 1 else 'are'}",
+            ", ".join(odd[:SHOWN]) + (f" and {len(odd) - SHOWN} more" if odd[SHOWN:] else ""),
+            KEY,
+        )
 
 
-def read_text(path: Path) -> str:
-    """Return a document's text, compressed or not; what is not UTF-8 is replaced."""
-    with open_bytes(path) as file:
-        return file.read().decode("utf-8", errors="replace")
+def _read(path: Path) -> bytes:
+    try:
+        with open_bytes(path) as file:
+            data = file.read()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{KEY}: {path} cannot be read: {error}") from error
+    if path.suffix.lower() in TABLE_SUFFIXES or b"\0" in data:
+        raise ConfigError(
+            f"{KEY}: {path} holds no text in UTF-8: documents are read as they are. Write its "
+            "texts to files of their own, or leave it out."
+        )
+    return data
 
 
 def python_sources(longest: int, count: int) -> list[str]:
@@ -127,7 +157,7 @@ def python_sources(longest: int, count: int) -> list[str]:
     texts: list[str] = []
     text = ""
     for module in modules:
-        text += read_text(module)
+        text += module.read_text(encoding="utf-8", errors="replace")
         if len(text) >= wanted:
             texts.append(text[:wanted])
             text = ""

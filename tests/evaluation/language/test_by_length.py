@@ -12,7 +12,11 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.schema.app import AppConfig
 from sft_app.evaluation.choose_lengths import Lengths
 from sft_app.evaluation.language.by_length import evenly_spread, measure_by_length
-from sft_app.evaluation.language.long_documents import LongDocuments, long_documents
+from sft_app.evaluation.language.long_documents import (
+    LongDocuments,
+    long_documents,
+    read_documents,
+)
 from sft_app.evaluation.token_reader import TokenReader
 
 Compose = Callable[..., AppConfig]
@@ -146,3 +150,29 @@ def test_without_lengths_nothing_is_measured(compose: Compose, tiny_model: Path)
 
 def asked_for(*lengths: int) -> Lengths:
     return Lengths(values=lengths, asked_for=True)
+
+
+def test_documents_that_are_no_utf_8_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.txt").write_text("café")
+    (tmp_path / "b.txt").write_bytes("café".encode("latin-1"))
+    with caplog.at_level("INFO"):
+        assert list(read_documents(str(tmp_path))) == ["café", "caf\N{REPLACEMENT CHARACTER}"]
+    assert "1 of 2 documents is no UTF-8" in caplog.text and "b.txt" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.parquet", b"PAR1"),
+        ("a.txt", "text".encode("utf-16")),
+        ("a.txt.gz", b"\x1f\x8b\x08\x00broken"),
+    ],
+)
+def test_a_document_that_holds_no_text_is_refused(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=f"evaluation.documents: .*{name} "):
+        list(read_documents(str(tmp_path / name)))

@@ -50,6 +50,22 @@ def test_other_settings_start_anew(compose: Compose, tmp_path: Path) -> None:
     assert job_state(run_dir, compose("context_length=512", "seed=7")) is JobState.changed
 
 
+def test_what_a_finished_run_was_measured_on_is_compared_by_its_content(
+    compose: Compose, tmp_path: Path
+) -> None:
+    """Cells of a sweep would be compared on different documents; training goes on all the same."""
+    text = tmp_path / "text.txt"
+    text.write_text("Once upon a time.")
+    config = compose("context_length=512", f"evaluation.documents={text}")
+    for status in (Status.completed, Status.interrupted):
+        identity_of(config, 1).write(leave(tmp_path / status, config, status))
+    text.write_text("Another text, and longer.")
+    found = look_at(tmp_path / Status.completed, config)
+    assert found.state is JobState.changed
+    assert found.differences == ("the content of evaluation.documents has changed",)
+    assert job_state(tmp_path / Status.interrupted, config) is JobState.unfinished
+
+
 def test_checkpoints_of_other_settings_are_never_gone_on_from(
     compose: Compose, tmp_path: Path
 ) -> None:
