@@ -70,9 +70,10 @@ def plan(config: "AppConfig") -> Plan:
 
     Raises ConfigError or DataError for what the model, tokenizer or data do not allow.
     """
+    from sft_app.launch.sweep.budget import apply_budget
     from sft_app.training.model_plan import plan_everything
 
-    planned = plan_everything(config)
+    planned = plan_everything(apply_budget(config))
     hardware = f"\n{planned.hardware}" if planned.hardware else ""
     text = f"{planned.model}\n{planned.data.statistics}{hardware}"
     return Plan(text=text, values=planned.as_dict())
@@ -88,10 +89,12 @@ def train(config: "AppConfig", run_dir: str | Path) -> "RunResult":
     from sft_app.launch.job.job_lock import only_one
     from sft_app.launch.job.prepare_run import prepare_run
     from sft_app.launch.job.run_job import run_job
+    from sft_app.launch.sweep.budget import apply_budget
     from sft_app.records.result import read_result
     from sft_app.reporting.run.run_report import write_run_report
 
     directory = Path(run_dir).absolute()
+    config = apply_budget(config)
     if not prepare_run(config, directory):
         return read_result(directory)
     directory.mkdir(parents=True, exist_ok=True)

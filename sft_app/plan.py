@@ -3,6 +3,7 @@
 import json
 import sys
 import tempfile
+from dataclasses import replace
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -19,8 +20,9 @@ from sft_app.config.forgotten import check_model_and_data_are_named
 from sft_app.config.hydra_callback import run_task, typed_without_hydra
 from sft_app.config.one_sentence import exit_with_message
 from sft_app.config.overrides.read_overrides import quoted
-from sft_app.config.schema.app import register_schema
+from sft_app.config.schema.app import AppConfig, register_schema
 from sft_app.config.validation.validate import validate
+from sft_app.launch.sweep.budget import apply_budget, shared_settings, with_shared
 from sft_app.reporting.terminal.planned_jobs import JobRow, PlannedJobs
 
 WRITES_NOTHING = [
@@ -34,6 +36,8 @@ WRITES_NOTHING = [
 
 JSON = "--json"
 """Print one JSON object in the place of lines."""
+JOBS: list[tuple[list[str], AppConfig]] = []
+"""Of a sweep: what each job is called by, and its settings."""
 PLANNED = PlannedJobs()
 
 
@@ -48,6 +52,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sft-plan-") as scratch:
         sys.argv += [*WRITES_NOTHING, f"hydra.sweep.dir={quoted(scratch)}"]
         run_task(plan)
+    if JOBS:
+        plan_jobs()
     PLANNED.print_rows()
 
 
@@ -62,22 +68,46 @@ def plan(config: DictConfig) -> None:
         check_model_and_data_are_named(composed)
     except ConfigError as error:
         exit_with_message(error)
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode is RunMode.MULTIRUN:
+        JOBS.append((list(hydra_config.overrides.task), typed))
+        return
     # Composing is over, and went well: only now are seconds spent on importing torch.
     with lean_imports(*UNUSED, "peft"):
         from sft_app.training.model_plan import plan_everything, print_plan
 
     try:
-        planned = plan_everything(typed)
-        hydra_config = HydraConfig.get()
-        if hydra_config.mode is RunMode.MULTIRUN:
-            words = hydra_config.overrides.task
-            PLANNED.rows.append(JobRow(list(words), planned.as_dict()))
-        elif PLANNED.as_json:
+        settled = apply_budget(_on_planned_gpus(typed))
+        planned = plan_everything(replace(settled, launch=typed.launch))
+        if PLANNED.as_json:
             print(json.dumps(planned.as_dict(), indent=2))
         else:
             print_plan(typed, planned)
     except ValueError as error:  # ConfigError, DataError: sentences for the user
         exit_with_message(error)
+
+
+def plan_jobs() -> None:
+    """Plan the jobs of a sweep when all are known, for what they share follows from all of them."""
+    with lean_imports(*UNUSED, "peft"):
+        from sft_app.training.model_plan import plan_everything
+
+    try:
+        shared = shared_settings([_on_planned_gpus(config) for _, config in JOBS])
+        for words, config in JOBS:
+            settled = with_shared(_on_planned_gpus(config), shared)
+            planned = plan_everything(replace(settled, launch=config.launch))
+            PLANNED.rows.append(JobRow(words, planned.as_dict()))
+    except ValueError as error:  # ConfigError, DataError: sentences for the user
+        exit_with_message(error)
+
+
+def _on_planned_gpus(config: AppConfig) -> AppConfig:
+    """Return the job with a process for each GPU of plan.gpu, which a step is shared out to."""
+    if config.plan.gpu is None:
+        return config
+    launch = replace(config.launch, nproc_per_node=config.plan.gpus, nnodes=1)
+    return replace(config, launch=launch)
 
 
 make_callable(__name__, api.plan)  # sft_app.plan(...), from Python

@@ -23,7 +23,7 @@ from sft_app.launch.job.job_errors import JobFailed, JobInterrupted
 from sft_app.launch.job.job_lock import only_one
 from sft_app.launch.job.messages import closing, from_here, sweep_job_closing
 from sft_app.launch.job.outer_launcher import refuse_outer_launcher
-from sft_app.launch.job.prepare_run import PrepareRun, with_slurm
+from sft_app.launch.job.prepare_run import PrepareRun, as_started
 from sft_app.launch.job.run_job import run_job
 from sft_app.launch.nodes.nodes import invite
 from sft_app.launch.sweep.job_label import job_label, time_left
@@ -85,7 +85,7 @@ def train(config: DictConfig) -> None:
         train_sweep_job(config, run_dir)
         return
     try:
-        typed = with_slurm(to_typed(config))
+        typed = as_started(to_typed(config))
         with only_one(run_dir):
             run_id = invite(typed.launch, run_dir) if typed.launch.nnodes > 1 else None
             page = FreshPage(lambda: write_run_report(run_dir))

@@ -19,7 +19,7 @@ from sft_app.config.one_sentence import exit_with_message, fails_closed, program
 from sft_app.config.schema.app import AppConfig, to_typed
 from sft_app.config.validation.check_secrets import check_hydra_secrets
 from sft_app.config.validation.validate import validate
-from sft_app.config.validation.without_effect import settings_without_effect
+from sft_app.config.validation.without_effect import settings_of_a_sweep, settings_without_effect
 
 
 class ValidateBeforeStart(Callback):
@@ -35,7 +35,7 @@ class ValidateBeforeStart(Callback):
         validate(typed)
         check_hydra_secrets(config)
         check_model_and_data_are_named(config)
-        for note in settings_without_effect(typed):
+        for note in [*settings_without_effect(typed), *settings_of_a_sweep(typed)]:
             print(f"{program_name()}: {note}", file=sys.stderr)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:

@@ -21,6 +21,7 @@ from sft_app.launch.job.job_state import Found, JobState, look_at, set_aside
 from sft_app.launch.job.worker_processes import world_size
 from sft_app.launch.nodes.nodes import help_node_0
 from sft_app.launch.nodes.slurm_rendezvous import slurm_rendezvous
+from sft_app.launch.sweep.budget import apply_budget
 from sft_app.records.identity import compare, identity_of, read_identity
 from sft_app.records.run_files import CHECKPOINTS
 
@@ -44,7 +45,7 @@ class PrepareRun(Callback):
         if not PrepareRun.wanted:
             return
         try:
-            typed = with_slurm(typed_without_hydra(config))
+            typed = as_started(typed_without_hydra(config))
             if typed.launch.node_rank:
                 sys.exit(help_node_0(typed))
             check_folder_name("hydra.run.dir", Path(config.hydra.run.dir))
@@ -76,9 +77,13 @@ def _cannot_be_made(run_dir: Path, error: OSError) -> ConfigError:
     )
 
 
-def with_slurm(config: AppConfig) -> AppConfig:
-    """Return the configuration with this node's rank and the meeting point, below srun."""
-    return dataclasses.replace(config, launch=slurm_rendezvous(config.launch))
+def as_started(config: AppConfig) -> AppConfig:
+    """Return the configuration with the batch and the steps of sweep.budget, which one run keeps
+    to as well, and below srun with this node's rank and the meeting point.
+
+    Raises ConfigError where the budget cannot be kept.
+    """
+    return dataclasses.replace(apply_budget(config), launch=slurm_rendezvous(config.launch))
 
 
 def prepare_run(config: AppConfig, run_dir: Path) -> bool:

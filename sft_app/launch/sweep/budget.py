@@ -1,7 +1,8 @@
 """Equal training at every context length: the batch of a job follows from its length."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.app import AppConfig
@@ -44,6 +45,29 @@ def shared_tokens_per_step(configs: Sequence[AppConfig]) -> int:
             "for all with sweep.tokens_per_step=..."
         )
     return found.pop()
+
+
+def shared_settings(configs: Sequence[AppConfig]) -> dict[str, Any]:
+    """Return the settings of `sweep` that all jobs share, filled in where they are not given.
+
+    Raises ConfigError where the jobs disagree about them.
+    """
+    sweep = configs[0].sweep
+    per_step = sweep.tokens_per_step
+    if sweep.budget is not Budget.own and per_step is None:
+        per_step = shared_tokens_per_step(configs)
+    return {
+        "lengths": sweep.lengths or sorted({config.context_length for config in configs}),
+        "heldout_length": sweep.heldout_length or min(config.context_length for config in configs),
+        "tokens_per_step": per_step,
+    }
+
+
+def with_shared(config: AppConfig, shared: Mapping[str, Any]) -> AppConfig:
+    """Return a job of a sweep with what it shares with the others, and its budget applied."""
+    return apply_budget(
+        dataclasses.replace(config, sweep=dataclasses.replace(config.sweep, **shared))
+    )
 
 
 def apply_budget(config: AppConfig) -> AppConfig:

@@ -22,12 +22,13 @@ from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import save_config
 from sft_app.config.schema.sweep import Budget
 from sft_app.config.validation.check_secrets import check_folder_name, check_hydra_secrets
+from sft_app.config.validation.without_effect import without_effect_anywhere
 from sft_app.launch.job.job_errors import JobFailed, JobInterrupted
 from sft_app.launch.job.job_lock import only_one
 from sft_app.launch.job.job_state import JobState, job_state, look_at, set_aside
 from sft_app.launch.job.run_job import has_one_worker, initial_result
 from sft_app.launch.job.worker_processes import worker_environment
-from sft_app.launch.sweep.budget import apply_budget, describe_budget, shared_tokens_per_step
+from sft_app.launch.sweep.budget import describe_budget, shared_settings, with_shared
 from sft_app.launch.sweep.check_job_plans import check_plans
 from sft_app.launch.sweep.compose_jobs import SweepJob, add_task_override, compose_jobs
 from sft_app.launch.sweep.equal_plans import jobs_that_share
@@ -123,6 +124,8 @@ def prepare_sweep(master: DictConfig) -> Sweep:
         warm=warm,
         shared=jobs_that_share(jobs, plans),
     )
+    for note in without_effect_anywhere([job.config for job in jobs]):
+        print(f"sft-train: {note}", file=sys.stderr)
     _announce(sweep)
     _make_ready(sweep, to_run)
     return sweep
@@ -170,30 +173,18 @@ def _check_sweep(master: DictConfig) -> None:
 
 def _settle(master: DictConfig, jobs: list[SweepJob]) -> list[SweepJob]:
     """Decide once what the jobs share, and make it a setting of each of them."""
-    sweep = jobs[0].config.sweep
-    lengths, per_step = sweep.lengths, sweep.tokens_per_step
-    if not lengths:
-        lengths = sorted({job.config.context_length for job in jobs})
-        add_task_override(master, f"sweep.lengths=[{','.join(map(str, lengths))}]")
-    heldout_length = sweep.heldout_length
-    if heldout_length is None:
-        heldout_length = min(job.config.context_length for job in jobs)
-        add_task_override(master, f"sweep.heldout_length={heldout_length}")
-    if sweep.budget is not Budget.own and per_step is None:
-        per_step = shared_tokens_per_step([job.config for job in jobs])
-        add_task_override(master, f"sweep.tokens_per_step={per_step}")
-    shared = {
-        "lengths": lengths,
-        "heldout_length": heldout_length,
-        "tokens_per_step": per_step,
-    }
+    given = jobs[0].config.sweep
+    shared = shared_settings([job.config for job in jobs])
+    for name, value in shared.items():
+        if value != getattr(given, name):
+            text = f"[{','.join(map(str, value))}]" if isinstance(value, list) else value
+            add_task_override(master, f"sweep.{name}={text}")
     return [_with_shared(job, shared) for job in jobs]
 
 
 def _with_shared(job: SweepJob, shared: Mapping[str, Any]) -> SweepJob:
-    sweep = dataclasses.replace(job.config.sweep, **shared)
     try:
-        config = apply_budget(dataclasses.replace(job.config, sweep=sweep))
+        config = with_shared(job.config, shared)
         check_can_continue(config)
     except ConfigError as error:
         raise ConfigError(f"job {job.name}: {error}") from error

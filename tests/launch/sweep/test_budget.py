@@ -6,11 +6,14 @@ import pytest
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.app import AppConfig
+from sft_app.launch.job.prepare_run import as_started
 from sft_app.launch.sweep.budget import (
     apply_budget,
     describe_budget,
+    shared_settings,
     shared_tokens_per_step,
     tokens_per_step,
+    with_shared,
 )
 
 Compose = Callable[..., AppConfig]
@@ -44,6 +47,25 @@ def test_processes_share_a_step(compose: Compose) -> None:
     )
     assert tokens_per_step(job) == 65536
     assert job.trainer.per_device_train_batch_size == 2
+
+
+def test_one_run_keeps_to_its_budget_as_a_job_of_a_sweep_does(compose: Compose) -> None:
+    """8 rows of 512 tokens a step; 10 steps of them, whatever an epoch has."""
+    words = ("sweep.budget=tokens", "sweep.tokens=40960", "context_length=512")
+    started = as_started(compose(*words, "launch.device=cpu"))
+    assert tokens_per_step(started) == 4096
+    assert started.trainer.max_steps == 10
+    assert as_started(started) == started
+
+
+def test_what_jobs_share_follows_from_the_longest(compose: Compose) -> None:
+    jobs = [compose("sweep=fair", "trainer.max_steps=9", f"context_length={n}", *BASE)
+            for n in (1024, 4096)]  # fmt: skip
+    shared = shared_settings(jobs)
+    assert shared == {"lengths": [1024, 4096], "heldout_length": 1024, "tokens_per_step": 16384}
+    settled = [with_shared(job, shared) for job in jobs]
+    assert [job.trainer.per_device_train_batch_size for job in settled] == [4, 1]
+    assert {tuple(job.sweep.lengths) for job in settled} == {(1024, 4096)}
 
 
 @pytest.mark.parametrize("shared", ["context_parallel_size=4", "tensor_parallel_size=4"])
