@@ -22,12 +22,18 @@ def remove_stamp(run_dir: Path) -> None:
         (run_dir / STAMP).unlink(missing_ok=True)
 
 
+def last_stamp(run_dir: Path) -> float | None:
+    """Return when the job was last known to be run, in seconds since the epoch; None: never."""
+    try:
+        return (run_dir / STAMP).stat().st_mtime
+    except OSError:
+        return None
+
+
 def has_died(run_dir: Path) -> bool:
     """Tell whether the process that was running this job has ended without concluding it.
 
     A job that nobody stamps, such as one started below torchrun by hand, is not known to have died.
     """
-    try:
-        return time.time() - (run_dir / STAMP).stat().st_mtime > SECONDS_UNTIL_DEAD
-    except OSError:
-        return False
+    last = last_stamp(run_dir)
+    return last is not None and time.time() - last > SECONDS_UNTIL_DEAD

@@ -137,6 +137,8 @@ class RunResult:
     seconds: dict[str, float] = field(default_factory=dict)
     """Phase -> wall seconds: start (processes and imports), plan, data, load, prepare,
     evaluate_before, train, save, evaluate_after, verify; and total."""
+    seconds_before: float = 0.0
+    """Wall seconds of the earlier starts that this one went on from: `seconds` has none of them."""
     world_size: int = 1
     device: str | None = None
     num_parameters: int | None = None

@@ -2,13 +2,19 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from sft_app.common.errors import ConfigError
+from sft_app.config.config_hash import can_change_the_outcome
 from sft_app.evaluation.scoring.effective_length import mean_scores
-from sft_app.records.result import Evaluation
+from sft_app.records.identity import HOW_A_STEP_IS_CUT, NO_MATTER_TO_TRAINING
+from sft_app.records.result import Evaluation, RunResult
 from sft_app.reporting.run.long_context import effective_length
 from sft_app.reporting.run.summary import at
 from sft_app.reporting.sweep.cells import CellRecord
+
+BUDGETS = ("trainer.max_steps", "trainer.num_train_epochs", "sweep.supervised_tokens")
+"""What the points of one way may differ in."""
+MOST_KEYS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +72,21 @@ class Lost:
 def trajectories(cells: Iterable[CellRecord]) -> list[Trajectory]:
     """Group the completed cells by method, length and seed; the budgets of a group are its points.
 
-    Cells that differ in more than that (a learning rate, say) are kept apart by nothing: the
-    leaderboard is of sweeps over method, length, budget and seed.
+    Raises ConfigError for cells of one group that differ in more than the budget (a learning rate,
+    say), or not at all: the last one would stand for all of them.
     """
-    by_folder = {cell.run.directory.absolute(): cell for cell in cells}
+    by_folder = {cell.run.directory.absolute(): cell for cell in cells}  # once, though shared
     found: dict[tuple[str, int, int | None], Trajectory] = {}
+    of_way: dict[tuple[str, int, int | None], list[CellRecord]] = {}
     for cell in by_folder.values():
         result = cell.result
         if not cell.is_completed or result is None or cell.context_length is None:
             continue
         method = asked_method(cell)
         key = (method, cell.context_length, cell.seed)
+        for other in of_way.setdefault(key, []):
+            _check_budgets_alone(other, cell)
+        of_way[key].append(cell)
         theta = at(cell.run.plan, "rope.rope_parameters.rope_theta")
         window = at(cell.run.plan, "rope.original_context_length")
         trajectory = found.setdefault(
@@ -97,12 +107,31 @@ def trajectories(cells: Iterable[CellRecord]) -> list[Trajectory]:
                     result.evaluation_after,
                     result.tokens.total,
                     result.steps,
-                    _seconds(cell, by_folder),
+                    _seconds(result),
                     cell.peak_memory_bytes,
                 )
             )
         trajectory.points.sort(key=lambda point: point.tokens)
     return sorted(found.values(), key=lambda t: (t.context_length, t.method, t.seed or 0))
+
+
+def _check_budgets_alone(other: CellRecord, cell: CellRecord) -> None:
+    """Raise ConfigError unless two cells of a method, length and seed differ in their budget."""
+    keys = {*other.settings, *cell.settings} - {*HOW_A_STEP_IS_CUT, *NO_MATTER_TO_TRAINING}
+    differing = sorted(
+        key
+        for key in keys
+        if can_change_the_outcome(key) and other.settings.get(key) != cell.settings.get(key)
+    )
+    others = [key for key in differing if key not in BUDGETS]
+    if differing and not others:
+        return
+    what = f"differ in {', '.join(others[:MOST_KEYS])}" if others else "are one and the same"
+    raise ConfigError(
+        f"{other.name} and {cell.name} have one method, length and seed, and {what}: a leaderboard "
+        "is of a sweep over methods, lengths, budgets and seeds. Give the folder of such a sweep, "
+        "or move the cells that do not belong to it out of this one."
+    )
 
 
 def lost_cells(cells: Iterable[CellRecord]) -> list[Lost]:
@@ -138,14 +167,12 @@ def _point(
     )
 
 
-def _seconds(cell: CellRecord, by_folder: Mapping[Path, CellRecord]) -> float:
-    """Count the training of the cells that this one went on from, too."""
-    result = cell.result
-    if result is None:
-        return 0.0
-    own = result.seconds.get("train", 0.0)
-    begun = result.resumed_from
-    for folder, other in by_folder.items():
-        if begun and other is not cell and begun.startswith(f"{folder}/"):
-            return own + _seconds(other, by_folder)
-    return own
+def _seconds(result: RunResult) -> float:
+    """Return what the training loop took, whichever start or smaller budget's cell trained.
+
+    Tokens and their mean rate are counted through every checkpoint; the phase `train` is of the
+    last start alone, which older records have to do with.
+    """
+    if result.tokens_per_second:
+        return result.tokens.non_padding / result.tokens_per_second
+    return result.seconds.get("train", 0.0)

@@ -128,7 +128,10 @@ def key_numbers(run: RunFolder) -> list[KeyNumber]:
             numbers.append(KeyNumber(label="peak memory", value=size, detail=kind))
             break
     if (total := total_seconds(result)) is not None:
-        numbers.append(KeyNumber(label="wall time", value=format_values.duration(total)))
+        earlier = result.seconds_before
+        detail = f"and {format_values.duration(earlier)} before it went on" if earlier else ""
+        wall_time = format_values.duration(total)
+        numbers.append(KeyNumber(label="wall time", value=wall_time, detail=detail))
     return numbers
 
 

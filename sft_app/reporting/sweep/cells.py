@@ -178,5 +178,6 @@ def _whole(settings: Settings, key: str) -> int | None:
 
 
 def _gpu_hours(result: RunResult) -> float | None:
+    """Of all starts: an interrupted cell has paid for those before the last as well."""
     seconds = summary.total_seconds(result)
-    return None if seconds is None else result.world_size * seconds / 3600
+    return None if seconds is None else result.world_size * (result.seconds_before + seconds) / 3600

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from sft_app.reporting.page import format_values
 from sft_app.reporting.run.summary import at
 from sft_app.reporting.sweep.cells import CellRecord
+from sft_app.reporting.sweep.seed_groups import group_seeds
+from sft_app.reporting.sweep.settings_diff import differences
 from sft_app.reporting.sweep.sweep_csv import evaluation_lengths
 
 NEARLY_EQUAL = 1.05
@@ -17,7 +19,15 @@ def cautions(cells: list[CellRecord]) -> list[str]:
     completed = [cell for cell in cells if cell.is_completed]
     return [
         sentence
-        for check in (_models, _evaluation_tokens, _tasks, _training_tokens, _devices)
+        for check in (
+            _models,
+            _evaluation_tokens,
+            _tasks,
+            _training_tokens,
+            _devices,
+            _versions,
+            _twice,
+        )
         if (sentence := check(completed))
     ]
 
@@ -107,6 +117,40 @@ def _devices(cells: list[CellRecord]) -> str:
     return (
         "The cells ran on different devices, or on different numbers of them: tokens per second, "
         "memory and time are not comparable throughout."
+    )
+
+
+def _versions(cells: list[CellRecord]) -> str:
+    """What changes numbers in the last digits as a rule, and by more where a defect was mended."""
+    found: dict[str, set[str]] = {}
+    for cell in cells:
+        if cell.result:
+            revision = {"revision": cell.result.git_revision} if cell.result.git_revision else {}
+            for name, version in {**cell.result.versions, **revision}.items():
+                found.setdefault(name, set()).add(version)
+    texts = [
+        f"{name} {' and '.join(sorted(versions))}"
+        for name, versions in sorted(found.items())
+        if len(versions) > 1
+    ]
+    if not texts:
+        return ""
+    return (
+        f"The cells were run by different versions ({'; '.join(texts[:MOST_SHOWN])}): a small "
+        "difference may be theirs."
+    )
+
+
+def _twice(cells: list[CellRecord]) -> str:
+    """Two runs of one seed, as of two sweeps in one folder, say nothing of other seeds."""
+    groups = group_seeds(cells, differences(cells))
+    twice = [same for group in groups for same in group.by_seed.values() if len(same) > 1]
+    if not twice:
+        return ""
+    named = "; ".join(" and ".join(cell.name for cell in same) for same in twice[:MOST_SHOWN])
+    return (
+        f"Cells with the same settings and the same seed ({named}) count as one, with the mean of "
+        "what they measured: running a seed again shows no spread over seeds."
     )
 
 

@@ -36,8 +36,19 @@ class Setting:
         return [cell for cell in self.cells if cell.is_completed]
 
     def spread(self, measure: Measure) -> Spread | None:
-        """Return mean and deviation over the seeds that completed; None when none was measured."""
-        return spread(measure(cell) for cell in self.completed)
+        """Return mean and deviation over the seeds that completed; None when none was measured.
+
+        A seed that was run more than once is one seed, with the mean of its runs.
+        """
+        return spread(_once(map(measure, cells)) for cells in self.by_seed.values())
+
+    @property
+    def by_seed(self) -> dict[int | None, list[CellRecord]]:
+        """Return the cells that completed by their seed: of a sweep one each, of several more."""
+        found: dict[int | None, list[CellRecord]] = {}
+        for cell in self.completed:
+            found.setdefault(cell.seed, []).append(cell)
+        return found
 
 
 def spread(values: Iterable[float | None]) -> Spread | None:
@@ -49,6 +60,12 @@ def spread(values: Iterable[float | None]) -> Spread | None:
         return Spread(mean=math.nan, deviation=None, count=len(known))
     deviation = statistics.stdev(known) if len(known) > 1 else None
     return Spread(mean=statistics.fmean(known), deviation=deviation, count=len(known))
+
+
+def _once(values: Iterable[float | None]) -> float | None:
+    """Return the mean of what runs of one seed measured."""
+    found = spread(values)
+    return found.mean if found else None
 
 
 def group_seeds(cells: list[CellRecord], differing: list[Difference]) -> list[Setting]:

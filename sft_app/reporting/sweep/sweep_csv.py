@@ -99,6 +99,7 @@ def _row(
         "peak_host_memory_bytes": memory.get("host"),
         "train_seconds": result.seconds.get("train") if result else None,
         "total_seconds": result.seconds.get("total") if result else None,
+        "earlier_seconds": result.seconds_before if result else None,
         "device": result.device if result else None,
         "processes": result.world_size if result else None,
         "gpu_hours": cell.gpu_hours,

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ from sft_app.config.schema.app import AppConfig
 from sft_app.launch.job.job_errors import JobFailed
 from sft_app.launch.job.job_lock import is_being_run, only_one
 from sft_app.launch.job.job_state import JobState, job_state, look_at, set_aside
-from sft_app.launch.job.run_job import initial_result
+from sft_app.launch.job.run_job import initial_result, seconds_of_earlier_starts
 from sft_app.launch.sweep.out_of_memory import shorter_out_of_memory
 from sft_app.records.identity import identity_of
-from sft_app.records.result import Status
+from sft_app.records.liveness import STAMP, stamp
+from sft_app.records.result import Status, read_result
 
 Compose = Callable[..., AppConfig]
 
@@ -64,6 +66,32 @@ def test_what_a_finished_run_was_measured_on_is_compared_by_its_content(
     assert found.state is JobState.changed
     assert found.differences == ("the content of evaluation.documents has changed",)
     assert job_state(tmp_path / Status.interrupted, config) is JobState.unfinished
+
+
+def test_the_time_of_earlier_starts_is_kept(compose: Compose, tmp_path: Path) -> None:
+    """Two starts of 60 and 100 s, the second one killed; then a third, which a sweep prepares."""
+    config = compose("context_length=512")
+    run_dir = leave(tmp_path / "job", config, Status.interrupted)
+    first = read_result(run_dir)
+    first.seconds = {"train": 50.0, "total": 60.0}
+    first.write(run_dir)
+    assert seconds_of_earlier_starts(run_dir) == 0, "nothing of it is gone on from"
+    (run_dir / "checkpoints" / "checkpoint-5").mkdir(parents=True)
+    assert seconds_of_earlier_starts(run_dir) == 60
+
+    killed = initial_result(config, Status.running)
+    killed.seconds, killed.seconds_before = {"load": 3.0}, 60.0
+    killed.write(run_dir)
+    stamp(run_dir)
+    alive = datetime.fromisoformat(killed.started_at).timestamp() + 100
+    os.utime(run_dir / STAMP, (alive, alive))
+    assert seconds_of_earlier_starts(run_dir) == 160
+
+    pending = initial_result(config, Status.pending)
+    pending.started_at = datetime.fromtimestamp(alive + 999, tz=UTC).isoformat()
+    pending.seconds_before = 160.0
+    pending.write(run_dir)
+    assert seconds_of_earlier_starts(run_dir) == 160
 
 
 def test_checkpoints_of_other_settings_are_never_gone_on_from(

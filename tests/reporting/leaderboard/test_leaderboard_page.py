@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sft_app.records.result import TaskScore, read_result
+from sft_app.records.result import TaskScore, TokenCounts, read_result
 from sft_app.report import main
 from sft_app.reporting.leaderboard.measured_points import trajectories
 from sft_app.reporting.sweep.cells import collect_sweep
@@ -59,17 +59,33 @@ def test_page_and_data_have_every_method_claim_and_failed_cell(
 
 
 def test_budgets_of_a_cell_are_points_of_one_way_and_their_seconds_add_up(tmp_path: Path) -> None:
-    small = write_cell(tmp_path / "small", method="yarn")
-    large = write_cell(tmp_path / "large", method="yarn")
+    """Tokens and their rate are of the whole way, wherever the sweep's folder lies by now."""
+    small = write_cell(tmp_path / "small", method="yarn", max_steps=10)
+    large = write_cell(tmp_path / "large", method="yarn", max_steps=30)
     for cell, tokens, begun in ((small, 1000, None), (large, 3000, small)):
         result = read_result(cell)
-        result.tokens.total = tokens
-        result.seconds["train"] = 10.0
-        result.resumed_from = f"{begun}/checkpoints/checkpoint-1" if begun else None
+        result.tokens = TokenCounts(total=tokens)
+        result.seconds["train"] = 20.0 if begun else 10.0
+        result.tokens_per_second = 100.0
+        result.resumed_from = "/elsewhere/small/checkpoints/checkpoint-1" if begun else None
         result.write(cell)
     (way,) = trajectories(collect_sweep(tmp_path))
     assert [point.tokens for point in way.points] == [0, 1000, 3000]
-    assert [point.seconds for point in way.points] == [0.0, 10.0, 20.0]
+    assert [point.seconds for point in way.points] == [0.0, 10.0, 30.0]
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"), [(1e-4, "differ in trainer.learning_rate"), (2e-5, "are one and the same")]
+)
+def test_cells_that_differ_in_more_than_the_budget_are_not_taken_for_one_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rate: float, said: str
+) -> None:
+    write_cell(tmp_path / "one", learning_rate=2e-5)
+    write_cell(tmp_path / "another", learning_rate=rate)
+    assert main(["--leaderboard", str(tmp_path)]) == 1
+    assert f"another and one have one method, length and seed, and {said}" in (
+        capsys.readouterr().err
+    )
 
 
 def test_the_data_are_json_to_every_reader(tmp_path: Path) -> None:

@@ -73,3 +73,10 @@ def test_gpu_hours_are_processes_times_wall_time_and_cost_is_their_price(tmp_pat
     (priced,) = collect_sweep(tmp_path, price_per_gpu_hour=2.5)
     assert (free.gpu_hours, free.cost) == (8.0, None)
     assert priced.cost == 20.0
+
+
+def test_a_cell_that_was_interrupted_has_paid_for_its_earlier_starts(tmp_path: Path) -> None:
+    seconds = {"train": 1800.0, "total": 3600.0}
+    write_run(tmp_path / "run", result=result_of(seconds=seconds, seconds_before=1800.0))
+    (cell,) = collect_sweep(tmp_path, price_per_gpu_hour=2.0)
+    assert (cell.gpu_hours, cell.cost) == (1.5, 3.0)

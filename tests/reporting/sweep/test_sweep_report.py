@@ -8,6 +8,11 @@ import pytest
 
 from sft_app.records.result import RunError, Status
 from sft_app.records.run_files import RESULT
+from sft_app.reporting.sweep.cells import collect_sweep
+from sft_app.reporting.sweep.comparability import cautions
+from sft_app.reporting.sweep.criteria import heldout_loss
+from sft_app.reporting.sweep.seed_groups import group_seeds
+from sft_app.reporting.sweep.settings_diff import differences
 from sft_app.reporting.sweep.sweep_report import write_sweep_report
 from tests.reporting.example_runs import (
     config_of,
@@ -103,6 +108,27 @@ def test_what_makes_a_comparison_unfair_is_said(tmp_path: Path) -> None:
     text = text_of(write_sweep_report(tmp_path).read_text())
     assert "start from 2 different models" in text
     assert "ran on different devices, or on different numbers of them" in text
+
+
+def test_a_seed_that_was_run_twice_is_one_seed_and_that_is_said(tmp_path: Path) -> None:
+    """Two sweeps in one folder: without it their cells would show no spread, and a sure winner."""
+    for sweep in ("first", "second"):
+        write_sweep(tmp_path / sweep, lengths=(8192,), methods=("linear", "yarn"))
+    cells = collect_sweep(tmp_path)
+    (said,) = cautions(cells)
+    assert "first/context_length-8192_rope-linear_seed-1 and second/" in said
+    for setting in group_seeds(cells, differences(cells)):
+        found = setting.spread(heldout_loss)
+        assert found is not None and (found.count, found.deviation) == (1, None)
+
+
+def test_cells_of_different_versions_are_told_apart(tmp_path: Path) -> None:
+    write_sweep(tmp_path, lengths=(8192,), methods=("linear", "yarn"))
+    cells = collect_sweep(tmp_path)
+    assert cells[0].result is not None
+    cells[0].result.versions["torch"] = "2.11.0"
+    (said,) = cautions(cells)
+    assert "(torch 2.11.0 and 2.13.0)" in said
 
 
 def test_the_page_fetches_nothing_and_runs_its_own_script_only(tmp_path: Path) -> None:
