@@ -40,8 +40,10 @@ def evaluate(
         evaluation = Evaluation()
         if plan.heldout:
             evaluation.heldout = _measure_heldout(plan, reader)
+            _tell_not_finite(reader, "held-out loss")
         if plan.long.documents:
             _measure_documents(evaluation, plan, reader)
+            _tell_not_finite(reader, "perplexity by length")
         if plan.tasks is not None:
             evaluation.tasks = measure_tasks(plan.tasks, reader, plan.settings.scoring)
             evaluation.effective_length = effective_lengths(evaluation.tasks)
@@ -87,6 +89,7 @@ def measure_tasks(
             scores = forced_scores(reader, samples)
         else:
             scores = generated_scores(reader, samples, tasks.material.tokenizer)
+        _tell_not_finite(reader, f"{task} at {length:,} tokens")
         score = _summed_up(samples, scores)
         found.setdefault(task, {})[str(length)] = score
         if time.monotonic() - said < SECONDS_BETWEEN_LINES:
@@ -97,6 +100,17 @@ def measure_tasks(
             number, len(pairs), task, f"{length:,}", 100 * score.score,
         )  # fmt: skip
     return found
+
+
+def _tell_not_finite(reader: TokenReader, what: str) -> None:
+    """Name what was measured of a model that computes no numbers there; a collective."""
+    if count := reader.take_not_finite():
+        log.warning(
+            "evaluation      %s: %s no numbers (NaN or infinite), and right answers never: look at "
+            "the model's weights, and at model.dtype",
+            what,
+            f"{counted(count, 'prediction')} {'is' if count == 1 else 'are'}",
+        )
 
 
 def describe(evaluation: Evaluation) -> list[tuple[str, str]]:

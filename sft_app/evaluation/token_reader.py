@@ -52,6 +52,7 @@ class TokenReader:
         self.split = split or WorkSplit()
         self.transform = logit_transform(self.inner.config)
         self.takes_whole_logits = False
+        self._not_finite = 0
         obstacle = self._obstacle()
         if obstacle is not None:
             self.takes_whole_logits = True
@@ -68,8 +69,21 @@ class TokenReader:
 
     @torch.no_grad()
     def hits(self, input_ids: Tensor, wanted: Tensor | None = None) -> Tensor:
-        """Return 1 for each token but the first that is the likeliest one there, else 0."""
+        """Return 1 for each token but the first that is the likeliest one there, else 0.
+
+        Where logits are NaN no token is.
+        """
         return self._measure(input_ids, wanted, _is_likeliest)
+
+    def note_not_finite(self, tokens: int) -> None:
+        """Count predictions that are no numbers."""
+        self._not_finite += tokens
+
+    def take_not_finite(self) -> int:
+        """Return how many predictions since the last call were no numbers; a collective."""
+        counted = torch.tensor([float(self._not_finite)])
+        self._not_finite = 0
+        return int(self.split.sum(counted, self.device).item())
 
     def rows_at_once(self, length: int) -> int:
         """Return how many rows of `length` tokens one forward takes."""
@@ -88,9 +102,11 @@ class TokenReader:
             if begin < end:
                 here = chosen[:, begin:end]
                 rows = states[:, : end - begin][here]  # [M, D], or [M, V]
-                found[:, begin:end][here] = self._judged(
-                    rows, targets[:, begin:end][here], head, judge
-                )
+                judged = self._judged(rows, targets[:, begin:end][here], head, judge)
+                self.note_not_finite(int((~judged.isfinite()).sum()))
+                found[:, begin:end][here] = judged
+        if judge is _is_likeliest:
+            found.nan_to_num_(nan=0.0)
         return found.cpu()
 
     def _part(self, input_ids: Tensor) -> Any:
@@ -191,4 +207,6 @@ def _nats(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _is_likeliest(logits: Tensor, targets: Tensor) -> Tensor:
-    return (logits.argmax(-1) == targets).float()
+    """1 or 0; NaN where the logits are."""
+    largest, at = logits.max(-1)
+    return torch.where(largest.isnan(), largest, (at == targets).float())

@@ -52,8 +52,12 @@ def generate(reader: TokenReader, sample: Sample, tokenizer: PreTrainedTokenizer
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
             max_new_tokens=len(sample.input_ids) - sample.prompt_length + MORE_TOKENS,
+            output_logits=True,
+            return_dict_in_generate=True,
         )
-    return str(tokenizer.decode(output[0, sample.prompt_length :], skip_special_tokens=True))
+    reader.note_not_finite(sum(bool(logits.isnan().any()) for logits in output.logits))
+    answer = output.sequences[0, sample.prompt_length :]
+    return str(tokenizer.decode(answer, skip_special_tokens=True))
 
 
 @contextmanager

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer, GenerationConfig
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from sft_app.config.schema.evaluation import Scoring
+from sft_app.evaluation.measure import measure_tasks
 from sft_app.evaluation.scoring.effective_length import effective_lengths
 from sft_app.evaluation.scoring.forced import forced_scores
 from sft_app.evaluation.scoring.generate import contained, generate, generated_scores
@@ -64,6 +67,26 @@ def test_how_the_model_likes_to_generate_changes_no_score(tiny_model: Path) -> N
     assert sum(plain) > 0
     assert generated_scores(reader, samples, tokenizer) == plain
     assert model.generation_config is own
+
+
+@pytest.mark.parametrize("scoring", Scoring)
+def test_answers_of_a_model_that_computes_no_numbers_are_wrong_and_that_is_said(
+    tiny_model: Path, caplog: pytest.LogCaptureFixture, scoring: Scoring
+) -> None:
+    """A score of 0% alone would look like a model that reads badly."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(torch.nan)
+    material = Material(
+        Encoder(tokenizer), prompt_frame(tokenizer), noise_haystack(tokenizer, 512, 0)
+    )
+    tasks = TaskSamples(material, ["passkey"], (512,), samples=2, seed=3)
+    with caplog.at_level("WARNING"):
+        found = measure_tasks(tasks, TokenReader(model, "cpu"), scoring)
+    assert found["passkey"]["512"].score == 0.0
+    assert "passkey at 512 tokens: " in caplog.text
+    assert "predictions are no numbers" in caplog.text
 
 
 def test_the_share_of_references_counts_and_any_will_do_in_question_answering() -> None:
