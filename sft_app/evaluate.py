@@ -15,8 +15,10 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.command_line import prepare_arguments
 from sft_app.config.hydra_callback import run_task, typed_without_hydra
 from sft_app.config.one_sentence import exit_with_message
-from sft_app.config.schema.app import register_schema, save_config
+from sft_app.config.schema.app import AppConfig, register_schema, save_config
 from sft_app.config.validation.validate import validate
+from sft_app.launch.job.job_errors import JobFailed
+from sft_app.launch.job.job_lock import only_one
 from sft_app.launch.job.outer_launcher import refuse_outer_launcher
 from sft_app.launch.job.run_job import worker_command
 from sft_app.launch.job.supervise import run_supervised
@@ -63,16 +65,32 @@ class Folder:
 
     @classmethod
     def make(cls) -> Path:
-        """Make the folder, and return it; raises ConfigError for one that holds a run."""
-        now = datetime.now()
-        own = f"outputs/evaluations/{now:%Y-%m-%d}/{now:%H-%M-%S}"
-        directory = Path(cls.named[-1] if cls.named else own)
+        """Make the folder, and return it; raises ConfigError for one that holds a run.
+
+        One that nobody has named is new: evaluations that start in one second share none.
+        """
+        if not cls.named:
+            return cls._make_new(datetime.now())
+        directory = Path(cls.named[-1])
         if is_run(directory):  # whose config.yaml and report.html would be lost
             raise ConfigError(
                 f"{RUN_DIR}{directory} holds a run: name another folder for the evaluation."
             )
         directory.mkdir(parents=True, exist_ok=True)
         return directory
+
+    @staticmethod
+    def _make_new(now: datetime) -> Path:
+        first = Path(f"outputs/evaluations/{now:%Y-%m-%d}/{now:%H-%M-%S}")
+        directory, number = first, 1
+        while True:
+            try:
+                directory.mkdir(parents=True)
+            except FileExistsError:
+                number += 1
+                directory = first.with_name(f"{first.name}-{number}")
+            else:
+                return directory
 
 
 @hydra.main(version_base="1.3", config_path="pkg://sft_app.conf", config_name="config")
@@ -94,6 +112,15 @@ def evaluate(composed: DictConfig) -> None:
         own_context="context_length" not in given,
         conversations=any(key == "data" or key.startswith("data.") for key in given),
     )
+    try:
+        with only_one(directory):
+            _measure(config, request, directory)
+    except JobFailed as failure:
+        print(f"sft-eval: {failure}", file=sys.stderr)
+        sys.exit(failure.exit_code)
+
+
+def _measure(config: AppConfig, request: EvaluationRequest, directory: Path) -> None:
     guard_console(EVALUATION_GOES_ON)
     request.write(directory)
     save_config(config, directory / CONFIG)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sft_app.evaluate import Folder
 from sft_app.report import main
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -81,3 +82,11 @@ def test_what_cannot_be_measured_is_refused_in_a_sentence(
     assert message in answer.stderr
     assert "Traceback" not in answer.stderr
     assert "parameters in" not in answer.stdout, "no weights were read"
+
+
+def test_evaluations_that_start_in_one_second_share_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Folder, "named", [], raising=False)
+    assert len({Folder.make() for _ in range(3)}) == 3

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,6 +43,30 @@ def test_an_answer_comes_in_pieces_and_counts_what_is_used(
     assert [turn["role"] for turn in conversation.messages] == ["user", "assistant"]
     assert "of 64 tokens" in said[-1]
     assert session.speakers[0].answer_length <= 5
+
+
+def test_an_answer_that_its_limit_cuts_off_says_so(speaker: Speaker, said: list[str]) -> None:
+    """A random model says no end by itself; one whose every token is an end does at once."""
+    session = Session([speaker], Sampling(temperature=0, max_new_tokens=3), said.append)
+    session.take("Hi")
+    assert "the answer ends here, after --max-new-tokens=3" in said[-1]
+    own = speaker.model.generation_config.eos_token_id
+    speaker.model.generation_config.eos_token_id = list(range(len(speaker.tokenizer)))
+    try:
+        session.take("Hi")
+    finally:
+        speaker.model.generation_config.eos_token_id = own
+    assert "ends here" not in said[-1]
+
+
+def test_a_saved_conversation_comes_back_whole(tmp_path: Path) -> None:
+    """Also with U+2028, which ends a line for Unicode and none of JSON Lines, and other keys."""
+    turns: list[dict[str, Any]] = [{"role": "user", "content": "a\u2028b"},
+             {"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]}]  # fmt: skip
+    DialogueTurns(turns).save(tmp_path / "chat.jsonl")
+    loaded = DialogueTurns()
+    loaded.load(tmp_path / "chat.jsonl")
+    assert loaded.messages == turns
 
 
 def test_the_same_seed_says_the_same(speaker: Speaker) -> None:

@@ -16,7 +16,7 @@ class NotRendered(ValueError):
 class DialogueTurns:
     """Holds the turns of a chat, as chat templates and training data have them."""
 
-    messages: list[dict[str, str]] = field(default_factory=list)
+    messages: list[dict[str, Any]] = field(default_factory=list)
 
     def set_system(self, text: str) -> None:
         """Put a system turn first, in place of the one that was there; none for empty text."""
@@ -48,13 +48,17 @@ class DialogueTurns:
         """Take the last conversation of a file; raises ValueError for what is none."""
         try:
             text = path.read_text(encoding="utf-8")
-            lines = [line for line in text.splitlines() if line.strip()]
-            messages = json.loads(lines[-1])["messages"]
-            turns = [{"role": turn["role"], "content": turn["content"]} for turn in messages]
+            # Not splitlines: a text may hold what Unicode takes for the end of a line.
+            lines = [line for line in text.split("\n") if line.strip()]
+            record = json.loads(lines[-1])
+            turns = [dict(turn) for turn in record["messages"]]
+            told = [turn[key] for turn in turns for key in ("role", "content")]
         except (IndexError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} holds no conversation") from error
-        if not all(isinstance(text, str) for turn in turns for text in turn.values()):
+        if not all(isinstance(text, str) for text in told):
             raise ValueError(f"{path} holds a turn without text, which is no conversation here")
+        if record.get("tools"):
+            raise ValueError(f"{path} holds a conversation with tools, and here are none")
         self.messages = turns
 
 

@@ -88,13 +88,15 @@ class Session:
         return True
 
     def usage(self, speaker: Speaker, conversation: DialogueTurns) -> str:
-        """Return how much of the context is used, and that an answer was cut off by its end."""
+        """Return how much of the context is used, and what has cut an answer off."""
         used = speaker.used(conversation)
         limit = speaker.context_length
-        if limit is None:
-            return f"({used:,} tokens)"
-        full = speaker.prompt_length + speaker.answer_length >= limit
+        full = limit is not None and speaker.prompt_length + speaker.answer_length >= limit
         ended = "; the answer ends here, for the context is full" if full else ""
+        if speaker.answer_is_cut and not full:
+            ended = f"; the answer ends here, after --max-new-tokens={self.sampling.max_new_tokens}"
+        if limit is None:
+            return f"({used:,} tokens{ended})"
         return f"({min(used, limit):,} of {limit:,} tokens{ended})"
 
     def _make_room(self, speaker: Speaker, conversation: DialogueTurns) -> bool:

@@ -69,6 +69,8 @@ class Speaker:
         """Tokens of the last prompt."""
         self.answer_length = 0
         """Tokens of the last answer."""
+        self.answer_is_cut = False
+        """Whether the last answer was ended by its limit, and not by the model."""
 
     @property
     def context_length(self) -> int | None:
@@ -85,6 +87,7 @@ class Speaker:
 
     def answer(self, conversation: DialogueTurns, sampling: Sampling) -> Iterator[str]:
         """Yield the answer to the conversation as it is generated; may be left at any time."""
+        self.prompt_length, self.answer_length, self.answer_is_cut = 0, 0, False
         ids = prompt_ids(conversation, self.tokenizer)
         room = sampling.max_new_tokens
         if self.context_length is not None:
@@ -129,6 +132,9 @@ class Speaker:
             raise found["error"]
         self.prompt_length = len(ids)
         self.answer_length = found["ids"].shape[1] - len(ids)
+        ends = self.model.generation_config.eos_token_id
+        ends = ends if isinstance(ends, list) else [ends]
+        self.answer_is_cut = self.answer_length >= room and int(found["ids"][0, -1]) not in ends
 
     @staticmethod
     def _is_known(length: object) -> bool:
