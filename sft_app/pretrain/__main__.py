@@ -73,7 +73,9 @@ def make(folder: Path, settings: PretrainSettings) -> None:
         f"{settings.context_length} tokens of context, on {len(stream):,} tokens of text",
         flush=True,
     )
-    losses = [pretrain(model, TrainingRows(stream, tokenizer, s), s) for s in settings.rounds()]
+    loss = pretrain(model, TrainingRows(stream, tokenizer, settings), settings)
+    if (second := settings.second_round()) is not None:
+        loss = pretrain(model, TrainingRows(stream, tokenizer, second), second)
     model.save_pretrained(folder)
     as_umask_says(folder)
     tokenizer.save_pretrained(folder)
@@ -87,9 +89,9 @@ def make(folder: Path, settings: PretrainSettings) -> None:
     write_records(folder / "train.json", train)
     write_records(folder / "eval.json", further[then:])
     seconds = round(time.perf_counter() - started, 1)
-    record = {"digest": settings.digest(), "loss": losses[-1], "seconds": seconds}
+    record = {"digest": settings.digest(), "loss": loss, "seconds": seconds}
     write_atomically(folder / MADE_FROM, json.dumps(record, indent=2) + "\n")
-    print(f"Pre-trained in {seconds:g} s, loss {losses[-1]:.3f}: {folder}")
+    print(f"Pre-trained in {seconds:g} s, loss {loss:.3f}: {folder}")
 
 
 def token_stream(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:

@@ -42,26 +42,22 @@ class PretrainSettings:
     train_retrievals: int = 0
     train_retrieval_lengths: list[int] = field(default_factory=list)
     longest_question: int | None = None
-    second_round_times: int = 1
 
-    def rounds(self) -> list["PretrainSettings"]:
-        """Return what each round of training is made with: the first, and later ones on other rows.
+    def second_round(self) -> "PretrainSettings | None":
+        """Return what a second round of training is made with, on other rows; None: there is none.
 
-        A learning rate that rises again gets a small model off a plateau that the falling one of
-        the round before leaves it on.
+        A learning rate that rises again gets a small model off a plateau that the first round's
+        falling one leaves it on.
         """
-        times = self.second_round_times if self.second_round_steps else 0
-        later = [
-            replace(
-                self,
-                seed=self.seed + number,
-                num_steps=self.second_round_steps,
-                learning_rate=self.second_round_learning_rate,
-                short_steps=0,
-            )
-            for number in range(1, times + 1)
-        ]
-        return [self, *later]
+        if not self.second_round_steps:
+            return None
+        return replace(
+            self,
+            seed=self.seed + 1,
+            num_steps=self.second_round_steps,
+            learning_rate=self.second_round_learning_rate,
+            short_steps=0,
+        )
 
     def digest(self) -> str:
         """Return the SHA-256 of the settings: equal settings make the same model.
@@ -69,9 +65,8 @@ class PretrainSettings:
         A setting that came later and says nothing is left out: it makes no other model.
         """
         settings = asdict(self)
-        for name, default in (("longest_question", None), ("second_round_times", 1)):
-            if settings[name] == default:
-                del settings[name]
+        if self.longest_question is None:
+            del settings["longest_question"]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
 
