@@ -32,11 +32,12 @@ _IN_A_FILE = re.compile(r"(?:In '(?P<file>[^']*)': )?\w+ raised while composing 
 """What Hydra says first of a file that it cannot put into the configuration."""
 
 _UNKNOWN_KEY = re.compile(
-    r"Key '.*' not in '\w+' full_key: (?P<key>.*?) (?:reference|object)_type=.*"
+    r"Key '.*' not in '\w+'(?:\. Did you mean: .*\?)? full_key: (?P<key>.*?) "
+    r"(?:reference|object)_type=.*"
 )
 _NO_MAPPING = re.compile(
     r"Merge error: \w+ is not a subclass of \w+\. value: .*|"
-    r"Cannot merge DictConfig with ListConfig .*"
+    r"Cannot merge (?:DictConfig with ListConfig|incompatible container types) .*"
 )
 _TYPES = re.compile(r" full_key: (?P<key>.*?)((?:reference|object)_type=.*)")
 """How OmegaConf ends its messages: the key, empty for the whole, and names of our classes."""
