@@ -19,6 +19,8 @@ from transformers import TrainerControl
 from transformers.trainer_utils import SaveStrategy
 
 from sft_app.common import ranks
+from sft_app.common.counted import counted
+from sft_app.common.errors import ConfigError
 from sft_app.records.result import LossMeasurement
 from sft_app.training.guards.step_guard import TrainingDiverged
 from sft_app.training.metrics.token_counts import WorkCount
@@ -137,6 +139,19 @@ class HeldoutTrainer(CheckpointingTrainer):
         return best.step if keeps and best is not None else None
 
     # -- at the end ----------------------------------------------------------------------------
+
+    def check_all_steps_taken(self) -> None:
+        """Raise ConfigError where training ended before its last step, and nobody asked it to."""
+        taken, planned = self.state.global_step, self.state.max_steps
+        if taken >= planned or self.stopped_by or self.has_stopped_early:
+            return
+        rows, batch = len(self.train_dataset), self.args.per_device_train_batch_size
+        raise ConfigError(
+            f"training ended after step {taken:,} of {planned:,}, as its data gave no further "
+            f"batch: they have {counted(rows, 'row')}, and a batch takes {batch:,} on each process "
+            "(trainer.per_device_train_batch_size: make it smaller; "
+            "trainer.extra.dataloader_drop_last, where it is set, leaves smaller batches out)."
+        )
 
     def settle_weights(self) -> None:
         """Leave the weights that are to be used, where the optimizer trains others."""

@@ -268,6 +268,7 @@ def train(trainer: SFTTrainer, config: AppConfig, run_dir: Path, record: RunReco
         log.info("resume          from %s", found.checkpoint)
     with trainer.guard.signals.noticed():
         trainer.train(resume_from_checkpoint=result.resumed_from)
+    trainer.check_all_steps_taken()
     if (best := best_of(trainer.measured)) is not None:
         result.best_step, result.best_heldout_loss = best.step, best.loss
         result.stopped_early = trainer.has_stopped_early

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainerCallback
 
+from sft_app.common.errors import ConfigError
 from sft_app.records.result import LossMeasurement
 from sft_app.training.guards.step_guard import TrainingDiverged
 from sft_app.training.heldout_trainer import HeldoutMeasure
@@ -106,6 +107,21 @@ def test_training_ends_early_and_a_run_that_ended_so_takes_no_further_step(make:
     again.load_best()
     best = load_file(Path(again.args.output_dir) / "checkpoint-2/model.safetensors")
     assert all(torch.equal(best[name], tensor) for name, tensor in weights(again).items())
+
+
+def test_a_run_whose_data_give_no_batch_is_not_taken_for_a_complete_one(make: Make) -> None:
+    settings = {"eval_strategy": "no", "dataloader_drop_last": True}
+    trainer = make([], max_steps=3, per_device_train_batch_size=9, **settings)
+    trainer.train()
+    with pytest.raises(ConfigError, match=r"step 0 of 3.*8 rows, and a batch takes 9"):
+        trainer.check_all_steps_taken()
+
+
+def test_a_run_that_ended_early_or_at_its_last_step_is_complete(make: Make) -> None:
+    for losses, patience in (([5.0, 3.0, 4.0, 3.5, 2.0], 2), ([3.0, 2.0], None)):
+        trainer = make(losses, patience=patience)
+        trainer.train()
+        trainer.check_all_steps_taken()
 
 
 def test_what_another_run_measured_does_not_count(make: Make, tmp_path: Path) -> None:
