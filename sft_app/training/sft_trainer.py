@@ -133,10 +133,14 @@ class SFTTrainer(GuardedTrainer):
     def _get_train_sampler(
         self, train_dataset: Dataset[Batch] | None = None
     ) -> torch.utils.data.Sampler[int] | None:
-        """Unpacked examples come in batches of similar length, over all ranks; rows at random."""
+        """Unpacked examples come in batches of similar length, over all ranks; rows at random.
+
+        Unless trainer.extra.train_sampling_strategy asks for another order.
+        """
         dataset = self.train_dataset if train_dataset is None else train_dataset
         dataset = dataset.items if isinstance(dataset, NumberedItems) else dataset
-        if isinstance(dataset, ExampleDataset):
+        is_ours = getattr(self.args, "train_sampling_strategy", "random") == "random"
+        if isinstance(dataset, ExampleDataset) and is_ours:
             # Of a whole step, however it is cut: other ranks go on with the same order of data.
             rows = self.get_total_train_batch_size(self.args)
             return LengthGroupedSampler(dataset.lengths, rows, self.args.seed)

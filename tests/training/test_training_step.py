@@ -9,13 +9,16 @@ import torch
 from sft_app.common.errors import ConfigError
 from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
 from sft_app.config.schema.trainer import TrainerConfig
+from sft_app.data.batches.datasets import ExampleDataset
 from sft_app.training.arguments import checkpointing_arguments
 from sft_app.training.attention import packed_attention
+from sft_app.training.attention.known_batch import KNOWN
 from sft_app.training.loss import loss_of_logits
 from sft_app.training.optim.muon import muon_for
 from sft_app.training.peft.lora import add_adapter, merge_adapter
 from sft_app.training.sft_trainer import SFTTrainer
 from tests.training.training_steps import (
+    Batch,
     collate,
     losses_of,
     mean_over_conversations,
@@ -297,3 +300,33 @@ def test_muon_learns_and_resumes_bit_for_bit(random_model, tmp_path):
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
     for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+class Examples(ExampleDataset):
+    """Unpacked examples, already tensors, of many lengths."""
+
+    def __init__(self, rows: list[Batch]) -> None:
+        self.rows = rows
+        self.lengths = [100 - index for index in range(len(rows))]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.rows[index]
+
+    def records_of(self, index: int) -> list[str]:
+        return [str(index)]
+
+
+@pytest.mark.parametrize("strategy", ["random", "sequential"])
+def test_examples_come_in_the_order_that_is_asked_for(
+    random_model, tmp_path: Path, strategy: str
+) -> None:
+    trainer = trainer_of(
+        prepared(random_model("llama")), tmp_path, Examples(packed_rows(8)),
+        train_sampling_strategy=strategy, per_device_train_batch_size=1,
+    )  # fmt: skip
+    order = [int(batch[KNOWN].items[0]) for batch in trainer.get_train_dataloader()]
+    assert sorted(order) == list(range(8))
+    assert (order == list(range(8))) is (strategy == "sequential")

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from sft_app.config.schema.adapter import AdapterConfig
 from sft_app.config.schema.trainer import OnNonfinite
-from sft_app.data.batches.datasets import CONVERSATION_SHARE
+from sft_app.data.batches.datasets import CONVERSATION_SHARE, Items
 from sft_app.training.attention import packed_attention
 from sft_app.training.attention.choose_attention import AttentionChoice
 from sft_app.training.guards.loss_spikes import SpikeRule
@@ -87,7 +87,7 @@ def prepared(
 def trainer_of(
     model: PreparedModel,
     directory: Path,
-    rows: list[Batch],
+    rows: Items,
     optimizer_cls_and_kwargs: tuple[type, dict[str, Any]] | None = None,
     on_nonfinite: OnNonfinite = OnNonfinite.stop,
     on_loss_spike: SpikeRule | None = None,

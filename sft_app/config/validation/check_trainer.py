@@ -38,6 +38,11 @@ NOT_OFFERED = {
         "it would compile the whole model; trainer.torch_compile=true compiles each layer, in "
         "inductor's default mode."
     ),
+    "use_liger_kernel": (
+        "its forward would take the place of the one that keeps packed documents apart and weights "
+        "tokens; trainer.loss_head=liger takes its loss."
+    ),
+    "liger_kernel_config": "trainer.loss_head=liger takes its loss, and has no settings.",
 }
 """TrainingArguments that the app's own loading, evaluation or saving would not be right with."""
 
@@ -81,6 +86,7 @@ def check_trainer_support(config: AppConfig) -> None:
         if name in NOT_OFFERED:
             raise ConfigError(f"trainer.extra.{name} is not offered: {NOT_OFFERED[name]}")
     check_adapter(config)
+    _check_batches(config.trainer)
     _check_checkpointing(config)
     _check_tiles(config.trainer)
     _check_loss_weighting(config.trainer)
@@ -117,6 +123,17 @@ def check_trainer_support(config: AppConfig) -> None:
                 "adamw_torch_fused."
             )
     _check_packages(config)
+
+
+def _check_batches(trainer: TrainerConfig) -> None:
+    """The rows of a step are those that the plan, and a resume, count."""
+    settings = trainer.extra.get("accelerator_config")
+    for name in ("split_batches", "dispatch_batches"):
+        if isinstance(settings, dict) and settings.get(name):
+            raise ConfigError(
+                f"trainer.extra.accelerator_config.{name}=true is not offered: each process reads "
+                "batches of trainer.per_device_train_batch_size rows of its own. Leave it out."
+            )
 
 
 def _check_loss_spike(trainer: TrainerConfig) -> None:

@@ -16,6 +16,14 @@ from sft_app.config.schema.rope import RopeMethod
 from sft_app.config.schema.sweep import Budget, SweepConfig
 from sft_app.config.schema.trainer import OnLossSpike, SaveStrategy, TrainerConfig
 
+MEASURED_BY_THE_APP = (
+    "per_device_eval_batch_size", "eval_accumulation_steps", "eval_do_concat_batches",
+    "eval_use_gather_object", "prediction_loss_only", "include_for_metrics", "batch_eval_metrics",
+    "bf16_full_eval", "fp16_full_eval",
+)  # fmt: skip
+"""Names in trainer.extra that are of transformers' own evaluation, which is not used."""
+WITHOUT_ADAM = ("sgd", "adagrad", "rmsprop", "adafactor")
+"""Optimizers that have neither Adam's betas nor its epsilon."""
 WITHOUT_FACTOR = (RopeMethod.none, RopeMethod.abf, RopeMethod.extend_positions)
 WITHOUT_MOMENTS = ("sgd", "adafactor", "adagrad", "rmsprop")
 """Optimizers that the settings of Adam are not handed to."""
@@ -76,6 +84,17 @@ def _of_training(trainer: TrainerConfig) -> list[str]:
             unused += ["loss_spike_threshold", "loss_spike_window"]
         reason = f"trainer.on_loss_spike={trainer.on_loss_spike}"
         notes += _given(trainer, "trainer", unused, reason)
+    if trainer.optim in WITHOUT_ADAM:
+        of_adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
+        notes += _given(trainer, "trainer", of_adam, f"trainer.optim={trainer.optim}")
+    notes += [
+        f"trainer.extra.{name}={trainer.extra[name]} has no effect: the application measures "
+        "held-out loss itself (evaluation.batch_size)."
+        for name in MEASURED_BY_THE_APP
+        if name in trainer.extra
+    ]
+    if trainer.optim == "muon" and trainer.extra.get("optim_args"):
+        notes.append("trainer.extra.optim_args has no effect with trainer.optim=muon.")
     if trainer.max_steps > 0:
         reason = f"trainer.max_steps={trainer.max_steps}, which ends the training"
         notes += _given(trainer, "trainer", ("num_train_epochs",), reason)

@@ -24,6 +24,9 @@ ASKS_FOR_PACKAGES = (
         ("+trainer.extra.parallelism_config={cp_size: 2}", "cannot see packed documents"),
         ("+trainer.extra.torch_compile_mode=default", "trainer.torch_compile"),
         ("+trainer.extra.torch_compile_backend=eager", "trainer.torch_compile"),
+        ("+trainer.extra.use_liger_kernel=true", "trainer.loss_head=liger"),
+        ("+trainer.extra.accelerator_config={split_batches: true}", "rows of its own"),
+        ("+trainer.extra.accelerator_config={dispatch_batches: true}", "rows of its own"),
     ],
 )
 def test_what_is_not_right_is_refused(compose: Compose, override: str, way_out: str) -> None:

@@ -32,6 +32,18 @@ Compose = Callable[..., AppConfig]
             ["trainer.on_loss_spike=stop", "trainer.max_rewinds=9"],
             "trainer.max_rewinds=9 has no effect with trainer.on_loss_spike=stop",
         ),
+        (
+            ["trainer.optim=sgd", "trainer.adam_beta2=0.9"],
+            "trainer.adam_beta2=0.9 has no effect with trainer.optim=sgd",
+        ),
+        (
+            ["+trainer.extra.per_device_eval_batch_size=4"],
+            "per_device_eval_batch_size=4 has no effect: the application measures held-out loss",
+        ),
+        (
+            ["trainer.optim=muon", "+trainer.extra.optim_args='momentum=0.9'"],
+            "trainer.extra.optim_args has no effect with trainer.optim=muon",
+        ),
         (["data.eval=org/data", "data.eval_examples=5"], "data.eval_examples=5"),
         (["rope=yarn", "rope.factor=4", "rope.factor_rounding=exact"], "with rope.factor=4."),
         (["rope=none", "rope.factor_rounding=exact"], "rope.factor_rounding=exact has no effect"),
