@@ -35,6 +35,7 @@ from sft_app.training.metrics.token_counts import (
     WorkCount,
 )
 from sft_app.training.optim.lr_schedule import without_idle_step
+from sft_app.training.optim.weight_decay import matrices_of
 from sft_app.training.parallel.context_parallel import (
     context_parallel_attention,
     shard_for_context_parallel,
@@ -145,6 +146,10 @@ class SFTTrainer(GuardedTrainer):
             rows = self.get_total_train_batch_size(self.args)
             return LengthGroupedSampler(dataset.lengths, rows, self.args.seed)
         return super()._get_train_sampler(train_dataset)
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """Name what trainer.weight_decay is for (weight_decay.py)."""
+        return matrices_of(model, super().get_decay_parameter_names(model))
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sft_app.config.schema.trainer import TrainerConfig
+from sft_app.training.optim.weight_decay import is_table
 
 Groups = list[dict[str, Any]]
 
@@ -72,11 +73,22 @@ def _groups_of(groups: Groups, wanted: Callable[[nn.Parameter], bool]) -> Groups
 
 def muon_for(model: PreTrainedModel, trainer: TrainerConfig) -> tuple[type, dict[str, Any]]:
     """Return what the Trainer calls with its parameter groups."""
-    layers = (model.get_input_embeddings(), model.get_output_embeddings())
-    outer = [p for layer in layers if layer is not None for p in layer.parameters()]
     return MuonAndAdamW, {
-        "not_hidden": outer,
+        "not_hidden": _not_hidden(model),
         "lr": trainer.learning_rate,
         "betas": (trainer.adam_beta1, trainer.adam_beta2),
         "eps": trainer.adam_epsilon,
     }
+
+
+def _not_hidden(model: PreTrainedModel) -> list[nn.Parameter]:
+    """Return what no hidden layer multiplies by: embeddings of words and positions, and the head.
+
+    And parameters that are a table of numbers for each channel, such as a state space's `A_log`.
+    """
+    head = model.get_output_embeddings()
+    layers = [model.get_input_embeddings(), *([] if head is None else [head])]
+    layers += [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    outer = [p for layer in layers for p in layer.parameters()]
+    tables = [p for name, p in model.named_parameters() if is_table(name)]
+    return [*outer, *tables]
