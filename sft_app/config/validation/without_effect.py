@@ -22,8 +22,6 @@ MEASURED_BY_THE_APP = (
     "bf16_full_eval", "fp16_full_eval",
 )  # fmt: skip
 """Names in trainer.extra that are of transformers' own evaluation, which is not used."""
-WITHOUT_ADAM = ("sgd", "adagrad", "rmsprop", "adafactor")
-"""Optimizers that have neither Adam's betas nor its epsilon."""
 WITHOUT_FACTOR = (RopeMethod.none, RopeMethod.abf, RopeMethod.extend_positions)
 WITHOUT_MOMENTS = ("sgd", "adafactor", "adagrad", "rmsprop")
 """Optimizers that the settings of Adam are not handed to."""
@@ -84,9 +82,6 @@ def _of_training(trainer: TrainerConfig) -> list[str]:
             unused += ["loss_spike_threshold", "loss_spike_window"]
         reason = f"trainer.on_loss_spike={trainer.on_loss_spike}"
         notes += _given(trainer, "trainer", unused, reason)
-    if trainer.optim in WITHOUT_ADAM:
-        of_adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
-        notes += _given(trainer, "trainer", of_adam, f"trainer.optim={trainer.optim}")
     notes += [
         f"trainer.extra.{name}={trainer.extra[name]} has no effect: the application measures "
         "held-out loss itself (evaluation.batch_size)."

@@ -33,10 +33,6 @@ Compose = Callable[..., AppConfig]
             "trainer.max_rewinds=9 has no effect with trainer.on_loss_spike=stop",
         ),
         (
-            ["trainer.optim=sgd", "trainer.adam_beta2=0.9"],
-            "trainer.adam_beta2=0.9 has no effect with trainer.optim=sgd",
-        ),
-        (
             ["+trainer.extra.per_device_eval_batch_size=4"],
             "per_device_eval_batch_size=4 has no effect: the application measures held-out loss",
         ),
