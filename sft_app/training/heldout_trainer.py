@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from transformers import TrainerControl
-from transformers.trainer_utils import SaveStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from sft_app.common import ranks
 from sft_app.common.counted import counted
@@ -37,6 +37,9 @@ from sft_app.training.saving.checkpointing_trainer import CheckpointingTrainer
 from sft_app.training.saving.checkpoints import checkpoint_of, find_damage
 
 log = logging.getLogger(__name__)
+
+KEY = "HeldoutTrainer"
+"""Where a checkpoint's trainer_state.json keeps whether its step is still to be measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +71,9 @@ class HeldoutTrainer(CheckpointingTrainer):
             origin = Path(resume_from_checkpoint).resolve()
             if origin.parent != Path(self.args.output_dir).resolve():
                 self._counted_from = int(origin.name.rpartition("-")[2]) + 1
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        self.measure_what_is_owed()  # of the last step, after which no batch is read
+        return result
 
     @property
     def measured(self) -> list[Measured]:
@@ -121,9 +126,24 @@ class HeldoutTrainer(CheckpointingTrainer):
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """Whoever is asked to end does not measure first, nor is the same step measured twice."""
+        if self.stopped_by and self._measures_this_step():
+            self.state.stateful_callbacks[KEY] = {"owed": True}
         if self.stopped_by or self.state.global_step == self._resumed_at:
             self.control.should_evaluate = False
         super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _measures_this_step(self) -> bool:
+        """Tell whether it is time to; an epoch that is broken off is not at its end."""
+        if self.args.eval_strategy == IntervalStrategy.EPOCH:
+            return float(self.state.epoch or 0.0).is_integer()
+        return self.control.should_evaluate
+
+    def measure_what_is_owed(self) -> None:
+        """Measure a resumed step that was not, as its run was asked to end; a collective."""
+        if self.heldout is None or self.stopped_by:
+            return
+        if self.state.stateful_callbacks.pop(KEY, {}).get("owed"):
+            self.evaluate()
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Have a checkpoint written where the loss is lower than ever."""

@@ -171,6 +171,7 @@ class SFTTrainer(GuardedTrainer):
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor | int | None]:
         """The micro-batches of one optimizer step, and their supervised tokens or conversations."""
+        self.measure_what_is_owed()
         if self.state.global_step >= self.state.max_steps or self.has_stopped_early:
             # Resumed at its end.
             self.control.should_training_stop = True

@@ -4,6 +4,7 @@ The losses are given, so that it is known which step has to win; what measures t
 looked at through the real command (tests/integration).
 """
 
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,50 @@ def test_training_ends_early_and_a_run_that_ended_so_takes_no_further_step(make:
     again.load_best()
     best = load_file(Path(again.args.output_dir) / "checkpoint-2/model.safetensors")
     assert all(torch.equal(best[name], tensor) for name, tensor in weights(again).items())
+
+
+class AskToEnd(TrainerCallback):
+    """Sends what a scheduler sends, while a step is computed."""
+
+    def __init__(self, trainer: SFTTrainer, step: int) -> None:
+        self.trainer, self.step = trainer, step
+
+    def on_step_begin(self, args, state, control, **kwargs) -> None:
+        if state.global_step + 1 == self.step:
+            self.trainer.guard.signals.received = signal.SIGTERM
+
+
+@pytest.mark.parametrize("ends_at", [1, 2, 4])
+def test_a_step_that_a_signal_kept_from_being_measured_is_measured_when_the_run_goes_on(
+    make: Make, ends_at: int
+) -> None:
+    """The second step is the best, and the fourth the last that patience allows."""
+    losses = [5.0, 3.0, 4.0, 3.5, 2.0, 1.0]
+    first = make(losses, patience=2)
+    first.add_callback(AskToEnd(first, ends_at))
+    first.train()
+    assert [one.step for one in first.measured] == list(range(1, ends_at))
+    rest = make(losses[ends_at - 1 :], patience=2, max_steps=6)
+    rest.train(resume_from_checkpoint=str(Path(rest.args.output_dir) / f"checkpoint-{ends_at}"))
+    assert [(one.step, one.loss) for one in rest.measured] == list(enumerate(losses[:4], start=1))
+    assert rest.has_stopped_early
+
+
+@pytest.mark.parametrize("ends_at", [1, 2, 3, 4])
+def test_wherever_a_signal_ends_a_run_each_epoch_is_measured_at_its_end(
+    make: Make, ends_at: int
+) -> None:
+    """Two steps an epoch: after the first or third nothing is owed."""
+    epochs = {
+        "eval_strategy": "epoch", "save_strategy": "epoch", "max_steps": 4,
+        "per_device_train_batch_size": 4,
+    }  # fmt: skip
+    first = make([3.0, 2.0], **epochs)
+    first.add_callback(AskToEnd(first, ends_at))
+    first.train()
+    rest = make([3.0, 2.0][len(first.measured) :], **epochs)
+    rest.train(resume_from_checkpoint=str(Path(rest.args.output_dir) / f"checkpoint-{ends_at}"))
+    assert [one.step for one in rest.measured] == [2, 4]
 
 
 def test_a_run_whose_data_give_no_batch_is_not_taken_for_a_complete_one(make: Make) -> None:
