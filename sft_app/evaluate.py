@@ -2,6 +2,7 @@
 
 import sys
 import uuid
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -41,6 +42,9 @@ WRITES_NOTHING = [
 ]
 """Hydra makes no folder: one is made when what was asked for can be done."""
 WORKER = "sft_app.evaluation.eval_worker"
+OF_TRAINING = ("trainer", "adapter", "sweep", "run", "plan")
+HEEDED_ANYWAY = ("sweep.lengths",)
+"""Where there are no evaluation.lengths."""
 BAD_INPUT = ("ConfigError", "DataError")
 
 
@@ -56,6 +60,13 @@ def main() -> None:
     sys.argv = [word for word in sys.argv if not word.startswith(RUN_DIR)] + WRITES_NOTHING
     register_schema()
     run_task(evaluate)
+
+
+def without_effect_here(given: Sequence[str]) -> list[str]:
+    """Return those of the given keys that only a training heeds."""
+    return [
+        key for key in given if key.partition(".")[0] in OF_TRAINING and key not in HEEDED_ANYWAY
+    ]
 
 
 class Folder:
@@ -104,6 +115,8 @@ def evaluate(composed: DictConfig) -> None:
             raise ConfigError("no model is named: add model.name_or_path=/some/dir.")
     except ConfigError as error:
         exit_with_message(error)
+    for key in without_effect_here(given):
+        print(f"sft-eval: {key} has no effect: nothing is trained here.", file=sys.stderr)
     try:
         directory = Folder.make()
     except ConfigError as error:

@@ -25,6 +25,8 @@ from sft_app.reporting.terminal.print_run import print_run
 from sft_app.reporting.terminal.print_sweep import print_sweep
 
 WIDTH_IN_A_FILE = 1000
+OF_A_SWEEP = ("price_per_gpu_hour", "best_by")
+"""Options that the report of a sweep alone heeds."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,11 +41,14 @@ def main(arguments: list[str] | None = None) -> int:
         if not directory.is_dir():
             return _complain(f"{directory} is not a directory.")
     if len(options.directories) > 1:
+        _say_unused(options, "the comparison of several runs", "leaderboard", "open", *OF_A_SWEEP)
         return _compare(options.directories, console)
     directory = options.directories[0]
     if options.leaderboard:
+        _say_unused(options, "a leaderboard", "open", *OF_A_SWEEP)
         return _leaderboard(directory, console)
     if is_evaluation(directory):
+        _say_unused(options, "an evaluation", "open", *OF_A_SWEEP)
         return _report_evaluation(directory, console)
     found = find(directory)
     if found is None:
@@ -54,6 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
         message = f"The newest of {found.chosen_from} runs and sweeps is the {kind} "
         console.print()
         console.print(plain(f"{message}{found.directory}"), soft_wrap=True)
+    if not found.is_sweep:
+        _say_unused(options, "a single run", *OF_A_SWEEP)
     try:
         written = _report(found, options.price_per_gpu_hour, options.best_by, console)
     except OSError as error:
@@ -63,6 +70,13 @@ def main(arguments: list[str] | None = None) -> int:
     if options.open:
         webbrowser.open(written[-1].absolute().as_uri())
     return 0
+
+
+def _say_unused(options: argparse.Namespace, what: str, *names: str) -> None:
+    for name in names:
+        if getattr(options, name) not in (None, False):
+            words = f"--{name.replace('_', '-')}"
+            print(f"sft-report: {words} has no effect on {what}.", file=sys.stderr)
 
 
 def _leaderboard(directory: Path, console: Console) -> int:

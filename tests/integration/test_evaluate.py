@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sft_app.evaluate import Folder
+from sft_app.evaluate import Folder, without_effect_here
 from sft_app.report import main
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -90,3 +90,8 @@ def test_evaluations_that_start_in_one_second_share_no_folder(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Folder, "named", [], raising=False)
     assert len({Folder.make() for _ in range(3)}) == 3
+
+
+def test_settings_that_only_a_training_heeds_are_named() -> None:
+    given = ["model.name_or_path", "trainer.bf16", "adapter", "sweep.lengths", "rope", "run.name"]
+    assert without_effect_here(given) == ["trainer.bf16", "adapter", "run.name"]

@@ -101,6 +101,16 @@ def test_a_price_that_is_none_is_refused(tmp_path: Path) -> None:
         assert stop.value.code == 2
 
 
+def test_options_that_change_nothing_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [str(write_run(tmp_path / name, result=result_of())) for name in ("a", "b")]
+    assert main([runs[0], "--best-by", "cliff"]) == 0
+    assert capsys.readouterr().err == "sft-report: --best-by has no effect on a single run.\n"
+    assert main([*runs, "--leaderboard"]) == 0
+    assert "--leaderboard has no effect on the comparison of several" in capsys.readouterr().err
+
+
 def test_the_command_imports_nothing_heavy_before_it_has_printed() -> None:
     code = (
         "import sys, sft_app.report; "
