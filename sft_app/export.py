@@ -1,6 +1,7 @@
 """sft-export: a saved model in the formats of other programs."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -25,6 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
         return _complain(
             f"{directory} is an adapter: name the run, whose model/ has it merged into its base."
         )
+    try:
+        if not isinstance(json.loads((model_dir / "config.json").read_text("utf-8")), dict):
+            raise ValueError("it holds no settings")
+    except (OSError, ValueError) as error:
+        return _complain(f"{model_dir / 'config.json'} cannot be read: {error}.")
     if options.what == "commands":
         for line in serving_lines(model_dir):
             print(f"# {line.engine}" + (f": {line.note}" if line.note else ""))
@@ -33,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     target: Path = options.out or model_dir / f"model-{options.outtype}.gguf"
     try:
         keys = export_gguf(model_dir, target, out_type=options.outtype, converter=options.converter)
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:
         return _complain(str(error))
     scaling = "no scaling" if keys.scaling is None else f"{keys.scaling} scaling by {keys.factor:g}"
     print(f"{target}: {keys.architecture}, {keys.context_length:,} tokens, {scaling}: checked")

@@ -1,5 +1,6 @@
 """Names of the files in a run's directory: a contract with users and their scripts."""
 
+import secrets
 from pathlib import Path
 
 CONFIG = "config.yaml"
@@ -32,7 +33,14 @@ AUTOPSY = "autopsy"
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` in one step: a reader, or a crash, sees the old text or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    """Replace `path` in one step: a reader, or a crash, sees the old text or the new one.
+
+    Each writer has a file of its own until then: of several at once, the last one stands whole.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

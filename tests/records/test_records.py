@@ -1,5 +1,6 @@
 """result.json and the failures of ranks: what is written reads back."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from sft_app.records.result import (
     TaskScore,
     read_result,
 )
+from sft_app.records.run_files import write_atomically
 
 
 def test_a_result_reads_back_equal(tmp_path: Path) -> None:
@@ -87,3 +89,17 @@ def test_a_failure_is_told_where_the_runs_own_folder_cannot_be_written(tmp_path:
     clear_failures(run_dir)
     (run_dir / ".failures").unlink()
     assert first_failure(run_dir) is None
+
+
+def test_of_several_writers_at_once_one_stands_whole(tmp_path: Path) -> None:
+    """As of a run that refreshes its page while sft-report writes it, too."""
+    path = tmp_path / "report.html"
+
+    def write(letter: str) -> None:
+        for _ in range(50):
+            write_atomically(path, 200_000 * letter)
+            assert len(set(path.read_text())) == 1
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, "abcd"))
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]

@@ -199,3 +199,13 @@ def test_a_card_leaves_the_building_without_the_paths_of_this_machine(tmp_path: 
     assert "base model: `base-7b`" in text
     assert "data: `a.json`, `org/data`, `b.jsonl`" in text
     assert "/home/" not in text and str(tmp_path) not in text
+
+
+@pytest.mark.parametrize("what", ["gguf", "commands"])
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_configuration_that_cannot_be_read_ends_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str, text: str
+) -> None:
+    (tmp_path / "config.json").write_text(text)
+    assert main([what, str(tmp_path)]) == 2
+    assert "config.json cannot be read: " in capsys.readouterr().err

@@ -19,7 +19,8 @@ def board_table(board: LengthBoard) -> Table:
     What was measured of no method has no column.
     """
     length, window = board.context_length, board.window
-    at_length, inside = f"at {length:,} tokens", f"at {window:,}, the old window"
+    at_length = f"at {length:,} tokens"
+    inside = "in the old window" if window is None else f"at {window:,}, the old window"
     columns = [
         Column(title="seeds"),
         Column(title="perplexity", group=at_length),

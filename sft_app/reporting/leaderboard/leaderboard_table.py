@@ -74,11 +74,16 @@ def _board(length: int, group: Sequence[Trajectory]) -> LengthBoard:
     found.sort(key=lambda s: s.loss_tuned.mean if s.loss_tuned else math.inf)
     return LengthBoard(
         context_length=length,
-        window=group[0].window,
+        window=_window(group),
         standings=found,
         loss_pairs=pairs,
         score_pairs=compare_methods(_tuned_values(group, lambda p: p.score.get(length))),
     )
+
+
+def _window(group: Sequence[Trajectory]) -> int | None:
+    """Return the tokens of pre-training, which one model has: a cell's plan may be missing."""
+    return next((t.window for t in group if t.window is not None), None)
 
 
 def recoveries(boards: Iterable[LengthBoard]) -> Recoveries:
@@ -93,7 +98,7 @@ def _standing(
     pairs: Sequence[Pair],
     losses: dict[str, list[float]],
 ) -> Standing:
-    length, window = own[0].context_length, own[0].window
+    length, window = own[0].context_length, _window(group)
     tuned = [t.tuned for t in own if t.tuned]
     untuned = [t.untuned for t in own if t.untuned]
     inside = window or 0

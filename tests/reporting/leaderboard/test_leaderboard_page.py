@@ -74,6 +74,14 @@ def test_budgets_of_a_cell_are_points_of_one_way_and_their_seconds_add_up(tmp_pa
     assert [point.seconds for point in way.points] == [0.0, 10.0, 30.0]
 
 
+def test_a_model_whose_window_no_plan_tells_has_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_cell(tmp_path / "cell")
+    assert main(["--leaderboard", str(tmp_path)]) == 0, capsys.readouterr().err
+    assert "yarn" in (tmp_path / "leaderboard.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("rate", "said"), [(1e-4, "differ in trainer.learning_rate"), (2e-5, "are one and the same")]
 )
