@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from sft_app.compat.model_internals import forget_longer_inputs
 from sft_app.evaluation.work_split import RowShard, WorkSplit
 from sft_app.loader.model.logit_transform import logit_transform
+from sft_app.loader.rope.model_context import follows_length
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class TokenReader:
         self.device = torch.device(device)
         self.split = split or WorkSplit()
         self.transform = logit_transform(self.inner.config)
+        self.follows_length = follows_length(self.inner.config)
+        """Whether a row is read otherwise beside a longer one, to which it is padded."""
         self.takes_whole_logits = False
         self._not_finite = 0
         obstacle = self._obstacle()

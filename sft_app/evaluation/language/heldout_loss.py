@@ -27,8 +27,7 @@ def measure_loss(
     supervised, unshifted. Ranks share the examples out, and all get the same answer. `after_batch`
     is called after each batch, for whoever waits.
     """
-    by_length = sorted(range(len(examples)), key=lambda i: len(examples[i]["labels"]))
-    batches = [by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size)]
+    batches = _batches(examples, batch_size, of_one_length=reader.follows_length)
     sums = torch.zeros(2, dtype=torch.float64)  # nats, tokens
     for number, counts in reader.split.turns(len(batches)):
         batch = [examples[i] for i in batches[number]]
@@ -64,6 +63,22 @@ def perplexity(loss: float) -> float:
         return math.exp(loss)
     except OverflowError:
         return math.inf
+
+
+def _batches(examples: Sequence[Batch], batch_size: int, *, of_one_length: bool) -> list[list[int]]:
+    """Return the numbers of examples of similar lengths, or of one length each, by batch."""
+    by_length = sorted(range(len(examples)), key=lambda i: len(examples[i]["labels"]))
+    batches: list[list[int]] = []
+    for i in by_length:
+        last = batches[-1] if batches else []
+        fits = 0 < len(last) < batch_size
+        if fits and of_one_length:
+            fits = len(examples[i]["labels"]) == len(examples[last[0]]["labels"])
+        if fits:
+            last.append(i)
+        else:
+            batches.append([i])
+    return batches
 
 
 def _right_padded(batch: list[Batch], pad_token_id: int) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,9 @@ _ROTATE_ONLY_IN_WINDOWS = frozenset({"afmoe", "cohere2", "exaone4", "exaone_moe"
 """Families whose layers without a window have no positions at all (read in their attention code;
 their configurations do not say it)."""
 
+LENGTH_DEPENDENT = ("dynamic", "longrope")
+"""Kinds of scaling whose frequencies follow the largest position of a forward."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelContext:
@@ -63,6 +66,12 @@ def rope_parameter_sets(text: PretrainedConfig) -> dict[str, dict[str, Any]]:
     if any(isinstance(value, Mapping) for value in parameters.values()):
         return {k: dict(v) for k, v in parameters.items() if isinstance(v, Mapping)}
     return {ALL_LAYERS: dict(parameters)}
+
+
+def follows_length(config: PretrainedConfig) -> bool:
+    """Tell whether the frequencies of any layer follow the length of what is read at once."""
+    sets = rope_parameter_sets(config.get_text_config(decoder=True))
+    return any(found.get("rope_type") in LENGTH_DEPENDENT for found in sets.values())
 
 
 def is_local(layer_type: str) -> bool:

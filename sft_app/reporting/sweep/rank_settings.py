@@ -54,9 +54,11 @@ class RankedSettings:
 
     def _is_worse(self, setting: Setting) -> bool:
         first, second = self.value, self._of(setting)
-        if first.deviation is not None and second.deviation is not None:
+        deviations = (first.deviation, second.deviation)
+        # Where no seed has changed either, few seeds and samples say no more than one.
+        if None not in deviations and any(deviations):
             difference = self.criterion.worse_by(first.mean, second.mean)
-            return difference > 0 and difference >= first.deviation + second.deviation
+            return difference > 0 and difference >= sum(filter(None, deviations))
         return self.distance(setting) >= self.criterion.least_gap
 
 
@@ -84,7 +86,7 @@ def rank_settings(
     if any(len(setting.cells) > 1 for setting in settings):
         about_seeds = (
             "Several seeds of a setting count by their mean; a difference smaller than their "
-            "standard deviations together is a tie."
+            "standard deviations together is a tie; where no seed changes either, as on one seed."
         )
     else:
         about_seeds = criterion.one_seed_rule

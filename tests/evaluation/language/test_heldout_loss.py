@@ -55,6 +55,26 @@ def test_it_is_the_mean_over_tokens(
     assert measured.tokens == sum(int((e["labels"][1:] != -100).sum()) for e in examples)
 
 
+def test_a_conversation_is_measured_alike_beside_a_longer_one(
+    examples: list[dict[str, torch.Tensor]],
+) -> None:
+    """With dynamic RoPE, whose frequencies follow the length to which a batch is padded."""
+    torch.manual_seed(0)
+    ropes = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
+            num_attention_heads=2, max_position_embeddings=8, rope_parameters=ropes,
+            initializer_range=0.5,
+        )
+    )  # fmt: skip
+    alone, beside = (
+        measure_loss(TokenReader(model, "cpu"), examples, pad_token_id=0, batch_size=size)
+        for size in (1, 5)
+    )
+    assert alone.loss == pytest.approx(beside.loss, abs=1e-5)
+
+
 def test_a_token_limit_keeps_the_first_examples(examples: list[dict[str, torch.Tensor]]) -> None:
     assert limit_tokens(examples, 50) == examples[:3]
     assert limit_tokens(examples, 1) == examples[:1]

@@ -179,3 +179,16 @@ def test_the_sweep_says_by_what_it_is_ranked(tmp_path: Path) -> None:
     assert asked_best_by(tmp_path, cells) is BestBy.effective_length
     (tmp_path / "multirun.yaml").write_text("sweep: [")
     assert asked_best_by(tmp_path, []) is BestBy.perplexity
+
+
+def test_a_small_difference_that_no_seed_changes_is_a_tie(tmp_path: Path) -> None:
+    """Of 100 answers 50 and 51 are right, twice each: a third seed may say the reverse."""
+    for method, fallen in (("yarn", 0.51), ("linear", 0.50)):
+        for seed in (1, 2):
+            result = result_of(
+                method=method, seed=seed, after=scored(1.5, 1.0, 1.0, fallen, effective=2048)
+            )
+            config = {"rope": {"method": method}, "seed": seed, "context_length": 2048}
+            write_run(tmp_path / f"{method}-{seed}", result=result, config=config)
+    ranked = choose(tmp_path, BestBy.cliff)
+    assert ranked is not None and len(ranked.tied) == 2
