@@ -19,6 +19,7 @@ from transformers import (
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINING_ARGS_NAME
 
 from sft_app.common.counted import counted
+from sft_app.common.errors import ConfigError
 from sft_app.records.disk_space import check_space, explain_full_disk
 from sft_app.records.manifest import write_manifest
 from sft_app.records.run_files import IDENTITY
@@ -156,7 +157,8 @@ class CheckpointingTrainer(SummingTrainer):
         if self.prepared.sharded:
             return  # with the optimizer's state, below
         if self._lora:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            with told_as_another_run("adapter", resume_from_checkpoint):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             load_weights(self.model, Path(resume_from_checkpoint))
 
@@ -173,7 +175,8 @@ class CheckpointingTrainer(SummingTrainer):
             on_host = self.args.world_size == 1 or self.args.device.type == "cpu"
             device = torch.device("cpu") if on_host else self.args.device
             state = torch.load(folder / OPTIMIZER_NAME, map_location=device, weights_only=True)
-            self.optimizer.load_state_dict(state)
+            with told_as_another_run("optimizer", folder):
+                self.optimizer.load_state_dict(state)
             keep_dtypes(getattr(self.optimizer, "optimizer", self.optimizer), state)
         schedule = torch.load(folder / SCHEDULER_NAME, weights_only=True)
         self.lr_scheduler.load_state_dict(schedule)
@@ -183,6 +186,25 @@ class CheckpointingTrainer(SummingTrainer):
         changed = fit_learning_rate(self.lr_scheduler, folder, self._planned_steps)
         if changed is not None:
             log.info("resume          %s", changed)
+
+
+@contextmanager
+def told_as_another_run(what: str, checkpoint: str | Path) -> Iterator[None]:
+    """Say what PyTorch and PEFT find when a state is that of other parameters, in one sentence.
+
+    Raises ConfigError.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"trainer.resume_from_checkpoint: the {what} of {checkpoint} is not the one that is "
+            f"trained now ({' '.join(str(error).split())[:200]}): it was saved with other settings "
+            "(adapter, optimizer) or by an older version; go on with those, or set "
+            "trainer.resume_from_checkpoint=never in another folder."
+        ) from error
 
 
 SECONDS_OF_A_MINUTE = 60.0

@@ -3,6 +3,7 @@
 import errno
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from sft_app.common.errors import ConfigError
+from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
 from sft_app.records import disk_space
 from sft_app.records.disk_space import DiskFull
 from sft_app.records.manifest import damage_of, write_manifest
@@ -152,6 +155,41 @@ def _resume_with_other_settings(tmp_path: Path, sharded: bool) -> None:
         assert (group["lr"], tuple(group["betas"]), group["eps"]) == (1e-5, (0.7, 0.5), 1e-3)
     rates = [e["learning_rate"] for e in rest.state.log_history if "loss" in e]
     assert rates == [1e-2, 1e-2, 1e-5, 1e-5]
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [({"rank": 2}, "the adapter of .*checkpoint-1 is not the one"),
+     ({"targets": ["q_proj"]}, "the (adapter|optimizer) of .*checkpoint-1 is not the one")],
+)  # fmt: skip
+def test_the_state_of_other_parameters_is_told_with_the_way_out(
+    tmp_path: Path, changed: dict[str, Any], says: str
+) -> None:
+    def a_run_of(rank: int = 4, targets: Sequence[str] = ("q_proj", "v_proj")) -> SFTTrainer:
+        adapter = AdapterConfig(method=AdapterMethod.lora, rank=rank, target_modules=list(targets))
+        return trainer_of(
+            prepared(build_random_model("llama"), adapter), tmp_path / "checkpoints",
+            packed_rows(8), max_steps=2, save_strategy="steps", save_steps=1,
+        )  # fmt: skip
+
+    a_run_of().train()
+    checkpoint = str(tmp_path / "checkpoints/checkpoint-1")
+    with pytest.raises(ConfigError, match=f"{says}.*resume_from_checkpoint=never"):
+        a_run_of(**changed).train(resume_from_checkpoint=checkpoint)
+
+
+def test_an_optimizer_of_other_groups_is_told_with_the_way_out(
+    random_model, tmp_path: Path
+) -> None:
+    """Which parameters a decay is for can change between versions."""
+    a_run(random_model, tmp_path, max_steps=2, save_steps=2).train()
+    file = tmp_path / "checkpoints/checkpoint-2/optimizer.pt"
+    state = torch.load(file, weights_only=True)
+    first, second = state["param_groups"]
+    second["params"].append(first["params"].pop())
+    torch.save(state, file)
+    with pytest.raises(ConfigError, match=r"the optimizer of .*checkpoint-2 is not the one"):
+        a_run(random_model, tmp_path).train(resume_from_checkpoint=str(file.parent))
 
 
 def test_float32_statistics_of_16_bit_weights_come_back_as_they_were(tmp_path: Path) -> None:
