@@ -47,6 +47,8 @@ TOKENS = Range(1, 2**31 - 1)
 AMOUNT_OF_TOKENS = Range(1, 2**53)
 SEED = Range(0, 2**32 - 1)
 SHARE = Range(0, 1)
+BETA = Range(0, 0.999999)
+"""With 1 Adam would forget nothing, and never move."""
 POSITIVE = Range(0, LARGEST_FLOAT, above=True)
 NOT_NEGATIVE = Range(0, LARGEST_FLOAT)
 SECONDS = Range(1, 10**7)
@@ -83,8 +85,8 @@ NUMBER_RANGES: dict[str, Range] = {
     "trainer.learning_rate": Range(0, 1e38, above=True),
     "trainer.warmup_steps": Range(0, MOST),
     "trainer.weight_decay": Range(0, 1e6),
-    "trainer.adam_beta1": SHARE,
-    "trainer.adam_beta2": SHARE,
+    "trainer.adam_beta1": BETA,
+    "trainer.adam_beta2": BETA,
     "trainer.adam_epsilon": Range(0, 1),
     "trainer.max_grad_norm": NOT_NEGATIVE,
     "trainer.logging_steps": COUNT,
