@@ -119,7 +119,8 @@ class TokenReader:
 
     def _states(self, inputs: dict[str, Tensor]) -> Tensor:
         """Hidden states before the head [B, t, D]; whole logits [B, t, V] where they are taken."""
-        forget_longer_inputs(self.inner)
+        if self.follows_length:
+            forget_longer_inputs(self.inner)
         if self.takes_whole_logits:
             return self.model(**inputs, use_cache=False).logits
         kept: list[Tensor] = []

@@ -52,3 +52,12 @@ _NAMED_FILE = re.compile(
 def test_every_file_of_the_repository_that_is_named_is_there(page: Path) -> None:
     named = set(_NAMED_FILE.findall(page.read_text(encoding="utf-8")))
     assert not [name for name in named if not (ROOT / name).is_file()]
+
+
+PUBLISHED = sorted(p for p in (ROOT / "docs").rglob("*") if p.suffix in (".html", ".json", ".md"))
+_OF_A_MACHINE = re.compile(r"(?<![\w./:-])/(?:home|mnt|root|tmp|Users|work)/[\w.-]+/")
+
+
+@pytest.mark.parametrize("page", PUBLISHED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_is_published_names_no_folder_of_a_machine(page: Path) -> None:
+    assert not _OF_A_MACHINE.findall(page.read_text(encoding="utf-8"))

@@ -29,14 +29,14 @@ def effective_lengths(tasks: Mapping[str, Mapping[str, TaskScore]]) -> dict[str,
 
 
 def mean_scores(tasks: Mapping[str, Mapping[str, TaskScore]]) -> dict[int, float]:
-    """Return the mean score by length, over the tasks that were measured at every length."""
+    """Return the mean score by length, shortest first, over tasks measured at every length."""
     lengths = {length for scores in tasks.values() for length in scores}
     complete = [scores for scores in tasks.values() if scores.keys() == lengths]
     if not complete:
         return {}
     return {
         int(length): sum(scores[length].score for scores in complete) / len(complete)
-        for length in lengths
+        for length in sorted(lengths, key=int)
     }
 
 

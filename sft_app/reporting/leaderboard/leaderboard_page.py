@@ -31,7 +31,7 @@ from sft_app.reporting.leaderboard.recovery import CLOSE
 from sft_app.reporting.leaderboard.significance import TEST
 from sft_app.reporting.page.html_templates import render
 from sft_app.reporting.sweep.cells import CellRecord, collect_sweep
-from sft_app.reporting.sweep.next_commands import sweep_command
+from sft_app.reporting.sweep.next_commands import leaderboard_command, sweep_command
 from sft_app.reporting.sweep.sweep_report import status_sentence, what_was_compared
 
 PAGE, DATA = "leaderboard.html", "leaderboard.json"
@@ -61,7 +61,7 @@ def write_leaderboard(sweep_dir: Path) -> list[Path]:
     data, page = sweep_dir / DATA, sweep_dir / PAGE
     text = json.dumps(_without_nan(dataclasses.asdict(board)), indent=1, allow_nan=False)
     write_atomically(data, text + "\n")
-    write_atomically(page, leaderboard_page(board, str(sweep_dir)))
+    write_atomically(page, leaderboard_page(board, leaderboard_command(sweep_dir)))
     return [data, page]
 
 
@@ -86,14 +86,14 @@ def leaderboard(sweep_dir: Path) -> Leaderboard:
     )
 
 
-def leaderboard_page(board: Leaderboard, directory: str) -> str:
-    """Return the page as HTML; `directory` is the sweep's, as it is typed."""
+def leaderboard_page(board: Leaderboard, report_command: str) -> str:
+    """Return the page as HTML; `report_command` makes it again."""
     return render(
         "leaderboard.html",
         script="sort_table.js",
         title=f"Leaderboard: {board.what}",
         board=board,
-        directory=directory,
+        report_command=report_command,
         tables_of_lengths=[
             (b.context_length, board_table(b), pair_sentences(b)) for b in board.boards
         ],

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from sft_app.config import job_folders
 from sft_app.records.paste_lines import (
     override_value,
     recorded_overrides,
@@ -55,6 +56,16 @@ def sweep_command(sweep_dir: Path, cells: list[CellRecord]) -> str | None:
     """Return the command that started the sweep, and continues it; None when not recorded."""
     asked = _asked_for(sweep_dir, cells)
     return None if asked is None else _line(asked)
+
+
+def leaderboard_command(sweep_dir: Path) -> str:
+    """Return the command that builds the leaderboard, from where `sweep_command` is given."""
+    is_recorded = recorded_overrides(sweep_dir / HYDRA_SWEEP) is not None
+    if is_recorded and _is_named(sweep_dir):
+        folder = job_folders.sweep_dir(sweep_dir.absolute().name, "")
+    else:
+        folder = str(_from_here(sweep_dir))
+    return shell_line("sft-report", "--leaderboard", folder)
 
 
 def _asked_for(sweep_dir: Path, cells: list[CellRecord]) -> list[str] | None:

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from sft_app.config.schema.evaluation import Scoring
 from sft_app.evaluation.measure import measure_tasks
-from sft_app.evaluation.scoring.effective_length import effective_lengths
+from sft_app.evaluation.scoring.effective_length import effective_lengths, mean_scores
 from sft_app.evaluation.scoring.forced import forced_scores
 from sft_app.evaluation.scoring.generate import contained, generate, generated_scores
 from sft_app.evaluation.tasks.assemble import Material
@@ -113,6 +113,13 @@ def test_the_effective_length_by_both_rules() -> None:
 def test_a_model_that_can_do_nothing_has_no_effective_length() -> None:
     assert effective_lengths(scores(a=[0.0, 0.0])) == {"nolima_85": None, "ruler_85.6": None}
     assert effective_lengths({}) == {}
+
+
+def test_mean_scores_stand_in_the_order_of_their_lengths() -> None:
+    """What is written is the same each time: sets of texts have another order in each process."""
+    score = TaskScore(score=1.0, samples=4)
+    found = mean_scores({"a": {str(n): score for n in (16384, 2048, 1024, 65536, 8192, 4096)}})
+    assert list(found) == sorted(found)
 
 
 def test_a_task_that_misses_a_length_is_not_averaged() -> None:

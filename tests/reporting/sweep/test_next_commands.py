@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from sft_app.reporting.sweep.cells import collect_sweep
-from sft_app.reporting.sweep.next_commands import sweep_command
+from sft_app.reporting.sweep.next_commands import leaderboard_command, sweep_command
 from sft_app.reporting.sweep.rank_settings import HYDRA_SWEEP
 from tests.reporting.example_runs import write_sweep
 
@@ -28,6 +28,16 @@ def command_after(directory: Path, overrides: list[str]) -> list[str]:
 def test_what_the_sweep_worked_out_is_left_out(tmp_path: Path) -> None:
     words = command_after(tmp_path / "one", [*TYPED, *WORKED_OUT, "sweep.tokens_per_step=2048"])
     assert words == ["sft-train", "--multirun", *TYPED]
+
+
+def test_a_leaderboard_is_made_again_from_where_the_sweep_is(tmp_path: Path) -> None:
+    """A page that is published names no folder of the machine that wrote it."""
+    command_after(tmp_path / "three", TYPED)
+    assert leaderboard_command(tmp_path / "three") == (
+        "sft-report --leaderboard outputs/sweeps/three"
+    )
+    unnamed = str(tmp_path / "no name")
+    assert shlex.split(leaderboard_command(Path(unnamed)))[2] == unnamed
 
 
 def test_what_was_typed_stays(tmp_path: Path) -> None:
