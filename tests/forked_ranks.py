@@ -1,4 +1,9 @@
-"""A few gloo ranks that are forked from the test: the imports cost more than all the rest."""
+"""A few gloo ranks, forked with all imports done: those cost more than all the rest.
+
+Not from the test, but from a server that has imported and no more: where PyTorch is a CUDA build,
+a process that had autograd's threads cannot run backward in its forks. So what is called has a name
+in its module, and sees nothing that the test has patched.
+"""
 
 import multiprocessing
 import os
@@ -10,7 +15,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate import PartialState
+
+IMPORTED = [
+    "tests.forked_ranks",
+    "tests.training.random_models",
+    "sft_app.training.run_training",
+    "transformers.models.llama.modeling_llama",
+    "peft",
+]
 
 
 def on_two_forked_ranks(what: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -23,7 +35,8 @@ def on_forked_ranks(world_size: int, what: Callable[..., Any], *arguments: Any) 
 
     Answers are pickled: numpy arrays rather than tensors, which would share memory.
     """
-    fork = multiprocessing.get_context("fork")
+    fork = multiprocessing.get_context("forkserver")
+    fork.set_forkserver_preload(IMPORTED)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -55,7 +68,6 @@ def _rank(
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size),
         }  # fmt: skip
-        PartialState._reset_state()  # of the process that forked, where it had made a Trainer
         torch.set_num_threads(1)
         dist.init_process_group("gloo", rank=rank, world_size=world_size)
         end.send((True, what(*arguments)))

@@ -4,11 +4,12 @@
     python -m tests.benchmarks.h100_app --out DIR --smoke   tiny shapes on the CPU: does it run?
 
 Each row is one command of the application with its defaults (weights in float32 under bfloat16
-autocast, packed rows, its own choice of attention and loss head), on random weights of a published
-shape and random documents, all of whose tokens are supervised: neither changes the speed. Figures
-are read from the run's metrics.jsonl, its first steps left out. Goals for one H100 with 80 GB stand
-in the last column; those of Qwen3-0.6B stand beside what prime-rl publishes (16.8% and 26,000
-tokens a second at 8k). A run that fails says so in its row and leaves the others alone.
+autocast, packed rows, its own choice of attention and loss head), the last ones with their layers
+compiled, on random weights of a published shape and random documents, all of whose tokens are
+supervised: neither changes the speed. Figures are read from the run's metrics.jsonl, its first
+steps left out. Goals for one H100 with 80 GB stand in the last column; those of Qwen3-0.6B stand
+beside what prime-rl publishes (16.8% and 26,000 tokens a second at 8k). A run that fails says so in
+its row and leaves the others alone.
 """
 
 import argparse
@@ -66,6 +67,7 @@ class Run:
     """What a CPU refuses."""
 
 
+COMPILED = ("trainer.torch_compile=true",)
 RUNS = (
     Run("Qwen3-0.6B at 8k", "qwen3_0_6b", 8192, 8, "0.45 of datasheet, 69000 tokens/s"),
     Run("Qwen3-0.6B at 16k", "qwen3_0_6b", 16_384, 4, "48000 tokens/s"),
@@ -73,6 +75,9 @@ RUNS = (
         ("trainer.gradient_checkpointing=true",),
         ("trainer.gradient_checkpointing_kwargs={offload: true}",)),
     Run("8B with LoRA at 4k", "llama3_8b", 4096, 8, "13000 tokens/s", ("adapter=lora",)),
+    Run("Qwen3-0.6B at 8k, compiled", "qwen3_0_6b", 8192, 8, "", COMPILED),
+    Run("8B with LoRA at 4k, compiled", "llama3_8b", 4096, 8, "", ("adapter=lora", *COMPILED)),
+    Run("Qwen3-0.6B at 16k, compiled", "qwen3_0_6b", 16_384, 4, "", COMPILED),
 )  # fmt: skip
 SHAPES = {"qwen3_0_6b": QWEN3_0_6B, "llama3_8b": LLAMA3_8B}
 
@@ -124,9 +129,9 @@ class Bench:
         if not model.is_dir():
             make_model(model, SHAPES[run.model], smoke=self.smoke)
         write_document(text, (self.steps + 2) * run.rows * length)
-        folder = self.out / run.name.replace(" ", "_")
+        folder = self.out / run.name.replace(",", "").replace(" ", "_")
         command = [
-            str(Path(sys.executable).with_name("sft-train")), f"model.name_or_path={model}",
+            sys.executable, "-m", "sft_app.train", f"model.name_or_path={model}",
             f"data.train={text}", "data.format=text", "data.eval_examples=0",
             f"context_length={length}", f"trainer.gradient_accumulation_steps={run.rows}",
             f"trainer.max_steps={self.steps}", "trainer.save_strategy=no", "evaluation=none",

@@ -114,7 +114,7 @@ def test_what_is_logged_counts_tokens_and_flops(random_model, tmp_path):
     logged = trainer.state.log_history[0]
     assert logged["total_tokens"] == logged["non_padding_tokens"] == 4 * 24
     assert logged["supervised_tokens"] == 2 + 4 + 6 + 8
-    assert 0 < logged["mfu_of_measured_matmul"] < 1
+    assert logged["mfu_of_measured_matmul"] > 0
     assert "mfu" not in logged  # a CPU has no datasheet figure
     assert logged["peak_memory_bytes"] > 0
     shape = trainer.prepared.shape

@@ -193,8 +193,8 @@ def _attend_without_sdpa(
     mask: torch.Tensor | None,
     settings: AttentionSettings,
 ) -> torch.Tensor:
-    batch_size, _, length, _ = query.shape
     """Attend where transformers' SDPA lacks something: caps or sinks."""
+    batch_size, _, length, _ = query.shape
     if mask is None and length == key.shape[2]:
         rows = documents_of_lengths([length] * batch_size, query.device)
         return _attend_inside_documents(query, key, value, rows, settings)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -55,7 +56,6 @@ def take_steps(
     config: AppConfig, rows: list[Batch], directory: Path, arguments: dict[str, Any]
 ) -> Answer:
     """Train as a run does; `arguments` are TrainingArguments'."""
-    vars(token_counts)["measure_matmul_rate"] = lambda device, dtype: 1e9  # half a second for each
     context = init_context_parallel_group(config.trainer.context_parallel_size, CPU)
     pretrained = load_pretrained_config(config.model)
     model = load_model(
@@ -74,7 +74,9 @@ def take_steps(
         context=context,
     )
     gradients = Gradients()
-    trainer = trainer_of(prepared, directory, rows, **arguments)
+    # Not measured: half a second for each.
+    with mock.patch.object(token_counts, "measure_matmul_rate", lambda device, dtype: 1e9):
+        trainer = trainer_of(prepared, directory, rows, **arguments)
     trainer.add_callback(gradients)
     trainer.train()
     history = trainer.state.log_history

@@ -35,6 +35,7 @@ pytestmark = NEEDS_SHARDED_MODELS
 
 Answer = dict[str, Any]
 CPU = torch.device("cpu")
+SEED_OF_ADDED_ROWS = 5
 
 
 def prepared(config: AppConfig, *, slices: bool = True) -> PreparedModel:
@@ -52,6 +53,7 @@ def prepared(config: AppConfig, *, slices: bool = True) -> PreparedModel:
         with_embeddings=bool(config.tokenizer.add_tokens),
     )
     if config.tokenizer.add_tokens:  # what is done to a model without memory, too
+        torch.manual_seed(SEED_OF_ADDED_ROWS)
         model.resize_token_embeddings(100, pad_to_multiple_of=64, mean_resizing=False)
     return prepare_model(
         model,
@@ -134,6 +136,7 @@ def test_the_sharded_model_is_the_whole_one(
 
     whole = AutoModelForCausalLM.from_pretrained(tmp_path)
     if config.tokenizer.add_tokens:
+        torch.manual_seed(SEED_OF_ADDED_ROWS)
         whole.resize_token_embeddings(100, pad_to_multiple_of=64, mean_resizing=False)
     tokens = torch.arange(24).reshape(2, 12)
     loss = whole(input_ids=tokens, labels=tokens).loss
@@ -236,11 +239,12 @@ def test_a_rank_never_holds_more_than_its_shards_and_some_layers(
         assert rank["loss"].startswith("equal"), "the checks ran on the shards"
     # Its shards, the largest layers, and the embeddings, which are a group of their own: 0.75 of
     # the whole, and more where a busy machine frees gathered layers late. With the whole it is 1.5.
-    assert answers[1]["peak"] < answers[1]["whole"]
+    limit = 1.25 * answers[1]["whole"]
+    assert answers[1]["peak"] < limit
     if slices:
-        assert answers[0]["peak"] < answers[0]["whole"], "as every other rank"
+        assert answers[0]["peak"] < limit, "as every other rank"
     else:
-        assert answers[0]["peak"] > answers[0]["whole"], "rank 0 reads it, into the host's memory"
+        assert answers[0]["peak"] > limit, "rank 0 reads it, into the host's memory"
 
 
 def mixed_precision_step(config: AppConfig) -> Answer:

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,34 +184,26 @@ def refused(config: AppConfig, spoil: Callable[[Path], None]) -> str:
     return str(told.value)
 
 
-def no_numbers(name: str) -> Callable[[Path], None]:
+def no_numbers(name: str, directory: Path) -> None:
     """In two of the last rows; of all of them, those are rank 1's."""
-
-    def spoil(directory: Path) -> None:
-        path = file_of(directory, name)
-        weights = load_file(path)
-        weights[name][-2:, 3] = float("nan")
-        aside = path.with_suffix(f".{torch.distributed.get_rank()}")
-        save_file(weights, aside, metadata={"format": "pt"})
-        torch.distributed.barrier()
-        aside.replace(path)
-        torch.distributed.barrier()
-
-    return spoil
+    path = file_of(directory, name)
+    weights = load_file(path)
+    weights[name][-2:, 3] = float("nan")
+    aside = path.with_suffix(f".{torch.distributed.get_rank()}")
+    save_file(weights, aside, metadata={"format": "pt"})
+    torch.distributed.barrier()
+    aside.replace(path)
+    torch.distributed.barrier()
 
 
-def cut_short(name: str) -> Callable[[Path], None]:
+def cut_short(name: str, directory: Path) -> None:
     """The last bytes of the file are gone, after both ranks have planned."""
-
-    def spoil(directory: Path) -> None:
-        torch.distributed.barrier()
-        if torch.distributed.get_rank() == 0:
-            path = file_of(directory, name)
-            with path.open("r+b") as file:
-                file.truncate(path.stat().st_size - 100)
-        torch.distributed.barrier()
-
-    return spoil
+    torch.distributed.barrier()
+    if torch.distributed.get_rank() == 0:
+        path = file_of(directory, name)
+        with path.open("r+b") as file:
+            file.truncate(path.stat().st_size - 100)
+    torch.distributed.barrier()
 
 
 def file_of(directory: Path, name: str) -> Path:
@@ -229,12 +222,16 @@ EXPERTS = Case("qwen3_moe", changes=(("num_experts", 4), ("moe_intermediate_size
 @pytest.mark.parametrize(
     ("case", "spoil", "sentence"),
     [
-        (Case(), no_numbers(HEAD), f"'{HEAD}' in .* has 2 numbers that are NaN"),
-        (Case(), cut_short(HEAD), "cannot be read from .*the file ends before it"),
-        (EXPERTS, no_numbers(LAST_EXPERT), f"'{LAST_EXPERT}' in .* has 2 numbers that are NaN"),
+        (Case(), partial(no_numbers, HEAD), f"'{HEAD}' in .* has 2 numbers that are NaN"),
+        (Case(), partial(cut_short, HEAD), "cannot be read from .*the file ends before it"),
+        (
+            EXPERTS,
+            partial(no_numbers, LAST_EXPERT),
+            f"'{LAST_EXPERT}' in .* has 2 numbers that are NaN",
+        ),
         (
             replace(EXPERTS, file_size="1KB"),  # a file for each tensor
-            cut_short(LAST_EXPERT),
+            partial(cut_short, LAST_EXPERT),
             f"'{LAST_EXPERT}' cannot be read from .*the file ends before it",
         ),
     ],
