@@ -69,6 +69,17 @@ def test_windows_are_read_layer_by_layer(random_model):
         ("NVIDIA L40S", 362.05),
         ("NVIDIA L4", 121.0),
         ("NVIDIA GH200 480GB", 989.4),
+        ("NVIDIA H200", 989.4),
+        ("NVIDIA H200 NVL", 835.5),
+        ("NVIDIA B200", 2250.0),
+        ("NVIDIA GB200", 2500.0),
+        ("NVIDIA B300 SXM6 AC", 2250.0),
+        ("NVIDIA GB300", 2500.0),
+        ("NVIDIA A10G", 70.0),
+        ("NVIDIA A10", 125.0),
+        ("NVIDIA RTX A6000", 154.8),
+        ("NVIDIA RTX 6000 Ada Generation", 364.2),
+        ("NVIDIA GeForce RTX 5090", 209.5),
     ],
 )
 def test_the_datasheet_is_found_by_name(name, tflops):
