@@ -143,7 +143,7 @@ class HeldoutTrainer(CheckpointingTrainer):
         if self.heldout is None or self.stopped_by:
             return
         if self.state.stateful_callbacks.pop(KEY, {}).get("owed"):
-            self.evaluate()
+            self._evaluate(None, None)  # as a step's: schedules that follow the loss are told
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Have a checkpoint written where the loss is lower than ever."""

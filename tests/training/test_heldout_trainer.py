@@ -137,6 +137,33 @@ def test_a_step_that_a_signal_kept_from_being_measured_is_measured_when_the_run_
     assert rest.has_stopped_early
 
 
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
+def test_a_learning_rate_that_follows_held_out_loss_is_that_of_a_run_without_a_signal(
+    make: Make, tmp_path: Path, schedule: str
+) -> None:
+    """Asked to end at the third step, whose loss is the first that halves the rate."""
+    settings: dict[str, Any] = {
+        "lr_scheduler_type": schedule,
+        "lr_scheduler_kwargs": {"patience": 0, "factor": 0.5},
+        "max_steps": 5,
+    }
+    losses = [5.0, 4.0, 6.0, 6.5, 7.0]
+
+    def rates(trainer: SFTTrainer) -> list[float]:
+        return [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]
+
+    undisturbed = make(losses, **settings)
+    undisturbed.train()
+    assert rates(undisturbed)[3] == rates(undisturbed)[2] / 2
+    (tmp_path / "checkpoints").rename(tmp_path / "undisturbed")
+    first = make(losses, **settings)
+    first.add_callback(AskToEnd(first, 3))
+    first.train()
+    rest = make(losses[2:], **settings)
+    rest.train(resume_from_checkpoint=str(Path(rest.args.output_dir) / "checkpoint-3"))
+    assert rates(rest) == rates(undisturbed)
+
+
 @pytest.mark.parametrize("ends_at", [1, 2, 3, 4])
 def test_wherever_a_signal_ends_a_run_each_epoch_is_measured_at_its_end(
     make: Make, ends_at: int

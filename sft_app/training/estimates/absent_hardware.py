@@ -169,9 +169,9 @@ def _changes(config: AppConfig, pretrained: PretrainedConfig) -> list[tuple[str,
         changes.append(("adapter=lora", dataclasses.replace(config, adapter=adapter)))
     if gpus > 1 and trainer.parallelism is not Parallelism.fsdp:
         change("trainer.parallelism=fsdp", parallelism=Parallelism.fsdp)
-    heads = pretrained.get_text_config(decoder=True).num_attention_heads
+    heads = getattr(pretrained.get_text_config(decoder=True), "num_attention_heads", None)
     if gpus > 1 and trainer.context_parallel_size == 1 and trainer.tensor_parallel_size == 1:
-        size = math.gcd(gpus, heads)
+        size = math.gcd(gpus, heads) if isinstance(heads, int) else 1
         if size > 1:
             change(f"trainer.context_parallel_size={size}", context_parallel_size=size)
     if trainer.parallelism is Parallelism.fsdp:

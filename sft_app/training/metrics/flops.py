@@ -20,6 +20,9 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+NOT_ATTENDING = ("linear_attention", "conv", "mamba", "recurrent", "moe", "mlp")
+"""Kinds of layers of hybrids whose operations grow with a document's length, and not its square."""
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -32,7 +35,7 @@ class ModelShape:
     attention_size: int
     """h: heads * head size."""
     windows: tuple[int | None, ...]
-    """For each layer, the keys that a query may see; None: all before it."""
+    """For each layer that attends, the keys that a query may see; None: all before it."""
 
 
 def flops_of_batch(shape: ModelShape, lengths: Sequence[int], supervised_tokens: int) -> int:
@@ -70,9 +73,15 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
             body += int(factor * _share_of_experts(config, parameter))
         elif parameter.dim() >= 2 and parameter not in embeddings:
             body += factor
-    heads = config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return ModelShape(body, head_factor, heads * head_size, _windows(config))
+    return ModelShape(body, head_factor, _attention_size(config), _windows(config))
+
+
+def _attention_size(config: PretrainedConfig) -> int:
+    """Return heads * head size; 0 where no layer attends (Mamba, RWKV, xLSTM)."""
+    heads = getattr(config, "num_attention_heads", None)
+    if not isinstance(heads, int):
+        return 0
+    return int(heads * (getattr(config, "head_dim", None) or config.hidden_size // heads))
 
 
 def _num_weights(parameter: torch.Tensor) -> int:
@@ -90,7 +99,8 @@ def _windows(config: PretrainedConfig) -> tuple[int | None, ...]:
     window = getattr(config, "sliding_window", None)
     if not getattr(config, "use_sliding_window", True):
         window = None
-    kinds = getattr(config, "layer_types", None)
+    kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
     if kinds is None:
         return (window,) * config.num_hidden_layers
-    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    attending = (kind for kind in kinds if kind not in NOT_ATTENDING)
+    return tuple(window if kind == "sliding_attention" else None for kind in attending)

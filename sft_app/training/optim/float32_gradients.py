@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from sft_app.common import ranks
 
@@ -42,11 +43,13 @@ class Float32Gradients:
     They are parameters' `grad` between `hand_over` and `round`, and nowhere to be seen before.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], *, average_over_ranks: bool) -> None:
-        """Take each gradient as backward has made it; `average_over_ranks`: of whole parameters."""
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Take each gradient as backward has made it, when other hooks have had it."""
         self.parameters = list(parameters)
         self._sums: dict[nn.Parameter, Tensor] = {}
-        self._averages = average_over_ranks and ranks.world_size() > 1
+        whole = [p for p in self.parameters if not isinstance(p, DTensor)]
+        self._averaged = whole if ranks.world_size() > 1 else []
+        """Those that every process has whole: beside tensor-parallel shards, norms and the like."""
         self._hooks = [p.register_post_accumulate_grad_hook(self._take) for p in self.parameters]
 
     def _take(self, parameter: nn.Parameter) -> None:
@@ -60,7 +63,7 @@ class Float32Gradients:
 
     def hand_over(self) -> None:
         """Make the sums, averaged over the processes, the parameters' gradients; a collective."""
-        if self._averages:
+        if self._averaged:
             self._average()
         for parameter, total in self._sums.items():
             parameter.grad = None
@@ -85,12 +88,12 @@ class Float32Gradients:
 
     def _average(self) -> None:
         """Average over all processes what any of them has; others count as zeros there."""
-        device = self.parameters[0].device
-        has = torch.tensor([p in self._sums for p in self.parameters], device=device).int()
+        device = self._averaged[0].device
+        has = torch.tensor([p in self._sums for p in self._averaged], device=device).int()
         dist.all_reduce(has, op=dist.ReduceOp.MAX)
         sums = [
             self._sums.setdefault(p, torch.zeros_like(p, dtype=torch.float32))
-            for p, needed in zip(self.parameters, has.tolist(), strict=True)
+            for p, needed in zip(self._averaged, has.tolist(), strict=True)
             if needed
         ]
         for some in _in_parts(sums):

@@ -45,7 +45,8 @@ class MuonAndAdamW(torch.optim.Optimizer):
         self.adamw = torch.optim.AdamW(
             _groups_of(groups, lambda p: not is_muons(p)), lr=lr, betas=betas, eps=eps
         )
-        super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
+        # Schedules that end at a rate of their own ask the defaults for the highest.
+        super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {"lr": lr})
         self._share()
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

@@ -1,5 +1,6 @@
 """transformers.Trainer, which sums the gradients of 16-bit parameters in float32."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -28,6 +29,8 @@ class SummingTrainer(Trainer):
     """Sums gradients in float32 over micro-batches and processes, whatever shares the work."""
 
     prepared: PreparedModel
+    _summed: Sequence[nn.Parameter] = ()
+    """Parameters whose gradients are summed here."""
     _gradients: Float32Gradients | None = None
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -40,15 +43,23 @@ class SummingTrainer(Trainer):
         )
         if not parameters:
             return super().train(*args, **kwargs)
-        self._gradients = Float32Gradients(parameters, average_over_ranks=copies > 1)
-        rounds = RoundGradients(self._gradients)
-        self.add_callback(rounds)
+        self._summed = parameters
         try:
             return super().train(*args, **kwargs)
         finally:
-            self.remove_callback(rounds)
-            self._gradients.close()
-            self._gradients = None
+            self._summed = ()
+            if self._gradients is not None:
+                self.remove_callback(RoundGradients)
+                self._gradients.close()
+                self._gradients = None
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Take gradients behind the Trainer's own hooks: one averages what ranks have whole."""
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        if self._summed:
+            self._gradients = Float32Gradients(self._summed)
+            self.add_callback(RoundGradients(self._gradients))
+        return prepared
 
     def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """Forward and backward of a micro-batch; after the last one gradients are the step's."""

@@ -20,6 +20,9 @@ def is_table(name: str) -> bool:
 
 
 def matrices_of(model: nn.Module, names: Iterable[str]) -> list[str]:
-    """Return those of `names` that are matrices of the model, or stacks of them."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    return [n for n in names if parameters[n].ndim > 1 and not is_table(n)]
+    """Return those of `names` that are matrices of the model, or stacks of them.
+
+    transformers names what a module without a weight has in the place of one, too: None.
+    """
+    found = dict(model.named_parameters(remove_duplicate=False))
+    return [n for n in names if n in found and found[n].ndim > 1 and not is_table(n)]

@@ -60,6 +60,21 @@ def test_windows_are_read_layer_by_layer(random_model):
     assert shape_of(random_model("llama")).windows == (None, None)
 
 
+@pytest.mark.parametrize("family", ["mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"])
+def test_a_family_without_attention_costs_what_its_matrices_do(small_family, family):
+    shape = shape_of(small_family(family))
+    once, twice = (flops_of_batch(shape, [length], length) for length in (100, 200))
+    assert twice == 2 * once > 0
+
+
+@pytest.mark.parametrize("family", ["lfm2", "qwen3_next", "jamba", "nemotron_h"])
+def test_of_a_hybrid_the_layers_that_attend_grow_with_the_square(small_family, family):
+    """The tiny ones have one such layer, of four heads of eight."""
+    shape = shape_of(small_family(family))
+    assert shape.windows in ((None,), (6,))  # LFM2's configuration has a window
+    assert shape.attention_size == 32
+
+
 @pytest.mark.parametrize(
     ("name", "tflops"),
     [

@@ -8,7 +8,9 @@ import pytest
 import torch
 from transformers import TrainingArguments, get_scheduler
 
+from sft_app.config.schema.trainer import TrainerConfig
 from sft_app.training.optim.lr_schedule import learning_rate_sum, without_idle_step
+from sft_app.training.optim.muon import muon_for
 from sft_app.training.screen.announce import little_training
 from tests.training.random_models import build_random_model
 from tests.training.training_steps import packed_rows, prepared, trainer_of
@@ -52,6 +54,32 @@ def test_no_schedule_that_warms_up_has_an_idle_step(name: str, tmp_path: Path) -
     args = TrainingArguments(str(tmp_path), lr_scheduler_type=name, warmup_steps=3, use_cpu=True)
     first_idle = learning_rate_sum(args, 3)
     assert first_idle == pytest.approx(1 / 3 + 2 / 3 + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("polynomial", {"lr_end": 1e-3}), ("cosine_with_min_lr", {"min_lr": 1e-3})],
+)
+def test_a_schedule_with_a_lowest_rate_has_it_for_muon_as_for_adam(
+    tmp_path: Path, name: str, settings: dict[str, float]
+) -> None:
+    model = build_random_model("llama")
+    muon = muon_for(model, TrainerConfig(optim="muon", learning_rate=PEAK))
+    schedule: dict[str, Any] = {
+        "lr_scheduler_type": name, "lr_scheduler_kwargs": settings, "max_steps": 4,
+    }  # fmt: skip
+    trainers = [
+        trainer_of(prepared(model), tmp_path, packed_rows(2), optimizer, learning_rate=PEAK,
+                   **schedule)
+        for optimizer in (None, muon)
+    ]  # fmt: skip
+    of_adam: list[float] = []
+    of_muon: list[float] = []
+    for trainer, found in zip(trainers, (of_adam, of_muon), strict=True):
+        trainer.train()
+        found += [e["learning_rate"] for e in trainer.state.log_history if "loss" in e]
+    assert of_muon == of_adam
+    assert min(of_muon) > 1e-3
 
 
 def test_a_warm_up_that_is_no_straight_line_keeps_its_form() -> None:

@@ -18,7 +18,8 @@ from tests.training.training_steps import packed_rows, prepared, trainer_of
         ("mamba", ["in_proj.weight"], ["norm_f.weight", "A_log", "mixer.D", "dt_proj.bias"]),
         ("gpt_oss", ["experts.gate_up_proj", "q_proj.weight"], ["sinks", "q_proj.bias"]),
         ("xlstm", ["q.weight"], ["norm_ffn.weight", "norm_mlstm.weight"]),
-    ],
+        ("diffllama", ["q_proj.weight"], ["input_layernorm.weight", "lambda_q1"]),  # and a norm
+    ],  # without a weight
 )
 def test_matrices_are_decayed_whatever_a_family_calls_the_rest(
     small_family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

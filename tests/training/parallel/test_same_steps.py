@@ -113,7 +113,15 @@ Compose = Callable[..., AppConfig]
 RandomModel = Callable[..., PreTrainedModel]
 
 
-@pytest.mark.parametrize("sharing", [None, "ddp", pytest.param("fsdp", marks=NEEDS_SHARDED_MODELS)])
+@pytest.mark.parametrize(
+    "sharing",
+    [
+        None,
+        "ddp",
+        pytest.param("fsdp", marks=NEEDS_SHARDED_MODELS),
+        pytest.param("tensor", marks=NEEDS_SHARDED_MODELS),
+    ],
+)
 def test_gradients_of_16_bit_weights_are_summed_in_float32(
     compose: Compose, random_model: RandomModel, tmp_path: Path, sharing: str | None
 ) -> None:
@@ -125,12 +133,12 @@ def test_gradients_of_16_bit_weights_are_summed_in_float32(
     settings = (f"model.name_or_path={tmp_path}", "context_length=64", "model.dtype=bfloat16")
     rows = packed_rows(6)[5:] * 256
     once = {"max_steps": 1, "bf16": True, "optim": "sgd", "max_grad_norm": 0.0}
-    copies = 1 if sharing is None else 2
+    copies = 2 if sharing in SHARING else 1
     whole_step = once | {
         "per_device_train_batch_size": 1, "gradient_accumulation_steps": 256 // copies,
     }  # fmt: skip
-    shared = SHARING[sharing] if sharing else ()
-    config = compose(*settings, *shared)
+    tensor = {"tensor": ("trainer.tensor_parallel_size=2",)}
+    config = compose(*settings, *(SHARING | tensor).get(sharing or "", ()))
     if sharing is None:
         answers = [take_steps(config, rows, tmp_path, whole_step)]
         one = take_steps(config, rows[:1], tmp_path, once | {"per_device_train_batch_size": 1})
