@@ -156,6 +156,25 @@ def test_gradients_of_16_bit_weights_are_summed_in_float32(
             assert error < 1e-3, f"{name} is off by {error:.1e}"
 
 
+@NEEDS_SHARDED_MODELS
+@pytest.mark.parametrize("family", ["mamba", "zamba2"])
+def test_sharded_layers_take_the_step_of_whole_ones(
+    compose: Compose, small_family: Callable[[str], PreTrainedModel], tmp_path: Path, family: str
+) -> None:
+    """Both name layers that are in others of them: mixers in blocks, layers in hybrid ones."""
+    small_family(family).save_pretrained(tmp_path)
+    settings = (f"model.name_or_path={tmp_path}", "context_length=64", "rope=none")
+    step = {"max_steps": 1, "optim": "sgd", "max_grad_norm": 1e9, "per_device_train_batch_size": 1}
+    one = step | {"gradient_accumulation_steps": 2}
+    [whole_ones] = take_steps_shared(None, compose(*settings), packed_rows(2), tmp_path, one)
+    config = compose(*settings, *SHARING["fsdp"])
+    for answer in take_steps_shared("fsdp", config, packed_rows(2), tmp_path, step):
+        assert answer["losses"] == pytest.approx(whole_ones["losses"], rel=1e-5)
+        for name, gradient in whole_ones["gradients"][0].items():
+            found = torch.from_numpy(answer["gradients"][0][name])
+            torch.testing.assert_close(found, torch.from_numpy(gradient), atol=1e-5, rtol=1e-3)
+
+
 @pytest.mark.parametrize("sharing", [None, "ddp", pytest.param("fsdp", marks=NEEDS_SHARDED_MODELS)])
 def test_a_router_loss_weighs_the_same_however_the_step_is_shared(
     compose: Compose, random_model: RandomModel, tmp_path: Path, sharing: str | None
