@@ -32,6 +32,7 @@ from sft_app.training.packing_plan import PackingPlan
 from sft_app.training.parallel.context_parallel import ContextParallelGroup
 from sft_app.training.parallel.fsdp import shard, wants_shards
 from sft_app.training.parallel.verify_context_parallel import verify_context_parallel
+from sft_app.training.parallel.verify_tensor_parallel import verify_tensor_parallel
 from sft_app.training.peft.lora import add_adapter
 from sft_app.training.peft.quantize import quantise
 
@@ -81,7 +82,7 @@ def prepare_model(
     """Change the loaded model in place, and verify each change on it, as training will call it.
 
     Raises ConfigError when documents that must be packed would see each other, or sequence shards
-    would not give what whole rows give.
+    would not give what whole rows give, or cut matrices what whole ones do.
     """
     if config.adapter.method is AdapterMethod.qlora:
         quantise(model, config.adapter, device)
@@ -109,6 +110,8 @@ def prepare_model(
         check = verify_context_parallel(model, context, trained)
         log.info("context         %s", check.sentence())
     tensor_parallel_size = config.trainer.tensor_parallel_size
+    if tensor_parallel_size > 1:
+        log.info("tensors         %s", verify_tensor_parallel(model, trained).sentence())
     return PreparedModel(
         model=trained,
         packing=packed,

@@ -42,6 +42,7 @@ from sft_app.training.parallel.evaluation_split import evaluation_split
 from sft_app.training.parallel.fsdp import wants_shards
 from sft_app.training.parallel.loading_plan import plan_loading
 from sft_app.training.parallel.unused_parameters import leaves_parameters_unused
+from sft_app.training.parallel.verify_tensor_parallel import verify_cut_weights
 from sft_app.training.peft.lora import plain_model
 from sft_app.training.peft.merge_qlora import bring_to_device
 from sft_app.training.prepare_model import PreparedModel, prepare_model, reads_on_host
@@ -205,6 +206,16 @@ def load(config: AppConfig, plans: ModelPlans, device: torch.device) -> PreTrain
         stored=loading.stored if loading else None,
         with_embeddings=changes_embeddings(tokenizer_plan),
     )
+    if config.trainer.tensor_parallel_size > 1 and isinstance(plans.weights.stored, str):
+        whole = load_model(
+            config.model,
+            plans.pretrained,
+            plans.rope,
+            device=device,
+            on_host_of_rank_0=True,
+            float32_names=plans.precision.float32_names,
+        )
+        verify_cut_weights(model, whole, device)
     unread = stored_weights(model).keys()
     fit_model_to_tokenizer(model, plans.tokenizer, tokenizer_plan)
     assert stored_weights(model).keys() == unread, "a weight was changed before it was read"

@@ -11,6 +11,7 @@ has them nor their rows (experts), rank 0 reads them into its host's memory, and
 parameter after the other.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 from transformers import PreTrainedModel
 
 from sft_app.common import ranks
@@ -113,7 +115,8 @@ def gather_weights(trained: nn.Module) -> dict[str, Tensor]:
 def save_shards(trained: nn.Module, optimizer: Any, directory: Path) -> None:
     """Write this rank's shards of weights and optimizer state below `directory`."""
     weights, state = get_state_dict(trained, _plain(optimizer))
-    save({"model": weights, "optimizer": state}, checkpoint_id=directory / SHARDS)
+    parts = {"model": weights, "optimizer": state}
+    save(_contiguous(parts), checkpoint_id=directory / SHARDS)
 
 
 def load_shards(trained: nn.Module, optimizer: Any, directory: Path) -> None:
@@ -125,14 +128,51 @@ def load_shards(trained: nn.Module, optimizer: Any, directory: Path) -> None:
         )
     optimizer = _plain(optimizer)
     weights, state = get_state_dict(trained, optimizer)
-    parts: dict[str, Any] = {"model": weights, "optimizer": state}
+    own: dict[str, Any] = {"model": weights, "optimizer": state}
+    parts = _contiguous(own)
     load(parts, checkpoint_id=directory / SHARDS)
+    parts = _placed_as(own, parts)
     set_state_dict(
         trained,
         optimizer,
         model_state_dict=parts["model"],
         optim_state_dict=parts["optimizer"],
     )
+
+
+def _contiguous(state: Any) -> Any:
+    """Return a state whose shards are whole parts of tensors, as files of shards have them.
+
+    Of two matrices in one, as experts have theirs, a tensor-parallel rank has a part of each.
+    """
+    if isinstance(state, DTensor):
+        placements = [_unstrided(p) for p in state.placements]
+        return state if tuple(placements) == state.placements else _redistributed(state, placements)
+    if isinstance(state, dict):
+        return {name: _contiguous(value) for name, value in state.items()}
+    return state
+
+
+def _placed_as(own: Any, state: Any) -> Any:
+    """Return a state in the shards of `own`, which has the same entries."""
+    if isinstance(own, DTensor):
+        return (
+            state if own.placements == state.placements else _redistributed(state, own.placements)
+        )
+    if isinstance(own, dict):
+        return {name: _placed_as(value, state[name]) for name, value in own.items()}
+    return state
+
+
+def _unstrided(placement: Placement) -> Placement:
+    is_plain = type(placement) in (Shard, Replicate)
+    return placement if is_plain else Shard(getattr(placement, "dim"))  # noqa: B009
+
+
+@torch.no_grad()
+def _redistributed(tensor: DTensor, placements: Sequence[Placement]) -> DTensor:
+    moved: DTensor = tensor.redistribute(placements=placements)
+    return moved
 
 
 def _plain(optimizer: Any) -> torch.optim.Optimizer:
