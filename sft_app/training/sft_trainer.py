@@ -21,6 +21,7 @@ from sft_app.data.batches.datasets import (
 from sft_app.data.batches.length_grouped_sampler import LengthGroupedSampler
 from sft_app.data.batches.skip_positions import skip_positions
 from sft_app.training.attention.known_batch import KNOWN, KnownBatch, known_in_forward
+from sft_app.training.callbacks.embedding_noise import EmbeddingNoise
 from sft_app.training.guards.guarded_trainer import GuardedTrainer, StepInProgress
 from sft_app.training.guards.loss_spikes import LossSpikes, SpikeRule
 from sft_app.training.guards.step_guard import StepGuard
@@ -108,6 +109,10 @@ class SFTTrainer(GuardedTrainer):
             args.world_size, args.process_index, prepared.model_parallel_size
         )
         self.add_callback(LogWhatCounts())
+        if args.neftune_noise_alpha is not None:
+            noise = EmbeddingNoise(plain_model(prepared.model), args.neftune_noise_alpha)
+            self.add_callback(noise)
+            self.neftune_noise_alpha = None  # the Trainer's own knows rows, and no documents
         self.count = WorkCount(prepared.shape, args.device, matmul_dtype(prepared.model, args))
         # Not before: the Trainer refuses to save checkpoints of sharded models, which we do.
         self.is_distributed_loading_by_transformers = prepared.sharded

@@ -43,6 +43,18 @@ def test_any_directory_can_be_looked_at(tiny_model: Path) -> None:
     assert verify_saved(tiny_model, None).passed
 
 
+def test_a_family_whose_configuration_has_no_word_for_the_cache_passes(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.save_pretrained(tmp_path)
+    sizes = {"n_embd": 8, "n_head": 2, "n_layer": 1, "n_positions": 512, "vocab_size": 300}
+    config = AutoConfig.for_model("openai-gpt", eos_token_id=tokenizer.eos_token_id, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    verdict = verify_saved(tmp_path, None)
+    assert verdict.passed, verdict.sentence()
+
+
 @pytest.mark.parametrize(
     ("family", "rope"),
     [

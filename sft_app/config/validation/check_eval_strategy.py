@@ -4,6 +4,9 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.trainer import EvalStrategy, SaveStrategy
 
+FOLLOWING_LOSS = ("reduce_lr_on_plateau", "greedy")
+"""Schedules of the learning rate that have no rate for a step, and no warm-up."""
+
 
 def check_eval_strategy(config: AppConfig) -> None:
     """Raise ConfigError for the first setting that goes by held-out loss and cannot have it."""
@@ -20,6 +23,12 @@ def check_eval_strategy(config: AppConfig) -> None:
                     "trainer.eval_strategy=no measures none: set trainer.eval_strategy=steps, or "
                     "epoch."
                 )
+        if trainer.lr_scheduler_type in FOLLOWING_LOSS:
+            raise ConfigError(
+                f"trainer.lr_scheduler_type={trainer.lr_scheduler_type} follows the held-out loss "
+                "while training goes, and trainer.eval_strategy=no measures none: set "
+                "trainer.eval_strategy=steps, or trainer.lr_scheduler_type=cosine."
+            )
         return
     if config.data.eval is None and config.data.eval_examples == 0:
         raise ConfigError(

@@ -56,7 +56,6 @@ NOT_PAGED = {"adamw_32bit": "adamw_torch_fused", "ademamix_32bit": "ademamix"}
 OPTIMIZER_PACKAGES = {
     **dict.fromkeys(BITSANDBYTES, "bitsandbytes"),
     **dict.fromkeys(("adamw_torch_4bit", "adamw_torch_8bit"), "torchao"),
-    "grokadamw": "grokadamw",
     "stable_adamw": "optimi",
 }
 """Import names; galore, apollo and schedule_free follow their own in OPTIMIZER_FAMILIES."""
@@ -71,6 +70,8 @@ INSTALL_NAMES = {
     "apollo_torch": "apollo-torch",
 }
 """Where pip knows a package by another name."""
+OF_WHOLE_MATRICES = ("galore_", "apollo_")
+"""Families of optimizers that project a matrix, which shards are not."""
 STEP_IN_BACKWARD = ("lomo", "adalomo")
 """Optimizers that are done before backward is, as are those that end in `_layerwise`."""
 LOGGERS = (
@@ -116,7 +117,9 @@ def check_trainer_support(config: AppConfig) -> None:
                 "trainer.optim=adafactor cannot step shards: with trainer.parallelism=fsdp use "
                 "trainer.optim=adamw_torch_8bit (torchao), or adamw_torch_fused."
             )
-        if config.trainer.optim in BITSANDBYTES:
+        if config.trainer.optim in BITSANDBYTES or config.trainer.optim.startswith(
+            OF_WHOLE_MATRICES
+        ):
             raise ConfigError(
                 f"trainer.optim={config.trainer.optim} cannot step shards: with "
                 "trainer.parallelism=fsdp use trainer.optim=adamw_torch_8bit (torchao), or "
@@ -153,6 +156,11 @@ def _check_loss_spike(trainer: TrainerConfig) -> None:
 
 def _check_optimizer(trainer: TrainerConfig) -> None:
     """Nobody sees the gradients of one that steps in backward, and no checkpoint has its state."""
+    if trainer.optim == "grokadamw":
+        raise ConfigError(
+            "trainer.optim=grokadamw keeps its state where no checkpoint has it: a run that goes "
+            "on would be another training. Use trainer.optim=adamw_torch_fused."
+        )
     if trainer.optim in STEP_IN_BACKWARD or trainer.optim.endswith("_layerwise"):
         raise ConfigError(
             f"trainer.optim={trainer.optim} changes weights while gradients are computed, so that "

@@ -15,6 +15,7 @@ from sft_app.config.schema.evaluation import TASK_NAMES, EvaluationConfig, measu
 from sft_app.config.schema.rope import RopeMethod
 from sft_app.config.schema.sweep import Budget, SweepConfig
 from sft_app.config.schema.trainer import OnLossSpike, SaveStrategy, TrainerConfig
+from sft_app.config.validation.check_eval_strategy import FOLLOWING_LOSS
 
 MEASURED_BY_THE_APP = (
     "per_device_eval_batch_size", "eval_accumulation_steps", "eval_do_concat_batches",
@@ -95,6 +96,9 @@ def _of_training(trainer: TrainerConfig) -> list[str]:
         notes += _given(trainer, "trainer", ("num_train_epochs",), reason)
     if trainer.lr_scheduler_type == "constant":
         reason = "trainer.lr_scheduler_type=constant (constant_with_warmup has one)"
+        notes += _given(trainer, "trainer", ("warmup_steps",), reason)
+    if trainer.lr_scheduler_type in FOLLOWING_LOSS:
+        reason = f"trainer.lr_scheduler_type={trainer.lr_scheduler_type}, which has no warm-up"
         notes += _given(trainer, "trainer", ("warmup_steps",), reason)
     if trainer.optim in WITHOUT_MOMENTS:
         notes += _given(trainer, "trainer", ADAM, f"trainer.optim={trainer.optim}")

@@ -23,6 +23,7 @@ from sft_app.launch.job.job_errors import JobFailed, JobInterrupted
 from sft_app.launch.job.run_job import worker_command
 from sft_app.launch.job.supervise import run_supervised
 from sft_app.launch.job.worker_processes import num_local_processes, worker_environment
+from sft_app.launch.nodes.following import Following
 from sft_app.records.run_files import CONFIG
 
 SHARED = ".shared"
@@ -103,13 +104,17 @@ def help_node_0(config: AppConfig) -> int:
     launch = config.launch
     told = join(launch)
     print(f"Node {launch.node_rank} lends its processes to the run in {told.run_dir}.", flush=True)
+    following = Following(told.run_dir)
     ended = run_supervised(
         worker_command(launch, told.run_dir / CONFIG, run_id=told.run_id),
         worker_environment(launch),
         grace_seconds=launch.shutdown_grace_seconds,
+        look=following.look,
     )
     if ended.interrupted_by is not None:
         raise JobInterrupted(ended.interrupted_by)
+    if ended.gave_up:
+        raise JobFailed(f"{following.sentence()}, and this node's processes were still waiting")
     if ended.exit_code:
         print(f"Node {launch.node_rank}: node 0 says what happened, and {told.run_dir} has it.",
               file=sys.stderr)  # fmt: skip

@@ -11,6 +11,7 @@ from sft_app.launch.job.job_state import JobState, job_state
 from sft_app.launch.job.run_job import initial_result, run_job, worker_command
 from sft_app.launch.job.supervise import run_supervised
 from sft_app.launch.job.worker_processes import worker_environment
+from sft_app.launch.nodes.following import Following
 from sft_app.launch.nodes.slurm_rendezvous import run_id_on_slurm, slurm_rendezvous
 from sft_app.launch.sweep.budget import apply_budget
 from sft_app.launch.sweep.equal_plans import shared_result
@@ -106,6 +107,7 @@ def help_node_0(config: AppConfig, run_dir: Path) -> None:
         worker_command(launch, run_dir / CONFIG, run_id=run_id_on_slurm()),
         worker_environment(launch),
         grace_seconds=launch.shutdown_grace_seconds,
+        look=Following(run_dir).look,
     )
     if ended.interrupted_by is not None:
         raise JobInterrupted(ended.interrupted_by)

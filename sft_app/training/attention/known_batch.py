@@ -86,6 +86,20 @@ def known_lengths(position_ids: Tensor) -> tuple[int, ...] | None:
     return known.lengths
 
 
+def known_sequences(batch_size: int, row_length: int) -> Tensor:
+    """Return, for each position [B, T] of this forward, the tokens of the sequence it is in.
+
+    A packed document's, or a row's without its padding; the row's where nothing is known.
+    """
+    known = _in_this_forward.get()
+    if known is None or known.num_positions != batch_size * row_length:
+        return torch.full((batch_size, row_length), row_length)
+    lengths = torch.tensor(known.lengths)
+    if known.packed:
+        return lengths.repeat_interleave(lengths).view(batch_size, row_length)
+    return lengths.clamp(min=1).unsqueeze(1).expand(batch_size, row_length)
+
+
 def known_padding(attention_mask: Tensor) -> Tensor:
     """Return the padding mask [B, T] of this forward from the host, where it is known there."""
     known = _in_this_forward.get()

@@ -25,6 +25,7 @@ from sft_app.records.manifest import write_manifest
 from sft_app.records.run_files import IDENTITY
 from sft_app.training.guards.step_guard import check_weights
 from sft_app.training.optim.resumed_schedule import GivenSettings, fit_learning_rate
+from sft_app.training.optim.saved_state import read_state
 from sft_app.training.optim.state_dtypes import keep_dtypes
 from sft_app.training.optim.summing_trainer import SummingTrainer
 from sft_app.training.parallel.fsdp import load_shards, save_shards
@@ -174,7 +175,7 @@ class CheckpointingTrainer(SummingTrainer):
             # Trainer's own way fails on several ranks of CPUs with transformers before 5.23.
             on_host = self.args.world_size == 1 or self.args.device.type == "cpu"
             device = torch.device("cpu") if on_host else self.args.device
-            state = torch.load(folder / OPTIMIZER_NAME, map_location=device, weights_only=True)
+            state = read_state(folder / OPTIMIZER_NAME, device)
             with told_as_another_run("optimizer", folder):
                 self.optimizer.load_state_dict(state)
             keep_dtypes(getattr(self.optimizer, "optimizer", self.optimizer), state)

@@ -105,6 +105,11 @@ def test_a_missing_package_is_named(
             ["trainer.parallelism=fsdp", "trainer.optim=adamw_8bit"],
             "trainer.optim=adamw_torch_8bit",
         ),
+        (
+            ["trainer.parallelism=fsdp", "trainer.optim=apollo_adamw"],
+            "trainer.optim=adamw_torch_8bit",
+        ),
+        (["trainer.optim=grokadamw"], "would be another training. Use trainer.optim=adamw_torch"),
         (["adapter=qlora", "trainer.parallelism=fsdp"], "trainer.parallelism=ddp, or adapter=lora"),
         (["adapter=lora", "adapter.double_quantization=false"], "choose adapter=qlora"),
         (["adapter=lora", "adapter.quantization=fp4"], "choose adapter=qlora"),
