@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+    from peft import LoraConfig
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel
 
@@ -172,3 +173,15 @@ def experts_follow_autocast() -> None:
         return found
 
     moe._grouped_mm = in_autocast
+
+
+def rename_targets(lora: "LoraConfig", model: "PreTrainedModel") -> None:
+    """Rename what PEFT takes for a mixture's experts, as it will when it puts the adapter.
+
+    PEFT before 0.19 takes nothing for experts. Raises ValueError as PEFT does.
+    """
+    try:
+        from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+    except ImportError:
+        return
+    convert_peft_config_for_transformers(lora, model, None)

@@ -37,7 +37,9 @@ class AdapterConfig:
     dropout: float = 0.0
     """Share of an adapter's inputs that is dropped in training."""
     target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
-    """Names of the layers that get an adapter; all-linear: every linear layer but the head."""
+    """Names of the linear layers, embeddings and stacked experts that get an adapter; all-linear:
+    every linear layer but the head, and those experts that PEFT counts among them. The log names
+    what is left as it is."""
     rank_stabilised: bool = False
     """Scale by alpha / sqrt(rank) instead (rsLoRA): for high ranks."""
     quantization: Quantization = Quantization.nf4

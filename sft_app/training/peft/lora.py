@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from sft_app.common.errors import ConfigError
 from sft_app.common.processes import is_installed
 from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
-from sft_app.loader.architecture.skeleton import tower_layers
+from sft_app.training.peft.lora_targets import ALL_LINEAR, aim, layers_meant, stacked_experts
 
 log = logging.getLogger(__name__)
 
@@ -26,19 +26,30 @@ def add_adapter(
 ) -> nn.Module:
     """Call `put_adapter`, with the same result on every rank, and log a line about it."""
     torch.manual_seed(seed)  # whatever was drawn before
+    meant = [*layers_meant(model, config.target_modules), *stacked_experts(model)]
     trained = put_adapter(model, config, new_token_ids)
     if trained is not model:
         wrapper: Any = trained
         count, total = wrapper.get_nb_trainable_parameters()
         log.info(
-            "adapter         LoRA of rank %d on %s%s, %s of %s parameters are trained",
+            "adapter         LoRA of rank %d on %s%s, %s of %s parameters are trained%s",
             config.rank,
             ", ".join(config.target_modules),
             f" and the rows of {len(new_token_ids)} added tokens" if new_token_ids else "",
             f"{count:,}",
             f"{total:,}",
+            _left_as_they_are(meant, wrapper),
         )
     return trained
+
+
+def _left_as_they_are(meant: Sequence[str], wrapper: Any) -> str:
+    """Say which of the layers and experts that were meant have no adapter, by their last names."""
+    tuner = wrapper.base_model
+    found = (*tuner.targeted_module_names, *getattr(tuner, "targeted_parameter_names", ()))
+    adapted = {name.replace(".base_layer", "").removesuffix(".weight") for name in found}
+    left = dict.fromkeys(".".join(n.split(".")[-2:]) for n in meant if n not in adapted)
+    return f"; left as they are: {', '.join(left)}" if left else ""
 
 
 def put_adapter(
@@ -68,12 +79,11 @@ def put_adapter(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules="all-linear" if targets == ["all-linear"] else targets,
-        exclude_modules=_left_alone(model) if targets == ["all-linear"] else None,
         use_rslora=config.rank_stabilised,
         trainable_token_indices=_rows_to_train(model, new_token_ids) or None,
     )
     try:
+        aim(model, lora, targets, quantised=config.method is AdapterMethod.qlora)
         with warnings.catch_warnings():  # PEFT asks for what transformers has renamed
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
             wrapped = get_peft_model(model, lora)
@@ -97,7 +107,7 @@ def _check_targets(wrapper: Any, targets: list[str], tied: list[str]) -> None:
 
     And for a tied layer: the adapter is one layer's, and merged it would be in both.
     """
-    if targets == ["all-linear"]:
+    if targets == ALL_LINEAR:
         return
     tuner, config = wrapper.base_model, wrapper.active_peft_config
     for wanted, found in (
@@ -129,22 +139,6 @@ def _rows_to_train(model: PreTrainedModel, token_ids: Sequence[int]) -> dict[str
     if head is not None and head.weight is not embedding.weight:
         rows[names[head]] = list(token_ids)
     return rows
-
-
-def _left_alone(model: PreTrainedModel) -> list[str] | None:
-    """Return the layers that `all-linear` does not mean: routers, and towers beside the text's."""
-    return [*(_routers(model) or ()), *tower_layers(model)] or None
-
-
-def _routers(model: PreTrainedModel) -> list[str] | None:
-    """Return linear layers whose forward a family has changed, such as routers returning pairs."""
-    names = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        and type(module).__module__.startswith("transformers.models")
-    ]
-    return names or None
 
 
 def merge_gathered(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
