@@ -21,6 +21,7 @@ from sft_app.loader.model.tensor_parallel import check_tensor_parallel
 from sft_app.loader.rope.rope_plan import RopePlan, plan_rope, planned_config
 from sft_app.loader.tokenizer.load_tokenizer import load_tokenizer
 from sft_app.loader.tokenizer.tokenizer_plan import TokenizerPlan
+from sft_app.training.activation_memory.check_recomputation import check_recomputation
 from sft_app.training.activation_memory.tiling_plan import TilingPlan, tile_tokens
 from sft_app.training.arguments import uses_cuda
 from sft_app.training.attention.choose_attention import AttentionPlan, choose_attention
@@ -89,6 +90,8 @@ def plan_model(
         original_context_length=config.model.original_context_length,
         tokenizer_length=tokenizer_plan.own_max_length,
     )
+    if trainer.gradient_checkpointing:
+        check_recomputation(pretrained)
     if config.data.position_skipping is not PositionSkipping.none:
         check_positions_can_skip(pretrained, rope)
     planned = planned_config(pretrained, rope)

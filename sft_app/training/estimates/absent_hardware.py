@@ -16,6 +16,7 @@ from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.model import Dtype
 from sft_app.config.schema.trainer import Parallelism
+from sft_app.training.activation_memory.check_recomputation import can_recompute
 from sft_app.training.activation_memory.tiling_plan import TILE_TOKENS_CUDA
 from sft_app.training.estimates.activations import Activations
 from sft_app.training.estimates.memory_estimate import MemoryEstimate, MemoryEstimator
@@ -155,9 +156,10 @@ def _changes(config: AppConfig, pretrained: PretrainedConfig) -> list[tuple[str,
 
     recomputing, words = trainer.gradient_checkpointing, "trainer.gradient_checkpointing=true"
     settings = trainer.gradient_checkpointing_kwargs
-    if not recomputing:
+    possible = can_recompute(pretrained)
+    if possible and not recomputing:
         change(words, gradient_checkpointing=True)
-    if not settings.get("offload"):
+    if possible and not settings.get("offload"):
         offload = "+trainer.gradient_checkpointing_kwargs.offload=true"
         change(
             offload if recomputing else f"{words} {offload}",

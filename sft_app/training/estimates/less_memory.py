@@ -14,6 +14,7 @@ from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.trainer import Parallelism
 from sft_app.config.validation.check_trainer import check_trainer_support
 from sft_app.loader.rope.rope_plan import planned_config
+from sft_app.training.activation_memory.check_recomputation import check_recomputation
 from sft_app.training.activation_memory.tiling_plan import tile_tokens
 from sft_app.training.estimates.memory_estimate import estimate_memory
 from sft_app.training.loss.chunked_cross_entropy import chunk_bytes
@@ -42,6 +43,8 @@ def remedies(config: AppConfig, plans: ModelPlans, device: torch.device) -> list
     for overrides, changed, processes in _candidates(config, device):
         try:
             check_trainer_support(changed)
+            if changed.trainer.gradient_checkpointing:
+                check_recomputation(plans.pretrained)
             size = changed.trainer.context_parallel_size
             if size > config.trainer.context_parallel_size:
                 check_context_parallel(plans.pretrained, plans.attention, size)
