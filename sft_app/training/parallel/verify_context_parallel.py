@@ -16,6 +16,7 @@ from sft_app.common.errors import ConfigError
 from sft_app.data.labels import IGNORE_INDEX, count_supervised
 from sft_app.training.attention import packed_attention
 from sft_app.training.attention.choose_attention import AttentionPlan
+from sft_app.training.attention.verify_isolation import probing
 from sft_app.training.parallel.context_parallel import (
     ContextParallelGroup,
     context_parallel_attention,
@@ -131,17 +132,13 @@ def compare_shards_with_whole(
     )
     num_items = count_supervised(batch["labels"])
 
-    was_training = model.training
-    model.eval()  # dropout would drown the answer
-    try:
+    with probing(model):  # documents are longer than windows and chunks
         whole = called(**inputs).logits[:, mine].float()
         alone = called(**shard_inputs).logits[:, : whole.shape[1]].float()
         whole_loss = called(**inputs, labels=batch["labels"], num_items_in_batch=num_items).loss
         with context_parallel_attention(documents, cp_group):
             split = called(**shard_inputs).logits[:, : whole.shape[1]].float()
             split_loss = called(**shard, num_items_in_batch=num_items).loss
-    finally:
-        model.train(was_training)
     sums = torch.stack(
         [(split - whole).square().sum(), (alone - whole).square().sum(), split_loss.float()]
     )

@@ -1,12 +1,17 @@
 """Ranks that each have a part of every row compute what one process computes on whole rows."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sft_app.common.errors import ConfigError
+from sft_app.training.attention import packed_attention
 from sft_app.training.parallel.context_parallel import init_context_parallel_group
+from sft_app.training.parallel.verify_context_parallel import verify_context_parallel
+from tests.forked_ranks import on_two_forked_ranks
 from tests.programs import run_on_ranks, run_program
 
 PROGRAM = "tests.training.parallel.context_parallel_ranks"
@@ -70,6 +75,27 @@ def test_steps_on_parts_of_rows_are_those_of_one_process(
     tmp_path: Path, world_size: int, size: int
 ) -> None:
     assert run_ranks("trainer", tmp_path, world_size, size) == [TRAINED] * world_size
+
+
+def refusal_of_parts(directory: Path) -> str:
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    model.config.use_cache = False
+    packed_attention.register()
+    model.set_attn_implementation(packed_attention.NAME)
+    group = init_context_parallel_group(2, torch.device("cpu"))
+    assert group is not None
+    with pytest.raises(ConfigError) as refusal:
+        verify_context_parallel(model, group)
+    return str(refusal.value)
+
+
+def test_the_loaded_model_is_asked_beyond_its_chunks(
+    random_model: Callable[..., PreTrainedModel], tmp_path: Path
+) -> None:
+    """Chunks of 8 tokens, which parts of rows do not know of: no document of the probe has more."""
+    random_model("llama4_text").save_pretrained(tmp_path)
+    for told in on_two_forked_ranks(refusal_of_parts, tmp_path):
+        assert "sequence shards move the logits" in told
 
 
 def test_a_row_of_several_parts_needs_several_processes() -> None:
