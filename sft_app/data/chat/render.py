@@ -38,6 +38,9 @@ from sft_app.data.chat.template_layout import (
 
 _MOST_LAYOUTS = 1000
 _EMPTY_THOUGHT = re.compile(r"\s*<think>\s*</think>\s*")
+_OPENING = 16
+"""Characters before an answer in which its prompt may open a thought, white space included."""
+_OPENED_THOUGHT = re.compile(r"<think>\s*\Z")
 
 
 class NotRendered(TemplateRefused):
@@ -224,10 +227,12 @@ class Renderer:
     def _after_thought(self, message: Message, text: str, start: int, stop: int) -> int:
         """Leave out the empty thought that thinking templates put before an answer without one.
 
-        It is read only, unless tokenizer.chat_template_kwargs.enable_thinking=true asks for it.
+        The prompt may have opened it. It is read only, unless
+        tokenizer.chat_template_kwargs.enable_thinking=true asks for it.
         """
-        thought = _EMPTY_THOUGHT.match(text, start, stop)
-        says_it = message.content.lstrip().startswith("<think>")
+        opened = _OPENED_THOUGHT.search(text, max(0, start - _OPENING), start)
+        thought = _EMPTY_THOUGHT.match(text, opened.start() if opened else start, stop)
+        says_it = message.content.lstrip().startswith(("<think>", "</think>"))
         if thought is None or says_it or message.extra.get("reasoning_content"):
             return start
         return start if self.template.is_asked_to_think else thought.end()

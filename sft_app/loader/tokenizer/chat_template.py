@@ -19,6 +19,9 @@ _MARKERS = {
 }
 """Markers that a format expects to be one token each."""
 
+_ANSWER = "\ue000\ue001"
+"""Private-use characters: in no template."""
+
 _PROBE = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
 
 
@@ -185,14 +188,14 @@ def _inspect(
         warnings.append(f"the chat template begins with {leading} BOS tokens.")
     if leading == 0 and adds_bos:
         warnings.append("plain text begins with BOS, and this chat template does not.")
-    marked = {*tokenizer.added_tokens_decoder, tokenizer.eos_token_id}
-    ends = [i for i in ids[leading:] if i in marked]
+    ends = _ends_of_answer(tokenizer)
     if not ends:
         warnings.append(
             "the chat template ends an answer without an end token: the model will not learn where "
             "to stop; tokenizer.chat_template can name another format."
         )
-    stops = (*_end(tokenizer), *(i for i in ends[-1:] if i not in _end(tokenizer)))
+    has_own_end = ends and tokenizer.eos_token_id not in ends
+    stops = (*_end(tokenizer), *(ends[:1] if has_own_end else ()))
     if not _continues_its_prompt(tokenizer):
         warnings.append(
             "the chat template does not write an answer behind its own generation prompt (as "
@@ -203,6 +206,20 @@ def _inspect(
     return ChatTemplatePlan(
         source=source, saved=None, stop_token_ids=stops, warnings=tuple(warnings)
     )
+
+
+def _ends_of_answer(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the added tokens that the template writes behind an answer; empty without any.
+
+    One that stands before it (a role's, </think>) ends nothing, nor does the header that some
+    templates write behind every conversation: the first is what ends the answer.
+    """
+    answer = {"role": "assistant", "content": _ANSWER}
+    text = tokenizer.apply_chat_template([*_PROBE[:1], answer], tokenize=False)
+    _, found, behind = str(text).rpartition(_ANSWER)
+    ids: list[int] = tokenizer(behind if found else "", add_special_tokens=False)["input_ids"]
+    marked = {*tokenizer.added_tokens_decoder, tokenizer.eos_token_id}
+    return [i for i in ids if i in marked]
 
 
 def _continues_its_prompt(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -28,6 +28,13 @@ THINKING = (
 )
 """As Qwen3's: an answer without reasoning is shown behind an empty think block."""
 
+OPENS_A_THOUGHT = THINKING.replace(
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n",
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"
+    "{% else %}<think>\n",
+)
+"""As Qwen3.5's: the model is asked behind a thought that is open already."""
+
 CUTS_REASONING = (
     "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>{{ m.content }}"
     "{% else %}<|im_end|>{{ m.content.split('</think>')[-1] }}</s>{% endif %}{% endfor %}"
@@ -60,8 +67,8 @@ def rendered(tokenizer: PreTrainedTokenizerBase, **variables: Any) -> str:
     return text
 
 
-def learned(answer: Message, **kwargs: Any) -> str:
-    tokenizer, _ = prepared(THINKING, **kwargs)
+def learned(answer: Message, template: str = THINKING, **kwargs: Any) -> str:
+    tokenizer, _ = prepared(template, **kwargs)
     item = Conversation([Message("user", "Q"), answer])
     [result] = Renderer(tokenizer, variables=kwargs).render(item)
     [span] = result.spans
@@ -141,6 +148,16 @@ def test_an_empty_think_block_is_learned_only_when_asked_for() -> None:
     assert asked == "<think>\n\n</think>\n\nA<|im_end|>"
 
 
+def test_a_thought_that_the_prompt_opens_is_not_learned_to_be_closed_at_once() -> None:
+    """An answer without reasoning would teach a model that thinks to think nothing."""
+    assert learned(Message("assistant", "A"), OPENS_A_THOUGHT) == "A<|im_end|>"
+    assert learned(Message("assistant", "A"), OPENS_A_THOUGHT, enable_thinking=True) == (
+        "\n</think>\n\nA<|im_end|>"
+    )
+    thought = Message("assistant", "A", extra={"reasoning_content": "R"})
+    assert learned(thought, OPENS_A_THOUGHT) == "R\n</think>\n\nA<|im_end|>"
+
+
 def test_reasoning_is_learned_whether_or_not_it_is_asked_for() -> None:
     thought = Message("assistant", "A", extra={"reasoning_content": "because"})
     assert learned(thought) == "<think>\nbecause\n</think>\n\nA<|im_end|>"
@@ -203,3 +220,32 @@ def test_a_template_that_computes_for_ever_is_a_setting_that_cannot_work(
     monkeypatch.setattr("sft_app.loader.tokenizer.chat_template.chat_template_limits", limits)
     with pytest.raises(ConfigError, match="one short question takes more than"):
         set_chat_template(byte_level(), str(template), adds_bos=False)
+
+
+ROLES_ALONE = (
+    "{% for m in messages %}{% if m.role == 'user' %}<|start_header_id|>\n{{ m.content }}"
+    "{% else %}<|end_header_id|>\n<|im_start|><|im_end|>\n{{ m.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|end_header_id|>{% endif %}"
+)
+"""As GLM-4.5's: an answer ends where the next role's token stands, and a thought before it."""
+
+ENDS_AND_ASKS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|eot_id|>{% endfor %}"
+    "<|im_start|><|start_header_id|>"
+)
+"""As Command-A's: the header of the next answer stands behind every conversation."""
+
+
+@pytest.mark.parametrize(
+    ("template", "stops", "is_told"),
+    [(ROLES_ALONE, ["</s>"], True), (ENDS_AND_ASKS, ["</s>", "<|eot_id|>"], False)],
+    ids=["roles alone", "ends and asks"],
+)
+def test_generation_stops_at_what_ends_an_answer_and_at_nothing_else(
+    template: str, stops: list[str], is_told: bool
+) -> None:
+    """A token before the answer, saved as an end, would stop each answer before its first word."""
+    tokenizer = byte_level(template, eos="</s>")
+    plan = set_chat_template(tokenizer, None, adds_bos=False)
+    assert tokenizer.convert_ids_to_tokens(list(plan.stop_token_ids)) == stops
+    assert any("will not learn where to stop" in text for text in plan.warnings) is is_told
