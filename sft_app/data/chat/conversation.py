@@ -28,15 +28,24 @@ class Message:
             self.weight > 0 or any(weight > 0 for _, weight in self.earlier)
         )
 
-    def as_template_input(self) -> dict[str, Any]:
+    def as_template_input(self, *, text_arguments: bool = False) -> dict[str, Any]:
         """Return the mapping that chat templates are written for.
 
-        Reasoning stands under each name that templates use for it.
+        Reasoning stands under each name that templates use for it. `text_arguments`: those of
+        calls are JSON text, as OpenAI's API has them, and not objects.
         """
-        names = {}
+        named: dict[str, Any] = {}
         if reasoning := self.extra.get("reasoning_content"):
-            names = {"reasoning": reasoning, "thinking": reasoning}
-        return {"role": self.role, "content": self.content, **names, **self.extra}
+            named = {"reasoning": reasoning, "thinking": reasoning}
+        named |= self.extra
+        if text_arguments and (calls := self.extra.get("tool_calls")):
+            named["tool_calls"] = [_with_text_arguments(call) for call in calls]
+        return {"role": self.role, "content": self.content, **named}
+
+
+def _with_text_arguments(call: dict[str, Any]) -> dict[str, Any]:
+    arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+    return {**call, "function": {**call["function"], "arguments": arguments}}
 
 
 @dataclass(slots=True)

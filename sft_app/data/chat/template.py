@@ -1,8 +1,10 @@
 """What a tokenizer's chat template answers when it is asked for a conversation or a part of it."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError
@@ -66,7 +68,7 @@ class ChatTemplate:
         """
         with _refusals():
             text = self._tokenizer.apply_chat_template(
-                [message.as_template_input() for message in messages],
+                self._inputs(messages),
                 tools=item.tools,
                 tokenize=False,
                 add_generation_prompt=generate,
@@ -88,7 +90,7 @@ class ChatTemplate:
         variables: dict[str, Any] = {**self._tokenizer.special_tokens_map, **self._variables}
         with _refusals():
             rendered, marks = render_jinja_template(
-                [[message.as_template_input() for message in messages]],
+                [self._inputs(messages)],
                 tools=item.tools,
                 chat_template=template,
                 return_assistant_tokens_mask=True,
@@ -141,6 +143,39 @@ class ChatTemplate:
         """
         end = len(turn.rstrip())
         return max(start, end if turn.endswith(self.end_tokens, 0, end) else len(turn))
+
+    def _inputs(self, messages: list[Message]) -> list[dict[str, Any]]:
+        as_text = any("tool_calls" in m.extra for m in messages) and self._takes_text_arguments
+        return [message.as_template_input(text_arguments=as_text) for message in messages]
+
+    @cached_property
+    def _takes_text_arguments(self) -> bool:
+        """Whether the arguments of calls have to be JSON text, as DeepSeek's templates want them.
+
+        An object ends such a template in an error, or stands in the text in Python's notation.
+        """
+        arguments = {PLACEHOLDER: True}
+        call = {"id": "abcdef123", "type": "function"}
+        call["function"] = {"name": "f", "arguments": arguments}
+        probe = [Message("user", "Q"), Message("assistant", "", extra={"tool_calls": [call]})]
+
+        def written(*, text_arguments: bool) -> str:
+            inputs = [m.as_template_input(text_arguments=text_arguments) for m in probe]
+            with probing(), _refusals():
+                return str(
+                    self._tokenizer.apply_chat_template(inputs, tokenize=False, **self._variables)
+                )
+
+        try:
+            object_shown = str(arguments) not in written(text_arguments=False)
+        except TemplateRefused:
+            object_shown = False
+        if object_shown:
+            return False
+        try:
+            return json.dumps(arguments, ensure_ascii=False) in written(text_arguments=True)
+        except TemplateRefused:
+            return False
 
     def _writes_generation_prompt(self) -> bool:
         probe = [Message("user", "Q")]

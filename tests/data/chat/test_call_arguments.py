@@ -1,0 +1,53 @@
+"""Arguments of calls are JSON in what is learned, whichever form a template takes them in."""
+
+import json
+
+import pytest
+
+from sft_app.data.chat.conversation import Conversation, Message
+from sft_app.data.chat.render import Renderer
+from tests.data.tokenizers_for_tests import with_template
+
+ARGUMENTS = {"city": "Åbo\n\"2\"", "days": 2, "hourly": True, "unit": None}
+
+
+def template(arguments: str) -> str:
+    return (
+        "{% for m in messages %}<|im_start|>{{ m.role + '\n' + m.content }}"
+        "{% for c in m.tool_calls or [] %}{{ '[' + c.function.name + ' ' }}"
+        f"{arguments}{{{{ ']' }}}}{{% endfor %}}<|im_end|>\n{{% endfor %}}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+
+
+WRITES_JSON = template("{{ c.function.arguments | tojson }}")
+JOINS_TEXT = template("{{ '' + c.function.arguments }}")
+"""As DeepSeek's: an object cannot be joined to a text."""
+SHOWS_WHAT_COMES = template("{{ c.function.arguments }}")
+"""An object would stand there in Python's notation."""
+TAKES_BOTH = template(
+    "{% if c.function.arguments is string %}{{ c.function.arguments }}"
+    "{% else %}{{ c.function.arguments | tojson }}{% endif %}"
+)
+"""As Kimi-K2's."""
+
+
+@pytest.mark.parametrize(
+    "chat_template",
+    [WRITES_JSON, JOINS_TEXT, SHOWS_WHAT_COMES, TAKES_BOTH],
+    ids=["writes json", "joins text", "shows what comes", "takes both"],
+)
+@pytest.mark.parametrize("arguments", [ARGUMENTS, {}], ids=["some", "none"])
+def test_a_call_is_learned_with_its_arguments_in_json(chat_template, arguments):
+    call = {"type": "function", "function": {"name": "weather", "arguments": arguments}}
+    messages = [
+        Message("user", "How warm?"),
+        Message("assistant", "", extra={"tool_calls": [call]}),
+        Message("tool", "7"),
+        Message("assistant", "It is 7."),
+    ]
+    [result] = Renderer(with_template(chat_template)).render(Conversation(messages))
+    first, last = (result.text[span.start : span.stop] for span in result.spans)
+    assert first.startswith("[weather ") and first.endswith("]<|im_end|>")
+    assert json.loads(first.removeprefix("[weather ").removesuffix("]<|im_end|>")) == arguments
+    assert last == "It is 7.<|im_end|>"
