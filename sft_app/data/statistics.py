@@ -32,6 +32,8 @@ class ReadStatistics:
     """The first few messages about skipped records."""
     columns_not_found: list[str] = field(default_factory=list)
     """Names of `data.columns` that no record has, and no turn."""
+    keys_not_read: dict[str, int] = field(default_factory=dict)
+    """Records, and turns (`turns.KEY`), that say something under a key that is not read."""
 
 
 @dataclass(kw_only=True)

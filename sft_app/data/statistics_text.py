@@ -17,6 +17,8 @@ _BAR = 40
 """Characters of the longest bar of the histogram."""
 MOST_LOST = 0.1
 """Share of tokens; more of them lost is a warning."""
+MOST_KEYS = 8
+"""Keys of records that are named among those that are not read."""
 ENOUGH_KEPT = 0.99
 """Share of tokens that a context length keeps which is advised."""
 LOST_TO_THE_LENGTH = ("dropped", "truncated", "shortened", "long_question")
@@ -58,6 +60,11 @@ def read_counts(read: ReadStatistics) -> list[str]:
         )
     if read.columns_not_found:
         lines.append(f"no record has what data.columns names: {', '.join(read.columns_not_found)}")
+    if read.keys_not_read:
+        most = sorted(read.keys_not_read.items(), key=lambda item: (-item[1], item[0]))
+        names = ", ".join(name for name, _ in most[:MOST_KEYS])
+        more = f" and {len(most) - MOST_KEYS:,} more" if len(most) > MOST_KEYS else ""
+        lines.append(f"not read: {names}{more} (data.columns says which column is which)")
     if read.ignored_files:
         lines.append(f"files that are no data: {_counts(read.ignored_files)}")
     if read.repaired:

@@ -50,3 +50,18 @@ BEGINS_WITH_A_THOUGHT = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
 )
 """As R1's distillations: the generation prompt opens a thought that the turns do not have."""
+
+HIDES_THOUGHTS_ONCE_ANSWERED = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}"
+    "{% set ns = namespace(answered=false) %}{% for later in messages[loop.index:] %}"
+    "{% if later.role == 'assistant' and not later.tool_calls %}{% set ns.answered = true %}"
+    "{% endif %}{% endfor %}{% set thought = m.thinking or (m.content if m.tool_calls else '') %}"
+    "{% if thought and not ns.answered %}"
+    "{{ '<|im_start|>assistant/thought\n' + thought + '<|im_end|>' }}{% endif %}"
+    "{% if m.tool_calls %}"
+    "{{ '<|im_start|>assistant/call\n' + (m.tool_calls[0].function | tojson) }}"
+    "{% else %}{{ '<|im_start|>assistant/answer\n' + m.content }}{% endif %}"
+    "{% else %}{{ '<|im_start|>' + m.role + '\n' + m.content }}{% endif %}{{ '<|im_end|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}"
+)
+"""As gpt-oss's: what was thought before a call is shown until the answer is there."""

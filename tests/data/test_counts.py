@@ -13,6 +13,7 @@ from sft_app.config.schema.data import OnBadRecord, Overlong, OverlongQuestion, 
 from sft_app.data.batches import fit_rows as fitting
 from sft_app.data.prepare_data import prepare_data
 from sft_app.data.statistics_text import describe_statistics
+from sft_app.data.statistics_text import read_counts as read_lines
 from sft_app.training.screen.screen_lines import data_lines
 from tests.data.chat_files import prepare, settings, sharegpt
 from tests.data.templates_of_families import THINKS
@@ -118,6 +119,33 @@ def test_a_column_that_no_record_has_is_said_each_time(tmp_path, caplog):
         assert "data.train has what data.columns names: sytem (system)" in caplog.text
     columns = {"system": "sys"}
     assert not read_counts(path, tmp_path, columns=columns).columns_not_found
+
+
+def test_what_records_and_turns_say_under_unknown_keys_is_named(tmp_path):
+    """A system prompt under a name of its own is not missed by anybody, unless it is told."""
+    odd = {"messages": [turn("user", "Q", mood="calm"), turn("assistant", "A")]}
+    records = [odd | {"system_message": "S", "id": 1, "empty": []}, PLAIN | {"id": 2}]
+    for _ in ("read", "from the cache"):
+        read = read_counts(written(tmp_path, records), tmp_path)
+        assert read.keys_not_read == {"turns.mood": 1, "system_message": 1, "id": 2}
+        lines = read_lines(read)
+        assert any("not read: id, system_message, turns.mood (data.columns" in s for s in lines)
+    named = read_counts(written(tmp_path, records), tmp_path, columns={"system": "system_message"})
+    assert named.keys_not_read == {"turns.mood": 1, "id": 2}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"instruction": "Q", "input": "I", "output": "A", "history": [["q", "a"]], "tools": None},
+        {"question": "Q", "answer": "A", "context": "C", "weight": 1, "thinking": "It is so."},
+        {"prompt": "Q", "completion": "A"},
+        {"prompt": [turn("user", "Q")], "completion": [turn("assistant", "A")], "system": "S"},
+        calling("f", x="1") | {"system": "S", "train": True},
+    ],
+)
+def test_what_is_read_is_not_told_as_passed_over(tmp_path, record):
+    assert not read_counts(written(tmp_path, [record]), tmp_path, THINKS).keys_not_read
 
 
 def test_what_a_record_tells_its_template_is_counted(tmp_path):

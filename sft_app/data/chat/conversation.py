@@ -36,7 +36,7 @@ class Message:
         """
         named: dict[str, Any] = {}
         if reasoning := self.extra.get("reasoning_content"):
-            named = {"reasoning": reasoning, "thinking": reasoning}
+            named = {"reasoning": reasoning, "thinking": reasoning, "tool_plan": reasoning}
         named |= self.extra
         if text_arguments and (calls := self.extra.get("tool_calls")):
             named["tool_calls"] = [_with_text_arguments(call) for call in calls]

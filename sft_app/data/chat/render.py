@@ -208,11 +208,8 @@ class Renderer:
         text, marked = self.template.render_with_marks(until, until.messages)
         start = self.template.answer_start(until, index, text)
         if start is None:
-            raise TemplateRefused(
-                "the chat template does not write an answer behind its own generation prompt, so "
-                "its place cannot be known; tokenizer.chat_template=FILE.jinja can name a template "
-                "that does, and tokenizer.chat_template_kwargs can switch a thinking mode"
-            )
+            text, start = self._behind_its_prompt(until, index)
+            marked = None
         stop = self.template.end_of_turn(text, start)
         if marked:
             start, stop = marked[-1][0], max(marked[-1][1], stop)
@@ -223,6 +220,29 @@ class Renderer:
         spans = label_spans(message, text, start, stop)
         exchanges = find_exchanges(until.messages, text, places, can_split=self._can_split)
         return Rendered(text, spans, exchanges), questions
+
+    def _behind_its_prompt(self, item: Conversation, index: int) -> tuple[str, int]:
+        """The prompt that a user would send for an answer, and the answer; where it begins.
+
+        Some templates show what was thought before a call until the final answer is there, and hide
+        it then (gpt-oss): the prompt that the model is given is no beginning of the whole. What it
+        answers is taken from the conversation without those thoughts.
+
+        Raises TemplateRefused where the template does not write it behind that prompt, either.
+        """
+        before, answer = item.messages[:index], item.messages[index]
+        bare = [_without_thought(message) for message in before]
+        told = self.template.render(item, [*bare, answer])
+        bare_item = replace(item, messages=[*bare, answer])
+        start = self.template.answer_start(bare_item, index, told)
+        if start is None or bare == before:
+            raise TemplateRefused(
+                "the chat template does not write an answer behind its own generation prompt, so "
+                "its place cannot be known; tokenizer.chat_template=FILE.jinja can name a template "
+                "that does, and tokenizer.chat_template_kwargs can switch a thinking mode"
+            )
+        prompt = self.template.before_answer(item, index)
+        return prompt + told[start:], len(prompt)
 
     def _after_thought(self, message: Message, text: str, start: int, stop: int) -> int:
         """Leave out the empty thought that thinking templates put before an answer without one.
@@ -297,6 +317,15 @@ class Renderer:
 
 def _supervised(item: Conversation) -> list[int]:
     return [index for index, message in enumerate(item.messages) if message.is_supervised]
+
+
+def _without_thought(message: Message) -> Message:
+    """A message without reasoning, and without the text beside its calls, which is one as well."""
+    if message.role != "assistant":
+        return message
+    extra = {key: value for key, value in message.extra.items() if key != "reasoning_content"}
+    content = "" if "tool_calls" in extra else message.content
+    return replace(message, content=content, extra=extra)
 
 
 def _marked_places(

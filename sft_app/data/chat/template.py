@@ -155,8 +155,8 @@ class ChatTemplate:
         An object ends such a template in an error, or stands in the text in Python's notation.
         """
         arguments = {PLACEHOLDER: True}
-        call = {"id": "abcdef123", "type": "function"}
-        call["function"] = {"name": "f", "arguments": arguments}
+        function = {"name": "f", "arguments": arguments}
+        call = {"id": "abcdef123", "type": "function", "function": function}
         probe = [Message("user", "Q"), Message("assistant", "", extra={"tool_calls": [call]})]
 
         def written(*, text_arguments: bool) -> str:

@@ -9,12 +9,14 @@ from sft_app.data.parse.tool_calls import parse_json, read_calls, tool_call
 
 SPEAKER_KEYS = ("role", "from", "speaker")
 TEXT_KEYS = ("content", "value", "text", "message")
-REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
-"""Names of one thing: what the model thinks before it answers."""
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "tool_plan")
+"""Names of one thing: what the model thinks before it answers, or (Cohere's) before it calls."""
 
 _TEMPLATE_EXTRAS = ("tool_call_id", "name")
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
-_TEXT_PARTS = (None, "text", "input_text", "output_text")
+_REFUSAL = "refusal"
+"""OpenAI's: what the model says where it declines, beside a content that is null, or as a part."""
+_TEXT_PARTS = (None, "text", "input_text", "output_text", _REFUSAL)
 """Kinds of parts, `type`, that are text; what has no kind and a text is text as well."""
 _THOUGHT_PARTS = ("thinking", "reasoning")
 """Kinds of parts that are reasoning, under a key of that name or under `text`."""
@@ -24,6 +26,20 @@ _MASKED = "masked"
 """torchtune's: true where it is not."""
 _DETAILS = ("train_detail", "training_detail")
 """axolotl's: which places of a text are supervised."""
+WEIGHT_KEYS = ("weight", *_SWITCHES, _MASKED, *_DETAILS)
+
+_NOT_READ = {
+    "tool_responses": "give each result a turn of its own, with the role tool",
+    "function_calls": "give the calls under tool_calls, with name and arguments",
+    "functions": "give the schemas beside the turns, under tools",
+    "tools": "give the schemas beside the turns, under tools",
+    "reasoning_details": "give its text under reasoning_content",
+}
+"""Keys of turns that say what would be missing from the conversation, and the way out."""
+
+_CHANNELS = ("final", "commentary")
+"""Of OpenAI's harmony format: those whose texts are said to the user."""
+_RECIPIENTS = ("all", "user", "assistant")
 
 
 def read_turns(
@@ -121,6 +137,7 @@ def _message(
     tools: list[dict[str, Any]] | None,
 ) -> Message:
     refuse_media(turn, where)
+    _refuse_unread(turn, where)
     speaker = turn.get(speaker_key)
     if not isinstance(speaker, str):
         raise NotThisFormat(
@@ -130,7 +147,9 @@ def _message(
     calls = read_calls(turn, where)
     if "content" not in names.columns:
         _refuse_two_texts(turn, where)
-    turn = _without_thoughts(turn, text_key)
+    read = {speaker_key, text_key, *_READ}
+    names.pass_over({k: v for k, v in turn.items() if v != turn.get(text_key)}, read, "turns.")
+    turn = _without_thoughts(_with_refusal(turn, text_key, where), text_key)
     reasoning = _reasoning(turn, where)
     content = _text(turn, where, text_key, has_other=bool(calls or reasoning))
     if speaker.strip().lower() in CALLERS and not calls:
@@ -142,6 +161,43 @@ def _message(
     if calls:
         extra["tool_calls"] = [tool_call(call, tools, where) for call in calls]
     return Message(names.role(speaker, where), content, read_weight(turn, where), extra)
+
+
+_READ = (
+    *REASONING_KEYS,
+    *_TEMPLATE_EXTRAS,
+    *WEIGHT_KEYS,
+    *("tool_calls", "function_call", _REFUSAL, "channel", "recipient"),
+)
+"""Keys of turns that are read wherever they stand."""
+
+
+def _refuse_unread(turn: dict[str, Any], where: str) -> None:
+    """Raise NotThisFormat for what would be missing, or be learned as something else."""
+    for key, way_out in _NOT_READ.items():
+        if turn.get(key) and not any(turn.get(k) for k in REASONING_KEYS if "reason" in key):
+            raise NotThisFormat(f"{where} has {key}, which is not read in a turn: {way_out}")
+    channel, recipient = turn.get("channel"), turn.get("recipient")
+    if isinstance(recipient, str) and recipient.strip() and recipient not in _RECIPIENTS:
+        raise NotThisFormat(
+            f"{where} has the recipient {recipient!r:.80}: give a call to it under tool_calls, "
+            "with name and arguments"
+        )
+    if isinstance(channel, str) and channel.strip() and channel not in _CHANNELS:
+        raise NotThisFormat(
+            f"{where} is of the channel {channel!r:.80}: give what was thought under "
+            "reasoning_content of the answer behind it"
+        )
+
+
+def _with_refusal(turn: dict[str, Any], text_key: str, where: str) -> dict[str, Any]:
+    """A turn whose text is what stands under refusal, where it has no other."""
+    refusal, text = turn.get(_REFUSAL), turn.get(text_key)
+    if not isinstance(refusal, str) or not refusal.strip() or refusal == text:
+        return turn
+    if text:
+        raise NotThisFormat(f"{where} has a text under {text_key} and another under {_REFUSAL}")
+    return {**turn, text_key: refusal}
 
 
 def _refuse_two_texts(turn: dict[str, Any], where: str) -> None:
@@ -184,15 +240,19 @@ def plain_text(value: Any, place: str) -> str:
         is_media = any(name.rstrip("s") in other for other in others for name in (*_MEDIA, "file"))
         reason = "media" if is_media else "not_this_format"
         raise NotThisFormat(f"expected text under {place}, found a list with {others[0]}", reason)
-    return "".join(part["text"] for part in value)
+    return "".join(_text_of_part(part) for part in value)
 
 
 def _is_text_part(part: Any) -> bool:
     return (
         isinstance(part, dict)
         and part.get("type") in _TEXT_PARTS
-        and isinstance(part.get("text"), str)
+        and isinstance(_text_of_part(part), str)
     )
+
+
+def _text_of_part(part: dict[str, Any]) -> Any:
+    return part.get(_REFUSAL if part.get("type") == _REFUSAL else "text")
 
 
 def _kind_of_part(part: Any) -> str:

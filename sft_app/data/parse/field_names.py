@@ -1,6 +1,7 @@
 """Under which names records hold what: the settings `data.columns` and `data.roles`."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +37,10 @@ ROLES = {
 
 CALLERS = ("function_call", "tool_call")
 """Speakers whose text is a tool call, in JSON."""
+
+
+_MOST_NAMES = 1000
+"""Of keys that are not read: data whose keys are data have as many as records."""
 
 
 class NotThisFormat(ValueError):
@@ -83,6 +88,8 @@ class FieldNames:
     """Names of speakers, and system, user, assistant or tool."""
     found: set[str] = field(default_factory=set, compare=False, repr=False)
     """Of `columns`, our names of those that some record or turn had."""
+    not_read: Counter[str] = field(default_factory=Counter, compare=False, repr=False)
+    """Keys from which nothing was read, those of turns as `turns.KEY`, and how often."""
 
     def rename(self, holder: dict[str, Any]) -> dict[str, Any]:
         """Return a record or turn with its fields under our names, and without null columns."""
@@ -96,6 +103,16 @@ class FieldNames:
                 renamed[ours] = found
                 self.found.add(ours)
         return renamed
+
+    def pass_over(self, holder: dict[str, Any], read: Collection[str], prefix: str = "") -> None:
+        """Note the keys of a record or turn that hold something, and that are not among `read`."""
+        paths = {path.partition(".")[0] for path in self.columns.values()}
+        for key, value in holder.items():
+            if key in read or key in paths or value in (None, "", [], {}):
+                continue
+            name = f"{prefix}{key}"
+            if name in self.not_read or len(self.not_read) < _MOST_NAMES:
+                self.not_read[name] += 1
 
     def not_found(self) -> list[str]:
         """Return the keys of `columns` that nothing had so far, with our names for them."""

@@ -19,7 +19,9 @@ from typing import Any
 from sft_app.config.schema.data import DataFormat
 from sft_app.data.chat.conversation import Conversation, Message, Passage
 from sft_app.data.chat.turns import (
+    REASONING_KEYS,
     SPEAKER_KEYS,
+    WEIGHT_KEYS,
     by_speaker,
     in_turn,
     plain_text,
@@ -32,6 +34,7 @@ from sft_app.data.parse.tool_calls import parse_json, read_tools
 
 _TURNS = ("messages", "conversations", "conversation")
 _SYSTEM = ("system", "system_prompt")
+_TOOLS = ("tools", "functions")
 _QUESTIONS = ("instruction", "question", "query", "prompt", "input")
 _ANSWERS = ("output", "response", "answer", "completion")
 _CONTEXTS = ("input", "context")
@@ -76,7 +79,30 @@ def normalise(
     names = names or FieldNames()
     record = _renamed(record, names)
     refuse_media(record, "the record")
-    return _weighted(_content(record, format, names), read_weight(record, "the record"))
+    content = _content(record, format, names)
+    names.pass_over(record, {*_keys_read(record, format, content, names), *WEIGHT_KEYS})
+    return _weighted(content, read_weight(record, "the record"))
+
+
+def _keys_read(
+    record: dict[str, Any],
+    format: DataFormat,
+    content: Conversation | Passage,
+    names: FieldNames,
+) -> tuple[str, ...]:
+    """The keys that a record of this format is read from, where it has them."""
+    beside = (*_SYSTEM, *(_TOOLS if isinstance(content, Conversation) else _CONTEXTS))
+    match format:
+        case DataFormat.sharegpt | DataFormat.messages:
+            return (*_TURNS, *beside)
+        case DataFormat.alpaca:
+            pair = tuple(key for key in _pair(record) or () if key)
+            about = ("question", "query", "history", *_thoughts(record, names))
+            return (*pair, *about, *beside)
+        case DataFormat.prompt_completion:
+            return ("prompt", "completion", *beside)
+        case _:
+            return ("text",)
 
 
 def _renamed(record: dict[str, Any], names: FieldNames) -> dict[str, Any]:
@@ -247,6 +273,12 @@ def _alpaca(record: dict[str, Any], names: FieldNames) -> Conversation:
             raise NotThisFormat("expected pairs of texts under history")
         messages += [Message("user", pair[0]), Message("assistant", pair[1])]
     answer = Message("assistant", _text(record, answer_key))
+    thoughts = set(_thoughts(record, names).values())
+    if len(thoughts) > 1:
+        raise NotThisFormat("the record has two different texts of reasoning: keep one")
+    for thought in thoughts:
+        if thought.strip() not in answer.content:
+            answer.extra["reasoning_content"] = thought
     return Conversation([*messages, Message("user", question), answer], read_tools(record))
 
 
@@ -259,15 +291,26 @@ def _prompt_completion(record: dict[str, Any], names: FieldNames) -> Conversatio
             message.weight = 0.0
         return Conversation(_behind_system(record, messages), tools)
     passage = Passage(_text(record, "prompt"), _text(record, "completion"))
-    for key in (*_SYSTEM, *_CONTEXTS):
+    for key in (*_SYSTEM, *_CONTEXTS, *_thoughts(record, names)):
         beside = record.get(key)
-        if isinstance(beside, str) and beside.strip() not in passage.prompt:
+        said = passage.prompt + passage.completion if key in REASONING_KEYS else passage.prompt
+        if isinstance(beside, str) and beside.strip() not in said:
             raise NotThisFormat(
                 "prompt and completion are texts outside any chat template, and prompt lacks what "
                 f"stands under {key}: 'data.columns={{instruction: prompt, output: completion}}' "
                 f"makes a chat of all three; else take {key} out of the data"
             )
     return passage
+
+
+def _thoughts(record: dict[str, Any], names: FieldNames) -> dict[str, str]:
+    """What was thought before an answer that stands in a column of its own.
+
+    A single word is none (`reasoning: on`), and who names columns takes those that they name.
+    """
+    keys = [key for key in REASONING_KEYS if not names.columns or key in names.columns]
+    texts = {key: record[key] for key in keys if isinstance(record.get(key), str)}
+    return {key: text for key, text in texts.items() if len(text.split()) > 1}
 
 
 def _turns_of(value: Any, names: FieldNames) -> list[Any] | None:

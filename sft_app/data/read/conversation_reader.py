@@ -63,6 +63,10 @@ class ConversationReader:
                 yield from self._read_records(read_hub(source.name), source.name, number, 0)
         if self.statistics.records:
             self.statistics.columns_not_found = self._names.not_found()
+            told = set(_FOR_TEMPLATES)
+            self.statistics.keys_not_read = {
+                name: count for name, count in self._names.not_read.items() if name not in told
+            }
 
     def bad_record(self, reason: str, message: str) -> None:
         """Raise DataError, or count the record by `reason`, as `data.on_bad_record` says."""

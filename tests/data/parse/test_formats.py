@@ -362,13 +362,14 @@ def test_a_record_without_turns_shows_no_format():
     assert detect({"conversations": "[]"}) is None
 
 
-@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking", "tool_plan"])
 def test_reasoning_is_one_thing_under_every_name(key):
     record = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", key: "R"}]}
     answer = conversation_of(record, DataFormat.messages).messages[1]
     assert answer.content == "" and answer.extra == {"reasoning_content": "R"}
     seen = answer.as_template_input()
     assert seen["reasoning_content"] == seen["reasoning"] == seen["thinking"] == "R"
+    assert seen["tool_plan"] == "R"
 
 
 @pytest.mark.parametrize(
@@ -664,3 +665,71 @@ def test_two_different_texts_in_one_turn_are_refused():
     assert chosen == EXPECTED
     chosen = normalise(record, DataFormat.messages, FieldNames({"content": "value"}))
     assert isinstance(chosen, Conversation) and chosen.messages[0].content == "R"
+
+
+def asked_and(answer: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", **answer}]}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"content": None, "refusal": "I cannot."},
+        {"refusal": "I cannot."},
+        {"content": [{"type": "refusal", "refusal": "I cannot."}]},
+    ],
+)
+def test_what_a_model_declines_with_is_its_answer(answer):
+    """OpenAI's API puts it beside the content; the conversation would be left out as blank."""
+    messages = conversation_of(asked_and(answer), DataFormat.messages).messages
+    assert [message.content for message in messages] == ["Q", "I cannot."]
+
+
+def test_two_answers_in_one_turn_are_refused():
+    with pytest.raises(NotThisFormat, match="turn 2 has a text under content and another under"):
+        normalise(asked_and({"content": "A", "refusal": "No."}), DataFormat.messages)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"channel": "analysis"}, "of the channel 'analysis': give what was thought under reason"),
+        ({"channel": "commentary", "recipient": "functions.f"}, "recipient 'functions.f'.*tool_ca"),
+        ({"tool_responses": [{"name": "f", "response": 1}]}, "tool_responses.*with the role tool"),
+        ({"function_calls": "f(1)"}, "function_calls.*give the calls under tool_calls"),
+        ({"functions": "[]"}, "functions.*give the schemas beside the turns, under tools"),
+        ({"tools": [{"name": "f"}]}, "tools.*give the schemas beside the turns, under tools"),
+        ({"reasoning_details": [{"text": "T"}]}, "reasoning_details.*under reasoning_content"),
+    ],
+)
+def test_what_a_turn_says_under_keys_that_are_not_read_is_refused(more, message):
+    """A thought would be learned as an answer; a call or its result would be missing."""
+    with pytest.raises(NotThisFormat, match=f"turn 2 (has|is).*{message}"):
+        normalise(asked_and({"content": "A", **more}), DataFormat.messages)
+    blank = {"channel": "final", "recipient": "all"} | dict.fromkeys(
+        ("tool_responses", "function_calls", "functions", "tools", "reasoning_details", "refusal")
+    )
+    content = conversation_of(asked_and({"content": "A", **blank}), DataFormat.messages)
+    assert content == EXPECTED
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_reasoning_in_a_column_of_its_own_is_that_of_the_answer(key):
+    record = {"question": "Q", "answer": "A", key: "So it is."}
+    answer = conversation_of(record, DataFormat.alpaca).messages[-1]
+    assert (answer.content, answer.extra) == ("A", {"reasoning_content": "So it is."})
+    switched = conversation_of(record | {key: "on"}, DataFormat.alpaca)
+    assert switched == EXPECTED, "a single word is a switch"
+    inside = {"question": "Q", "answer": "<think>So it is.</think>A", key: "So it is."}
+    assert not conversation_of(inside, DataFormat.alpaca).messages[-1].extra, "said once"
+    named = normalise(record, DataFormat.alpaca, FieldNames({"instruction": "question"}))
+    assert named == EXPECTED, "who names columns takes those"
+    texts = {"prompt": "Q", "completion": "A", key: "So it is."}
+    with pytest.raises(NotThisFormat, match=f"lacks what stands under {key}"):
+        normalise(texts, DataFormat.prompt_completion)
+
+
+def test_two_texts_of_reasoning_beside_an_answer_are_refused():
+    record = {"question": "Q", "answer": "A", "reasoning": "So it is.", "thinking": "Or so."}
+    with pytest.raises(NotThisFormat, match="two different texts of reasoning"):
+        normalise(record, DataFormat.alpaca)

@@ -1,14 +1,16 @@
-"""Arguments of calls are JSON in what is learned, whichever form a template takes them in."""
+"""Calls, their arguments, and what was thought before them."""
 
 import json
+from typing import Any
 
 import pytest
 
 from sft_app.data.chat.conversation import Conversation, Message
 from sft_app.data.chat.render import Renderer
+from tests.data.templates_of_families import HIDES_THOUGHTS_ONCE_ANSWERED
 from tests.data.tokenizers_for_tests import with_template
 
-ARGUMENTS = {"city": "Åbo\n\"2\"", "days": 2, "hourly": True, "unit": None}
+ARGUMENTS = {"city": 'Åbo\n"2"', "days": 2, "hourly": True, "unit": None}
 
 
 def template(arguments: str) -> str:
@@ -51,3 +53,32 @@ def test_a_call_is_learned_with_its_arguments_in_json(chat_template, arguments):
     assert first.startswith("[weather ") and first.endswith("]<|im_end|>")
     assert json.loads(first.removeprefix("[weather ").removesuffix("]<|im_end|>")) == arguments
     assert last == "It is 7.<|im_end|>"
+
+
+@pytest.mark.parametrize("beside", ["reasoning", "text"])
+def test_a_thought_before_a_call_is_in_the_prompt_of_the_answer(beside):
+    """The prompt is the one that a user would send, though the whole conversation hides it."""
+    call = {"type": "function", "function": {"name": "weather", "arguments": ARGUMENTS}}
+    extra: dict[str, Any] = {"tool_calls": [call]}
+    if beside == "reasoning":
+        extra["reasoning_content"] = "I look."
+    messages = [
+        Message("user", "How warm?"),
+        Message("assistant", "I look." if beside == "text" else "", extra=extra),
+        Message("tool", "7"),
+        Message("assistant", "It is 7.", extra={"reasoning_content": "7, then."}),
+    ]
+    tokenizer = with_template(HIDES_THOUGHTS_ONCE_ANSWERED)
+    renderings = Renderer(tokenizer).render(Conversation(messages))
+    given = [message.as_template_input() for message in messages]
+    for index, result in zip((1, 3), renderings, strict=True):
+        prompt = tokenizer.apply_chat_template(
+            given[:index], tokenize=False, add_generation_prompt=True
+        )
+        [span] = result.spans
+        assert result.text[: span.start] == prompt
+    call_text, answer_text = (r.text[r.spans[0].start : r.spans[0].stop] for r in renderings)
+    assert call_text.startswith("/thought\nI look.<|im_end|><|im_start|>assistant/call\n{")
+    assert answer_text == (
+        "/thought\n7, then.<|im_end|><|im_start|>assistant/answer\nIt is 7.<|im_end|>"
+    )
