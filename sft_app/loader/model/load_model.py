@@ -27,6 +27,7 @@ from sft_app.loader.model.broadcast import receive_weights, send_weights
 from sft_app.loader.model.dtype import choose_dtype
 from sft_app.loader.model.finite import count_nonfinite
 from sft_app.loader.model.generation import make_saveable
+from sft_app.loader.model.pad_row import restore_pad_row
 from sft_app.loader.model.tensor_parallel import disown_tensor_parallel, tensor_parallel_arguments
 from sft_app.loader.model.unread_model import build_unread, whole_names
 from sft_app.loader.rope.interpolate_table import interpolated_table
@@ -212,5 +213,6 @@ def _from_pretrained(
         info = {**info, "unexpected_keys": unexpected}
     check_loaded(info, model_config.name_or_path)
     check_tied(built, model_config.name_or_path)
+    restore_pad_row(built, checkpoint, allow_pickle=model_config.allow_pickle)
     check_finite(built, model_config.name_or_path)
     return built
