@@ -65,3 +65,18 @@ HIDES_THOUGHTS_ONCE_ANSWERED = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}"
 )
 """As gpt-oss's: what was thought before a call is shown until the answer is there."""
+
+ASKS_BEHIND_EVERYTHING = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+    "{% if m.role == 'assistant' %}{{ '<|start_header_id|>' + m.content + '<|end_header_id|>' }}"
+    "{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>' }}{% endfor %}"
+    "{{ '<|im_start|>assistant\n' }}"
+)
+"""As Command-R's and Command-A's: the header of the next answer, whether asked for or not."""
+
+ASKS_WITHOUT_A_THOUGHT = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if not enable_thinking %}{{ '<|channel>thought\n<channel|>' }}{% endif %}{% endif %}"
+)
+"""As Gemma 4's: asked behind an empty thought, which no answer in the history has."""

@@ -6,7 +6,6 @@ of the whole the template rewrites history, and each answer is rendered on its o
 says and the text lacks is an error (`not_rendered`).
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,6 +15,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from sft_app.common.errors import ConfigError
+from sft_app.common.thought_marks import (
+    begins_with_a_thought,
+    end_of_empty_thought,
+    without_empty_thought,
+)
 from sft_app.config.schema.data import SpecialTokensInText
 from sft_app.data.chat.answer_places import (
     Places,
@@ -37,10 +41,6 @@ from sft_app.data.chat.template_layout import (
 )
 
 _MOST_LAYOUTS = 1000
-_EMPTY_THOUGHT = re.compile(r"\s*<think>\s*</think>\s*")
-_OPENING = 16
-"""Characters before an answer in which its prompt may open a thought, white space included."""
-_OPENED_THOUGHT = re.compile(r"<think>\s*\Z")
 
 
 class NotRendered(TemplateRefused):
@@ -225,23 +225,28 @@ class Renderer:
         """The prompt that a user would send for an answer, and the answer; where it begins.
 
         Some templates show what was thought before a call until the final answer is there, and hide
-        it then (gpt-oss): the prompt that the model is given is no beginning of the whole. What it
-        answers is taken from the conversation without those thoughts.
+        it then (gpt-oss): what is answered is taken from the conversation without those thoughts.
+        Others ask behind an empty thought, and do not show it once an answer is there (Gemma 4).
 
         Raises TemplateRefused where the template does not write it behind that prompt, either.
         """
-        before, answer = item.messages[:index], item.messages[index]
-        bare = [_without_thought(message) for message in before]
-        told = self.template.render(item, [*bare, answer])
-        bare_item = replace(item, messages=[*bare, answer])
+        prompt = self.template.before_answer(item, index)
+        told = self.template.render(item, item.messages)
+        plain = without_empty_thought(prompt)
+        if plain is not None and told.startswith(plain):
+            answer = told[len(plain) :]
+            if not begins_with_a_thought(answer):
+                return prompt + answer, len(prompt)
+        bare = [*map(_without_thought, item.messages[:index]), item.messages[index]]
+        bare_item = replace(item, messages=bare)
+        told = self.template.render(bare_item, bare)
         start = self.template.answer_start(bare_item, index, told)
-        if start is None or bare == before:
+        if start is None or bare == item.messages:
             raise TemplateRefused(
                 "the chat template does not write an answer behind its own generation prompt, so "
                 "its place cannot be known; tokenizer.chat_template=FILE.jinja can name a template "
                 "that does, and tokenizer.chat_template_kwargs can switch a thinking mode"
             )
-        prompt = self.template.before_answer(item, index)
         return prompt + told[start:], len(prompt)
 
     def _after_thought(self, message: Message, text: str, start: int, stop: int) -> int:
@@ -250,12 +255,11 @@ class Renderer:
         The prompt may have opened it. It is read only, unless
         tokenizer.chat_template_kwargs.enable_thinking=true asks for it.
         """
-        opened = _OPENED_THOUGHT.search(text, max(0, start - _OPENING), start)
-        thought = _EMPTY_THOUGHT.match(text, opened.start() if opened else start, stop)
-        says_it = message.content.lstrip().startswith(("<think>", "</think>"))
+        thought = end_of_empty_thought(text, start, stop)
+        says_it = begins_with_a_thought(message.content)
         if thought is None or says_it or message.extra.get("reasoning_content"):
             return start
-        return start if self.template.is_asked_to_think else thought.end()
+        return start if self.template.is_asked_to_think else thought
 
     @cached_property
     def _hides_system_prompts(self) -> bool:

@@ -23,6 +23,9 @@ MAX_GROWTH = 1 << 30
 MAX_CHARACTERS = 1 << 27
 """Of one rendered conversation."""
 
+_QUESTION = "\ue000\ue002"
+"""Private-use characters, as PLACEHOLDER."""
+
 _GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -58,13 +61,16 @@ class ChatTemplate:
             sorted(t for t in added | set(tokenizer.all_special_tokens) if t.strip())
         )
         """Templates end turns with tokens that are not always called special (<|eot_id|>)."""
+        self._always_behind = ""
+        self._always_behind = self._header_behind_everything()
         self.has_generation_prompt = self._writes_generation_prompt()
         """Templates may ignore add_generation_prompt: then a placeholder shows the header."""
 
     def render(self, item: Conversation, messages: list[Message], generate: bool = False) -> str:
         """Return the text of `messages` with the tools of `item`.
 
-        With `generate`, the beginning of an answer follows, as at inference.
+        With `generate`, the beginning of an answer follows, as at inference; without, it does not,
+        though the template may write it behind every conversation (Command-R's).
         """
         with _refusals():
             text = self._tokenizer.apply_chat_template(
@@ -77,7 +83,7 @@ class ChatTemplate:
             assert isinstance(text, str)
             if len(text) > MAX_CHARACTERS:
                 raise TooExpensive(f"more than {MAX_CHARACTERS:,} characters of text")
-        return text
+        return text if generate else text.removesuffix(self._always_behind)
 
     def render_with_marks(
         self, item: Conversation, messages: list[Message]
@@ -96,7 +102,7 @@ class ChatTemplate:
                 return_assistant_tokens_mask=True,
                 **variables,
             )
-        if rendered[0] != text:
+        if rendered[0].removesuffix(self._always_behind) != text:
             raise TemplateRefused("the chat template gives another text each time it is asked")
         return text, [(start, stop) for start, stop in marks[0]]
 
@@ -176,6 +182,30 @@ class ChatTemplate:
             return json.dumps(arguments, ensure_ascii=False) in written(text_arguments=True)
         except TemplateRefused:
             return False
+
+    def _header_behind_everything(self) -> str:
+        """The header of an answer, where the template writes it whether it is asked to or not.
+
+        It stands behind a question and behind an answer alike, and gives way to a question's.
+        """
+        asked = [Message("user", _QUESTION)]
+        told = [*asked, Message("assistant", PLACEHOLDER)]
+        try:
+            with probing():
+                after_question, behind, before_question = (
+                    self.render(Conversation([]), messages).rpartition(said)[2]
+                    for messages, said in (
+                        (asked, _QUESTION),
+                        (told, PLACEHOLDER),
+                        ([*told, *asked], PLACEHOLDER),
+                    )
+                )
+        except TemplateRefused:
+            return ""
+        end = self._tokenizer.eos_token
+        _, found, header = behind.rpartition(end or PLACEHOLDER)
+        is_one = bool(found and header.strip()) and after_question.endswith(header)
+        return header if is_one and not before_question.startswith(behind) else ""
 
     def _writes_generation_prompt(self) -> bool:
         probe = [Message("user", "Q")]

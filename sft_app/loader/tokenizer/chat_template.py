@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sft_app.common.errors import ConfigError
 from sft_app.common.resource_limits import chat_template_limits
+from sft_app.common.thought_marks import without_empty_thought
 from sft_app.loader.tokenizer.template_variables import fix_variables
 
 _DIRECTORY = Path(__file__).with_name("chat_templates")
@@ -237,6 +238,9 @@ def _continues_its_prompt(tokenizer: PreTrainedTokenizerBase) -> bool:
         except Exception:
             continue
         if whole.startswith(prompt):
+            return True
+        plain = without_empty_thought(str(prompt))
+        if plain is not None and str(whole).startswith(plain):
             return True
     return False
 

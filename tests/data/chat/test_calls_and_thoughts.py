@@ -7,7 +7,12 @@ import pytest
 
 from sft_app.data.chat.conversation import Conversation, Message
 from sft_app.data.chat.render import Renderer
-from tests.data.templates_of_families import HIDES_THOUGHTS_ONCE_ANSWERED
+from sft_app.data.chat.template import TemplateRefused
+from tests.data.templates_of_families import (
+    ASKS_BEHIND_EVERYTHING,
+    ASKS_WITHOUT_A_THOUGHT,
+    HIDES_THOUGHTS_ONCE_ANSWERED,
+)
 from tests.data.tokenizers_for_tests import with_template
 
 ARGUMENTS = {"city": 'Åbo\n"2"', "days": 2, "hourly": True, "unit": None}
@@ -82,3 +87,37 @@ def test_a_thought_before_a_call_is_in_the_prompt_of_the_answer(beside):
     assert answer_text == (
         "/thought\n7, then.<|im_end|><|im_start|>assistant/answer\nIt is 7.<|im_end|>"
     )
+
+
+TURNS = [Message(role, text) for role, text in zip(["user", "assistant"] * 2, "QARB", strict=True)]
+
+
+def test_a_header_behind_every_conversation_is_nobodys():
+    """Learned, the model would go on with the next answer behind its end; and what it has to write
+    before its text would not be learned."""
+    [result] = Renderer(with_template(ASKS_BEHIND_EVERYTHING)).render(Conversation(TURNS))
+    learned = [result.text[span.start : span.stop] for span in result.spans]
+    assert learned == [f"<|start_header_id|>{text}<|end_header_id|><|im_end|>" for text in "AB"]
+    assert result.text.endswith("<|im_end|>")
+
+
+def test_an_answer_is_learned_behind_the_empty_thought_that_asks_for_none():
+    tokenizer = with_template(ASKS_WITHOUT_A_THOUGHT)
+    given = [message.as_template_input() for message in TURNS]
+    renderings = Renderer(tokenizer).render(Conversation(TURNS))
+    for index, result in zip((1, 3), renderings, strict=True):
+        prompt = tokenizer.apply_chat_template(
+            given[:index], tokenize=False, add_generation_prompt=True
+        )
+        assert prompt.endswith("<|channel>thought\n<channel|>")
+        [span] = result.spans
+        assert result.text[: span.start] == prompt
+        assert result.text[span.start : span.stop] == f"{TURNS[index].content}<|im_end|>"
+    [asked] = Renderer(tokenizer, variables={"enable_thinking": True}).render(Conversation(TURNS))
+    assert "channel" not in asked.text
+
+
+def test_a_thought_is_not_learned_behind_the_prompt_that_asks_for_none():
+    says = Message("assistant", "<|channel>thought\nT<channel|>A")
+    with pytest.raises(TemplateRefused, match="behind its own generation prompt"):
+        Renderer(with_template(ASKS_WITHOUT_A_THOUGHT)).render(Conversation([TURNS[0], says]))

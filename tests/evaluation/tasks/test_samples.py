@@ -16,6 +16,12 @@ from sft_app.evaluation.tasks.encoder import Encoder
 from sft_app.evaluation.tasks.haystack import document_haystack, noise_haystack
 from sft_app.evaluation.tasks.prompt_frame import prompt_frame
 from sft_app.evaluation.tasks.words import made_words
+from tests.data.templates_of_families import (
+    ASKS_BEHIND_EVERYTHING,
+    ASKS_WITHOUT_A_THOUGHT,
+    BEGINS_WITH_A_THOUGHT,
+    THINKS,
+)
 from tests.data.tokenizers_for_tests import (
     CHATML,
     LLAMA2,
@@ -206,6 +212,35 @@ def test_a_template_that_cannot_frame_a_question_is_told_and_left_out(
     frame = prompt_frame(tokenizer)
     assert (frame.before, frame.after) == ("", "\n")
     assert frame.name.startswith("plain text (the chat template") and why in frame.name
+
+
+HEADED = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}{% if m.role == 'assistant' %}/final{% endif %}"
+    "{{ '\n' + m.content }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+)
+"""As gpt-oss's: a model begins its turn with the name of a channel."""
+
+
+@pytest.mark.parametrize(
+    ("template", "after"),
+    [
+        (CHATML, "<|im_end|>\n<|im_start|>assistant\n"),
+        (VICUNA, " ASSISTANT: "),
+        (THINKS, "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"),
+        (BEGINS_WITH_A_THOUGHT, "<|im_end|>\n<|im_start|>assistant\n"),
+        (HEADED, "<|im_end|><|im_start|>assistant/final\n"),
+        (ASKS_BEHIND_EVERYTHING, "<|im_end|><|im_start|>assistant\n<|start_header_id|>"),
+        (
+            ASKS_WITHOUT_A_THOUGHT,
+            "<|im_end|>\n<|im_start|>assistant\n<|channel>thought\n<channel|>",
+        ),
+    ],
+    ids=["chatml", "vicuna", "qwen 3", "r1", "gpt-oss", "command a", "gemma 4"],
+)
+def test_an_answer_is_scored_where_the_template_writes_one(template: str, after: str) -> None:
+    """A model that begins with a thought, or a channel's name, would miss every known answer."""
+    assert prompt_frame(byte_level(template)).after == after
 
 
 def test_what_follows_a_word_keeps_its_text_where_the_tokenizer_joins_both() -> None:
