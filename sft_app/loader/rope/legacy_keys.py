@@ -16,6 +16,19 @@ from sft_app.records.run_files import write_atomically
 
 _PHI3 = ("phi3", "phimoe", "phi4_multimodal")
 _NEOX = ("gpt_neox", "gpt_neox_japanese")
+_SECTIONS = ("mrope_section", "mrope_interleaved")
+"""What Qwen's models with towers state beside a method: which pairs turn with which axis."""
+_TWO_FIELDS = ("olmo", "olmo2")
+"""Families whose check in v4 accepts `type` and `factor`, and nothing beside them."""
+
+_METHODS_IN_V4 = {
+    "nemotron": ("default",),
+    "dbrx": ("default",),
+    "olmo": ("default", "linear", "dynamic"),
+    "olmo2": ("default", "linear", "dynamic"),
+    "llama4_text": ("default", "llama3"),
+}
+"""Of families whose code in v4 passes over other methods, or takes them for its own."""
 
 
 NO_WORDS = (
@@ -56,7 +69,20 @@ def add_legacy_rope_keys(directory: Path) -> bool:
     if not _reads(directory, before):
         write_atomically(path, original)
         return False
-    return True
+    return _is_read_by_v4(text)
+
+
+def _is_read_by_v4(text: dict[str, Any]) -> bool:
+    """Tell whether the family's code in v4 makes of the old keys what they say."""
+    parameters, model_type = text["rope_parameters"], text.get("model_type", "")
+    whole = parameters.get("full_attention", parameters)
+    method = whole.get("rope_type", "default")
+    if method not in _METHODS_IN_V4.get(model_type, (method,)):
+        return False
+    if "hunyuan" in model_type and method == "dynamic" and not whole.get("alpha"):
+        return False
+    sets = [found for found in parameters.values() if isinstance(found, dict)]
+    return "gemma3" in model_type or len({found.get("rope_theta") for found in sets}) <= 1
 
 
 def _reads(directory: Path, expected: dict[str, dict[str, Any]]) -> bool:
@@ -97,9 +123,13 @@ def _flat_keys(parameters: dict[str, Any], model_type: str) -> dict[str, Any]:
         k: v for k, v in parameters.items() if k not in ("rope_theta", "partial_rotary_factor")
     }
     rope_type = scaling.get("rope_type", "default")
-    if rope_type in ("linear", "dynamic"):
+    if rope_type in ("linear", "dynamic") and model_type in _TWO_FIELDS:
+        scaling = {"type": rope_type, "factor": scaling["factor"]}
+    elif rope_type in ("linear", "dynamic"):
         # Some 30 families read `rope_type` only, older code `type` only.
+        sections = {key: scaling[key] for key in _SECTIONS if key in scaling}
         scaling = {"rope_type": rope_type, "type": rope_type, "factor": scaling["factor"]}
+        scaling |= sections
     elif rope_type == "longrope" and model_type in _PHI3:
         # Phi-3's own check accepts exactly three, and takes the rest from the top level.
         kept = ("short_factor", "long_factor", "short_mscale", "long_mscale", "attention_factor")

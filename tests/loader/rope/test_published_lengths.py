@@ -193,3 +193,69 @@ def test_what_transformers_before_5_cannot_be_told_is_a_warning_of_the_plan(
     for family in ("llama-3.1", "olmo-3", "gemma-3-4b", "qwen3-moe"):
         length = 2 * (read_context(config_of(family).get_text_config()).effective or 0)
         assert not warned(plan_rope(config_of(family), length, RopeConfig()), NO_WORDS), family
+
+
+SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+    "pad_token_id": 0,
+}
+
+
+def saved_config(tmp_path: Path, family: str, method: RopeMethod, **more: Any) -> dict[str, Any]:
+    """config.json of a model that was extended and saved; whether v4 reads it, under `told`."""
+    config = AutoConfig.for_model(family, **(SMALL | more))
+    planned = planned_config(config, plan_rope(config, 16_384, RopeConfig(method=method)))
+    planned.save_pretrained(tmp_path)
+    is_read = add_legacy_rope_keys(tmp_path)
+    written: dict[str, Any] = json.loads((tmp_path / "config.json").read_text())
+    return written | {"told": not is_read}
+
+
+@pytest.mark.parametrize("family", ["olmo", "olmo2"])
+def test_olmo_in_v4_takes_two_fields_and_two_methods(tmp_path: Path, family: str) -> None:
+    """Its check there refuses the whole configuration over a third field, or another method."""
+    linear = saved_config(tmp_path, family, RopeMethod.linear)
+    assert linear["rope_scaling"] == {"type": "linear", "factor": 4.0} and not linear["told"]
+    assert saved_config(tmp_path, family, RopeMethod.yarn)["told"]
+
+
+@pytest.mark.parametrize(
+    ("family", "method", "is_told", "more"),
+    [
+        ("llama", RopeMethod.yarn, False, {}),
+        ("nemotron", RopeMethod.linear, True, {"head_dim": 16}),  # reads no rope_scaling
+        ("nemotron", RopeMethod.ntk, False, {"head_dim": 16}),
+        ("llama4_text", RopeMethod.linear, True, {"num_local_experts": 2}),  # takes it for llama3
+        ("llama4_text", RopeMethod.llama3, False, {"num_local_experts": 2}),
+        ("olmo3", RopeMethod.ntk, True, {"sliding_window": 512}),  # one base for all layers
+        ("olmo3", RopeMethod.yarn, False, {"sliding_window": 512}),
+    ],
+)
+def test_a_rope_that_v4_reads_as_another_one_is_told(
+    tmp_path: Path, family: str, method: RopeMethod, is_told: bool, more: dict[str, Any]
+) -> None:
+    assert saved_config(tmp_path, family, method, **more)["told"] is is_told
+
+
+@pytest.mark.parametrize("method", [RopeMethod.linear, RopeMethod.yarn])
+def test_sections_of_a_model_with_towers_stay_beside_the_method(
+    tmp_path: Path, method: RopeMethod
+) -> None:
+    """Without them v4 cannot turn images' axes, and left the scaling out altogether."""
+    rope = {"type": "mrope", "mrope_section": [2, 3, 3]}
+    text = {"model_type": "qwen2_5_vl_text", **SMALL, "rope_scaling": rope}
+    tower = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16}
+    config = AutoConfig.for_model("qwen2_5_vl", text_config=text, vision_config=tower)
+    planned = planned_config(config, plan_rope(config, 16_384, RopeConfig(method=method)))
+    planned.save_pretrained(tmp_path)
+    assert add_legacy_rope_keys(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    written = saved["text_config"]["rope_scaling"]
+    assert (written["rope_type"], written["factor"]) == (method.value, 4.0)
+    assert written["mrope_section"] == [2, 3, 3]
