@@ -129,6 +129,13 @@ def _auto(model_config: ModelConfig, checkpoint: Checkpoint) -> PreTrainedTokeni
         trust_remote_code=model_config.trust_remote_code,
         **checkpoint.arguments(),
     )
+    try:
+        loaded.add_tokens([])
+    except NotImplementedError as error:  # mistral-common's, which a tekken.json alone is read with
+        what = (
+            f"{type(loaded).__name__} has no chat template, and takes no tokens: a tokenizer.json"
+        )
+        raise _unreadable(checkpoint, f"{what} is needed") from error
     # Without any file, transformers v5 makes up a tokenizer that knows nothing but specials.
     if len(loaded.get_vocab()) <= len(loaded.all_special_tokens):
         raise _unreadable(checkpoint, "there are no vocabulary files")

@@ -174,6 +174,12 @@ def _inspect(
             f"the {wanted} format's {' '.join(missing)} are no tokens of this vocabulary and would "
             f"be spelled out; add them with tokenizer.add_tokens=[{listed}]."
         )
+    if wanted == "mistral" and "[INST]" in vocabulary:
+        warnings.append(
+            "the mistral format is that of Mistral 7B's first version, and [INST] is a token of this "
+            "vocabulary: later versions have no space around it, and other places for system "
+            "prompts and tools; tokenizer.chat_template can name a Jinja file."
+        )
     try:
         ids = tokenizer.apply_chat_template(_PROBE, tokenize=True, return_dict=False)
     except Exception as error:

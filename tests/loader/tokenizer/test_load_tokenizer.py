@@ -525,3 +525,30 @@ def test_a_directory_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
             ModelConfig(name_or_path=str(tmp_path)),
             GPT2Config(),
         )
+
+
+def test_a_tokenizer_that_has_no_chat_template_by_nature_is_refused_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As mistral-common's, which transformers takes for a folder with a tekken.json alone."""
+    added = PreTrainedTokenizerFast.add_tokens
+
+    def refuse(self: Any, tokens: Any, **options: Any) -> int:
+        if not tokens:
+            raise NotImplementedError
+        return added(self, tokens, **options)
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "add_tokens", refuse)
+    with pytest.raises(ConfigError, match=r"has no chat template.* a tokenizer.json is needed"):
+        load(tmp_path, "qwen")
+
+
+def test_the_first_mistral_s_format_is_told_where_the_tokenizer_is_a_later_one(
+    tmp_path: Path,
+) -> None:
+    """There [INST] is a token, and the spaces around it are tokens that the model never saw."""
+    said = "that of Mistral 7B's first version"
+    _, plan = load(tmp_path, "llama2", chat_template="mistral", add_tokens=["[INST]"])
+    assert any(said in warning for warning in plan.warnings)
+    _, plan = load(tmp_path, "llama2", chat_template="mistral")
+    assert not any(said in warning for warning in plan.warnings)
