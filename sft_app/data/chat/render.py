@@ -211,8 +211,9 @@ class Renderer:
             text, start = self._behind_its_prompt(until, index)
             marked = None
         stop = self.template.end_of_turn(text, start)
-        if marked:
-            start, stop = marked[-1][0], max(marked[-1][1], stop)
+        if marked is not None:
+            own = [mark for mark in marked if mark[1] > start]
+            [(start, stop)] = _marked_places(own, [(start, stop)])
         message = until.messages[index]
         start = self._after_thought(message, text, start, stop)
         questions = find_questions(self.template, until, text, longer)
@@ -337,14 +338,24 @@ def _marked_places(
 ) -> list[tuple[int, int]]:
     """The template's own marks decide, except that an answer always ends with its end token.
 
-    Raises TemplateRefused when the marks are not one for each answer: an all-zero mask would teach
-    nothing, in silence.
+    One answer may have several, for its text and its end: it is one piece, and what stands between
+    them is written by the model as well. Raises TemplateRefused where a mark stands outside of all
+    answers, or an answer has none: an all-zero mask would teach nothing, in silence.
     """
-    if len(marked) != len(answers):
+    places = []
+    for start, stop in answers:
+        own = [mark for mark in marked if mark[0] < stop and mark[1] > start]
+        if own:
+            places.append((own[0][0], max(own[-1][1], stop)))
+    outside = [mark for mark in marked if not any(mark[0] < b and mark[1] > a for a, b in answers)]
+    if outside:
+        raise TemplateRefused(
+            f"the chat template marks {len(outside)} places outside of answers, which "
+            "puts others' words into the place of an answer; tokenizer.chat_template can name "
+            "another one"
+        )
+    if len(places) != len(answers):
         raise TemplateRefused(
             f"the chat template marks {len(marked)} places for {len(answers)} answers"
         )
-    return [
-        (start, max(stop, answer_stop))
-        for (start, stop), (_, answer_stop) in zip(marked, answers, strict=True)
-    ]
+    return places

@@ -176,8 +176,8 @@ def _inspect(
         )
     if wanted == "mistral" and "[INST]" in vocabulary:
         warnings.append(
-            "the mistral format is that of Mistral 7B's first version, and [INST] is a token of this "
-            "vocabulary: later versions have no space around it, and other places for system "
+            "the mistral format is that of Mistral 7B's first version, and [INST] is a token of "
+            "this vocabulary: later versions have no space around it, and other places for system "
             "prompts and tools; tokenizer.chat_template can name a Jinja file."
         )
     try:

@@ -109,5 +109,5 @@ MARKED = "{% generation %}" + TURN + "{% endgeneration %}"
 def test_a_template_that_would_teach_a_question_is_refused(template):
     renderer = Renderer(with_template(template))
     conversation = Conversation([Message("user", "What?"), Message("assistant", "That.")])
-    with pytest.raises(TemplateRefused, match="puts user into the place of an answer"):
+    with pytest.raises(TemplateRefused, match=r"puts .*into the place of an answer"):
         renderer.render(conversation)

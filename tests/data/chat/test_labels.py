@@ -131,6 +131,30 @@ def test_the_marks_of_a_template_agree_with_transformers_own_mask():
     assert mask == [bool(value) for value in theirs["assistant_masks"]]
 
 
+@pytest.mark.parametrize("rewrites", [False, True], ids=["whole", "one by one"])
+def test_an_answer_with_marks_for_its_text_and_its_end_is_learned_whole(rewrites):
+    """As TRL's for Gemma: of several marks only the last one was learned, the end without a text,
+    where each answer is rendered by itself."""
+    mark = "{% generation %}{{ text }}{% endgeneration %}"
+    answer = mark + mark.replace("text", "'<|im_end|>'") + "{{ '\n' }}"
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% set text = m.content %}"
+        + ("{% if not loop.last %}{% set text = text[:1] %}{% endif %}" if rewrites else "")
+        + "{% if m.role == 'assistant' %}"
+        + answer
+        + "{% else %}{{ m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    tokenizer = byte_level(template)
+    conversation = chat("Q", "Hello", "R", "Paris")
+    learned = [
+        text
+        for ids, mask in examples_of(conversation, tokenizer)
+        for text in supervised_text(ids, mask, tokenizer)
+    ]
+    assert learned == ["Hello<|im_end|>", "Paris<|im_end|>"]
+
+
 def test_a_template_whose_marks_are_not_one_for_each_answer_is_refused():
     forgetful = CHATML_WITH_MARKS.replace("m.role == 'assistant'", "loop.last")
     with pytest.raises(TemplateRefused, match="marks 1 places for 3 answers"):
