@@ -61,6 +61,12 @@ class ChatTokenizer:
         rust = getattr(tokenizer, "backend_tokenizer", None)
         self._backend = None if rust is None else _with_exact_offsets(rust)
         self._literal = LiteralEncoder(tokenizer, self._backend)
+        self._spaced = {
+            number: token.content
+            for number, token in tokenizer.added_tokens_decoder.items()
+            if token.lstrip or token.rstrip
+        }
+        """Tokens that take the white space beside them with them (Phi-3's <|end|>)."""
         plain = tokenizer("a")["input_ids"]
         self._bos = plain[:1] if plain and plain[0] == tokenizer.bos_token_id else []
         self._eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
@@ -82,9 +88,11 @@ class ChatTokenizer:
         except TemplateRefused as error:
             return error
         many = len(rendered.spans) + len(rendered.exchanges) > _MANY_PLACES
-        positions = (_positions_by_search if many else _positions_by_offset)(
-            encoding, rendered.text
-        )
+        if many or self._spaced:
+            offsets = _bare_offsets(encoding, rendered.text, self._spaced)
+            positions = _positions_by_search(offsets)
+        else:
+            positions = _positions_by_offset(encoding, rendered.text)
         return self._example(rendered, encoding.ids, positions)
 
     def _by_prefixes(self, rendered: Rendered) -> TokenizedExample | TemplateRefused:
@@ -190,9 +198,23 @@ def _positions_by_offset(encoding: Any, text: str) -> _Positions:
     return _Positions(from_character, shared_before)
 
 
-def _positions_by_search(encoding: Any, text: str) -> _Positions:
+def _bare_offsets(encoding: Any, text: str, spaced: dict[int, str]) -> list[tuple[int, int]]:
+    """The tokens' characters; of those that take white space with them, their own ones alone.
+
+    An end token would else reach beyond its answer, and a header into it.
+    """
+    offsets: list[tuple[int, int]] = list(encoding.offsets)
+    for place, number in enumerate(encoding.ids) if spaced else ():
+        content = spaced.get(number)
+        start = text.find(content, *offsets[place]) if content is not None else -1
+        if content is not None and start >= 0:
+            offsets[place] = (start, start + len(content))
+    return offsets
+
+
+def _positions_by_search(offsets: list[tuple[int, int]]) -> _Positions:
     """The same for many places: each character's token is looked for in all offsets at once."""
-    starts, stops = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
+    starts, stops = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
     # Offsets never go back, but for bytes of one character.
     stops = np.maximum.accumulate(stops)
     size = len(starts)

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 
 from sft_app.config.schema.data import SpecialTokensInText
 from sft_app.data.chat.conversation import Conversation, Message, Passage
@@ -129,6 +130,25 @@ def test_the_marks_of_a_template_agree_with_transformers_own_mask():
     )
     assert ids == theirs["input_ids"]
     assert mask == [bool(value) for value in theirs["assistant_masks"]]
+
+
+@pytest.mark.parametrize("pairs", [2, 40], ids=["short", "long"])
+@pytest.mark.parametrize("space", ["", " "], ids=["bare", "spaced"])
+@pytest.mark.parametrize("takes", [{"rstrip": True}, {"lstrip": True}, {}], ids=str)
+def test_ends_that_take_white_space_with_them_are_learned_and_headers_are_not(takes, space, pairs):
+    """Phi-3's <|end|> and <|assistant|> hold the line break behind them: the end was not learned,
+    for that break is nobody's."""
+    tokenizer = byte_level()
+    markers = ("<|user|>", "<|assistant|>", "<|end|>")
+    tokenizer.add_tokens([AddedToken(marker, special=True, **takes) for marker in markers])
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+    )
+    said = [space + "Hello" + space, space + "Paris" + space] * pairs
+    ((ids, mask),) = examples_of(chat(*said), tokenizer)
+    before, behind = "" if "rstrip" in takes else space, "" if "lstrip" in takes else space
+    assert supervised_text(ids, mask, tokenizer) == [f"{before}Paris{behind}<|end|>"] * pairs
 
 
 @pytest.mark.parametrize("rewrites", [False, True], ids=["whole", "one by one"])
