@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
+from sft_app.common import thought_marks
 from sft_app.common.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -106,9 +107,10 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _code_digest() -> str:
-    """Change with all code of `sft_app.data`, and with the libraries that decide the ids."""
+    """Change with all code of `sft_app.data`, what it knows of thoughts, and with the libraries that
+    decide the ids."""
     digest = hashlib.sha256()
-    for file in sorted(DATA_PACKAGE.rglob("*.py")):
+    for file in (*sorted(DATA_PACKAGE.rglob("*.py")), Path(thought_marks.__file__)):
         digest.update(file.read_bytes())
     for library in ("transformers", "tokenizers", "jinja2"):
         digest.update(version(library).encode())
