@@ -107,8 +107,8 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _code_digest() -> str:
-    """Change with all code of `sft_app.data`, what it knows of thoughts, and with the libraries that
-    decide the ids."""
+    """Change with all code of `sft_app.data`, with what it knows of thoughts, and with the
+    libraries that decide the ids."""
     digest = hashlib.sha256()
     for file in (*sorted(DATA_PACKAGE.rglob("*.py")), Path(thought_marks.__file__)):
         digest.update(file.read_bytes())
