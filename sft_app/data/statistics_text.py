@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 from sft_app.common.counted import counted
+from sft_app.data.parse.suggest_columns import BESIDE
 from sft_app.data.statistics import (
     DataStatistics,
     FitStatistics,
@@ -17,6 +18,8 @@ _BAR = 40
 """Characters of the longest bar of the histogram."""
 MOST_LOST = 0.1
 """Share of tokens; more of them lost is a warning."""
+_NOTES = frozenset(BESIDE.split())
+"""Keys about a record, and no part of what is said: in plan.json alone."""
 MOST_KEYS = 8
 """Keys of records that are named among those that are not read."""
 ENOUGH_KEPT = 0.99
@@ -60,8 +63,9 @@ def read_counts(read: ReadStatistics) -> list[str]:
         )
     if read.columns_not_found:
         lines.append(f"no record has what data.columns names: {', '.join(read.columns_not_found)}")
-    if read.keys_not_read:
-        most = sorted(read.keys_not_read.items(), key=lambda item: (-item[1], item[0]))
+    said = {k: n for k, n in read.keys_not_read.items() if k.rpartition(".")[2] not in _NOTES}
+    if said:
+        most = sorted(said.items(), key=lambda item: (-item[1], item[0]))
         names = ", ".join(name for name, _ in most[:MOST_KEYS])
         more = f" and {len(most) - MOST_KEYS:,} more" if len(most) > MOST_KEYS else ""
         lines.append(f"not read: {names}{more} (data.columns says which column is which)")

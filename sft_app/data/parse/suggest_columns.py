@@ -22,7 +22,7 @@ _ANSWERS = (
     "model agent label summary ai replies generated result antwort respuesta resposta "
     "risposta réponse ответ 回答 答案"
 )
-_BESIDE = (
+BESIDE = (
     "id uuid guid key hash url link date time timestamp lang language locale category type "
     "tag tags topic split version license author meta file path name"
 )
@@ -76,7 +76,7 @@ def _candidates(record: Any) -> Iterator[dict[str, str]]:
     ]
     yield from _pairs(asked, answered)
     yield from ({"messages": path} for path in lists if not _words(path) & set(_ANSWERS.split()))
-    said = [path for path in texts if not _words(path) & set(_BESIDE.split())]
+    said = [path for path in texts if not _words(path) & set(BESIDE.split())]
     if len(said) == 2:
         yield from _pairs(asked, said)
         yield from _pairs(said, answered)
