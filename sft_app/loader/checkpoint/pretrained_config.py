@@ -11,7 +11,7 @@ from sft_app.config.schema.model import ModelConfig
 from sft_app.loader.checkpoint.load_report import PEFT_CONFIG
 from sft_app.loader.checkpoint.locate import Checkpoint, find_checkpoint
 from sft_app.loader.checkpoint.quantized_source import state_quantization
-from sft_app.loader.checkpoint.stated_rope import check_stated_rope
+from sft_app.loader.checkpoint.stated_rope import check_one_rope, check_stated_rope
 
 _LARGEST = {
     r"num_hidden_layers|num_layers|n_layers?|num_decoder_layers": 2_000,
@@ -38,6 +38,7 @@ def load_pretrained_config(model_config: ModelConfig) -> PretrainedConfig:
         raise _explained(error, model_config) from error
     _check_size(stated, model_config.name_or_path)
     _check_quantization(stated, model_config.name_or_path)
+    check_one_rope(stated, model_config.name_or_path)
     try:
         hf_config: PretrainedConfig = AutoConfig.from_pretrained(
             checkpoint.location,

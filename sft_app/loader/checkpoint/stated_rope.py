@@ -89,3 +89,37 @@ def _refusal(name: str, what: str) -> ConfigError:
         f"model.name_or_path: the config.json of {name!r} says {what}; give the checkpoint's own "
         "config.json."
     )
+
+
+def check_one_rope(stated: dict[str, Any], name: str) -> None:
+    """Refuse a config.json whose old and new keys say two different rotations.
+
+    Saved for readers of both kinds it has both. Where one of them was edited by hand, each reader
+    goes by its own: transformers 5 by `rope_parameters`, but for a `rope_scaling` beside it.
+
+    Raises ConfigError.
+    """
+    for holder in (stated, stated.get("text_config")):
+        if not isinstance(holder, dict):
+            continue
+        scaling = holder.get("rope_scaling")
+        old = dict(scaling) if isinstance(scaling, dict) else {}
+        if "type" in old and "rope_type" in old and old["type"] != old["rope_type"]:
+            raise _two_ropes(name, "rope_scaling.type", old["type"], "rope_type", old["rope_type"])
+        new = holder.get("rope_parameters")
+        if not isinstance(new, dict):
+            continue
+        new = new["full_attention"] if isinstance(new.get("full_attention"), dict) else new
+        old |= {"rope_type": old.get("rope_type", old.get("type"))} if old else {}
+        for key, value in {**old, "rope_theta": holder.get("rope_theta")}.items():
+            if None in (value, new.get(key)) or value in (new[key], "mrope"):
+                continue
+            where = key if key == "rope_theta" else f"rope_scaling.{key}"
+            raise _two_ropes(name, where, value, f"rope_parameters.{key}", new[key])
+
+
+def _two_ropes(name: str, one: str, says: object, other: str, otherwise: object) -> ConfigError:
+    return ConfigError(
+        f"model.name_or_path: the config.json of {name!r} says {one}={says!r:.50} and "
+        f"{other}={otherwise!r:.50}, and readers differ in which they go by; let both say the same."
+    )

@@ -1,6 +1,7 @@
 """A config.json whose rotary positions cannot be: refused before anything is computed from it."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -72,4 +73,35 @@ def test_a_config_that_is_a_list_or_far_too_large_is_refused(
         load_pretrained_config(config)
     (tmp_path / "large/config.json").write_text("[]")
     with pytest.raises(ConfigError, match=r"holds list where|no configuration can be read"):
+        load_pretrained_config(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rope_theta": 1e6}, "rope_theta=1000000.0 and rope_parameters.rope_theta=10000.0"),
+        (
+            {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+            "rope_scaling.factor=2.0 and rope_parameters.factor=4.0",
+        ),
+        (
+            {"rope_scaling": {"type": "dynamic", "factor": 4.0}},
+            "rope_scaling.rope_type='dynamic' and rope_parameters.rope_type='linear'",
+        ),
+        (
+            {"rope_scaling": {"type": "yarn", "rope_type": "linear", "factor": 4.0}},
+            "rope_scaling.type='yarn' and rope_type='linear'",
+        ),
+    ],
+)
+def test_two_rotations_in_one_config_are_refused(
+    changes: dict[str, Any], said: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    """What is saved has old keys and new ones: edited in one place, it was read as before."""
+    rope = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+    same = {"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 4.0}}
+    agreeing = write_config(tiny_model, tmp_path / "same", rope_parameters=rope, **same)
+    assert load_pretrained_config(agreeing).rope_parameters["factor"] == 4.0
+    config = write_config(tiny_model, tmp_path / "own", rope_parameters=rope, **changes)
+    with pytest.raises(ConfigError, match=re.escape(said)):
         load_pretrained_config(config)
