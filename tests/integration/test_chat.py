@@ -26,7 +26,8 @@ def test_one_question_by_option_and_by_pipe(
     shared = (str(tiny_model), "--max-new-tokens", "4", "--temperature", "0")
     asked = run_command("sft-chat", *shared, "--prompt", "Hi", cwd=tmp_path)
     assert asked.returncode == 0, asked.stderr
-    assert "of 64 tokens)" in asked.stdout and "Talk to the model" not in asked.stdout
+    assert "of 64 tokens; the answer ends here, after --max-new-tokens=4)" in asked.stdout
+    assert "Talk to the model" not in asked.stdout
     piped = subprocess.run(
         [sys.executable, "-m", "sft_app.chat", *shared],
         input="Hi\n", capture_output=True, text=True, cwd=tmp_path, check=False,
