@@ -3,7 +3,7 @@
 | what | policy | counted as |
 |---|---|---|
 | a message that says nothing | the message is left out | blank_message_removed |
-| a system message after the first place | joins the next user message | later_system_joined_user |
+| a system message behind another turn | joins the next user message | later_system_joined_user |
 | a system message after the last question | is left out | trailing_system_removed |
 | two messages of one role in a row | joined by a blank line | same_role_joined |
 | answers before the first question | those messages are left out | leading_answer_removed |
@@ -79,8 +79,9 @@ def _join_later_system(messages: list[Message]) -> tuple[list[Message], list[str
     """The messages, and the system prompts that no question follows."""
     result: list[Message] = []
     waiting: list[str] = []
-    for index, message in enumerate(messages):
-        if message.role == "system" and index > 0:
+    for message in messages:
+        is_first = all(earlier.role == "system" for earlier in result)  # or one behind the first
+        if message.role == "system" and not is_first:
             waiting.append(message.content)
         elif message.role == "user" and waiting:
             result.append(replace(message, content=_BETWEEN.join([*waiting, message.content])))

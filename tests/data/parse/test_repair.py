@@ -35,6 +35,8 @@ def as_text(repaired):
         ("u:Q u:R a:A", "u:Q\n\nR a:A", "same_role_joined"),
         ("u:Q a:A a:B", "u:Q a:A\n\nB", "same_role_joined"),
         ("u:Q a:A s:S u:R a:B", "u:Q a:A u:S\n\nR a:B", "later_system_joined_user"),
+        ("s:S s:D u:Q a:A", "s:S\n\nD u:Q a:A", "same_role_joined"),
+        ("s:S s:D u:Q a:A s:E u:R a:B", "s:S\n\nD u:Q a:A u:E\n\nR a:B", "same_role_joined"),
         ("u:Q a: u:R a:A", "u:Q\n\nR a:A", "blank_message_removed"),
         ("u:Q a:A t:T t:T a:B", "u:Q a:A t:T t:T a:B", None),
         ("u:Q a:A t: a:B", "u:Q a:A t: a:B", None),
