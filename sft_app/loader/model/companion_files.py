@@ -46,6 +46,32 @@ def _copy(names: Iterable[str], source: Checkpoint, directory: Path) -> list[str
     return copied
 
 
+def give_processors_the_template(directory: Path) -> list[str]:
+    """Let the copied files of a processor say the chat template that was trained with.
+
+    transformers' processors, and vLLM for models with towers, take theirs before the tokenizer's
+    chat_template.jinja. Returns the names of the files that said another one.
+    """
+    whole = directory / "chat_template.jinja"
+    if not whole.is_file():
+        return []
+    trained = whole.read_text(encoding="utf-8")
+    has_further = (directory / "additional_chat_templates").is_dir()
+    changed = []
+    for name in ("chat_template.json", "processor_config.json"):
+        path = directory / name
+        stated = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if stated.get("chat_template") in (None, trained):
+            continue
+        changed.append(name)
+        if name == "chat_template.json" and has_further:
+            path.unlink()  # a processor refuses one beside files of their own
+            continue
+        stated["chat_template"] = trained
+        write_atomically(path, json.dumps(stated, indent=2, ensure_ascii=False) + "\n")
+    return changed
+
+
 def count_no_dropped_layers(directory: Path, weights_plan: WeightsPlan) -> None:
     """Set the number of MTP layers to 0 in config.json where they were not carried over.
 

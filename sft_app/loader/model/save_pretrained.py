@@ -13,6 +13,7 @@ from sft_app.loader.checkpoint.weights_plan import WeightsPlan
 from sft_app.loader.model.companion_files import (
     copy_companions,
     count_no_dropped_layers,
+    give_processors_the_template,
     make_tokenizer_portable,
     name_no_code,
 )
@@ -74,6 +75,9 @@ def save_for_serving(
         copied = copy_companions(weights_plan.checkpoint, tokenizer_plan.name_or_path, directory)
         if copied:
             logger.info("saved: %s copied as they were", ", ".join(copied))
+        changed = give_processors_the_template(directory)
+        if changed:
+            logger.info("saved: the chat template of training stands in %s", ", ".join(changed))
         count_no_dropped_layers(directory, weights_plan)
     restore_keys(directory, weights_plan.checkpoint if weights_plan else None)
     if not add_legacy_rope_keys(directory):

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import ProcessorMixin
 
 from sft_app.common.errors import ConfigError
 from sft_app.training.precision import round_weights
@@ -212,3 +213,25 @@ def test_old_names_are_written_for_sources_that_never_had_them(tmp_path: Path) -
     second = json_of(save_again(first.directory, tmp_path / "second").directory, "config.json")
     assert second["num_experts"] == second["num_local_experts"] == 4
     assert (second["torch_dtype"], second["rope_theta"]) == ("bfloat16", 1e6)
+
+
+@pytest.mark.parametrize("further", [False, True], ids=["one", "several"])
+def test_a_processor_asks_as_the_model_was_trained(tmp_path: Path, further: bool) -> None:
+    """transformers' processors take chat_template.json, which was copied, before the other."""
+    source = write_published("gemma-3-4b", tmp_path / "source")
+    (source / "chat_template.json").write_text('{"chat_template": "OLD"}')
+    (source / "processor_config.json").write_text(
+        '{"processor_class": "Gemma3Processor", "chat_template": "OLD"}'
+    )
+    if further:
+        (source / "chat_template.jinja").write_text("{{ messages[0].content }}</s>")
+        (source / "additional_chat_templates").mkdir()
+        (source / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    saved = save_again(source, tmp_path / "saved")
+    trained = saved.tokenizer.chat_template
+    read, _ = ProcessorMixin.get_processor_dict(saved.directory)
+    assert read["chat_template"] == trained
+    (saved.directory / "processor_config.json").unlink()
+    read, _ = ProcessorMixin.get_processor_dict(saved.directory)
+    found = read["chat_template"]
+    assert (found["default"] if further else found) == trained
