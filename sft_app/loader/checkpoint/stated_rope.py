@@ -91,6 +91,10 @@ def _refusal(name: str, what: str) -> ConfigError:
     )
 
 
+_KINDS = {"mrope": "default", "su": "longrope"}
+"""Words of older versions for the same kind of positions: Qwen2-VL's and Phi-3's."""
+
+
 def check_one_rope(stated: dict[str, Any], name: str) -> None:
     """Refuse a config.json whose old and new keys say two different rotations.
 
@@ -104,7 +108,8 @@ def check_one_rope(stated: dict[str, Any], name: str) -> None:
             continue
         scaling = holder.get("rope_scaling")
         old = dict(scaling) if isinstance(scaling, dict) else {}
-        if "type" in old and "rope_type" in old and old["type"] != old["rope_type"]:
+        kinds = [_kind(old[key]) for key in ("type", "rope_type") if key in old]
+        if len(kinds) == 2 and kinds[0] != kinds[1]:
             raise _two_ropes(name, "rope_scaling.type", old["type"], "rope_type", old["rope_type"])
         new = holder.get("rope_parameters")
         if not isinstance(new, dict):
@@ -112,10 +117,15 @@ def check_one_rope(stated: dict[str, Any], name: str) -> None:
         new = new["full_attention"] if isinstance(new.get("full_attention"), dict) else new
         old |= {"rope_type": old.get("rope_type", old.get("type"))} if old else {}
         for key, value in {**old, "rope_theta": holder.get("rope_theta")}.items():
-            if None in (value, new.get(key)) or value in (new[key], "mrope"):
+            said = new.get(key)
+            if value is None or said is None or _kind(value) == _kind(said):
                 continue
             where = key if key == "rope_theta" else f"rope_scaling.{key}"
-            raise _two_ropes(name, where, value, f"rope_parameters.{key}", new[key])
+            raise _two_ropes(name, where, value, f"rope_parameters.{key}", said)
+
+
+def _kind(value: object) -> object:
+    return _KINDS.get(value, value) if isinstance(value, str) else value
 
 
 def _two_ropes(name: str, one: str, says: object, other: str, otherwise: object) -> ConfigError:

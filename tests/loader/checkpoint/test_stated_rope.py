@@ -12,6 +12,7 @@ from sft_app.common.errors import ConfigError
 from sft_app.config.schema.model import ModelConfig
 from sft_app.loader.architecture.skeleton import build_skeleton
 from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
+from sft_app.loader.checkpoint.stated_rope import check_one_rope
 
 
 def write_config(tiny_model: Path, folder: Path, **changes: Any) -> ModelConfig:
@@ -105,3 +106,27 @@ def test_two_rotations_in_one_config_are_refused(
     config = write_config(tiny_model, tmp_path / "own", rope_parameters=rope, **changes)
     with pytest.raises(ConfigError, match=re.escape(said)):
         load_pretrained_config(config)
+
+
+@pytest.mark.parametrize(
+    "rotation",
+    [
+        {"type": "mrope", "rope_type": "default", "mrope_section": [2, 1, 1]},  # Qwen2-VL's
+        {
+            "type": "su",
+            "rope_type": "longrope",
+            "short_factor": [1.0] * 4,
+            "long_factor": [2.0] * 4,
+        },
+        {"type": "linear", "rope_type": "linear", "factor": 2.0},
+    ],
+)
+def test_an_older_word_for_the_same_rotation_is_no_other_one(
+    rotation: dict[str, Any],
+) -> None:
+    stated = {"rope_scaling": rotation}
+    check_one_rope({"rope_theta": 1e4, "rope_scaling": rotation}, "a model")
+    new = {key: value for key, value in rotation.items() if key != "type"}
+    check_one_rope(stated | {"rope_parameters": new}, "a model")
+    with pytest.raises(ConfigError, match="rope_type"):
+        check_one_rope(stated | {"rope_parameters": {**new, "rope_type": "yarn"}}, "a model")
