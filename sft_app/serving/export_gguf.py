@@ -11,6 +11,7 @@ from pathlib import Path
 from sft_app.common.errors import ConfigError
 from sft_app.common.processes import is_installed
 from sft_app.serving.gguf_positions import RopeKeys, read_rope_keys, wrong_rope
+from sft_app.serving.gguf_vocabulary import lost_token
 from sft_app.serving.serving_lines import served_length
 
 SCRIPT = "convert_hf_to_gguf.py"
@@ -50,8 +51,8 @@ def export_gguf(
     """Convert `model_dir` to the file `target`, check its rope keys, and return them.
 
     The length after linear scaling is stated in it. Raises ConfigError without a converter, when it
-    fails, or when the file's positions are not the model's; a file that failed the check is not
-    kept.
+    fails, or when the file's positions or tokens are not the model's; a file that failed the check
+    is not kept.
     """
     _check_expressible(model_dir)
     command = find_converter(converter)
@@ -66,7 +67,7 @@ def export_gguf(
             last = (answer.stderr.strip().splitlines() or ["no message"])[-1]
             raise ConfigError(f"the converter cannot export {model_dir}: {last}")
         keys = read_rope_keys(partial)
-        obstacle = wrong_rope(keys, model_dir)
+        obstacle = wrong_rope(keys, model_dir) or lost_token(partial, model_dir)
         if obstacle is not None:
             raise ConfigError(f"the exported file is not the model: {obstacle}; it is not kept.")
         length = linear_length(keys, model_dir)

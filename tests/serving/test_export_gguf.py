@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sft_app.export import main
 from sft_app.serving.export_gguf import linear_length, state_length
 from sft_app.serving.gguf_positions import RopeKeys, read_rope_keys
+from sft_app.serving.gguf_vocabulary import lost_token
 
 ROPES: dict[str, dict[str, Any]] = {
     "linear": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0},
@@ -110,6 +111,32 @@ def test_another_length_is_written_in_its_place(tmp_path: Path) -> None:
     assert (
         len(after) == len(before) and sum(a != b for a, b in zip(after, before, strict=True)) == 2
     )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "lost"),
+    [
+        (["<unk>", "a", "<|im_end|>"], None),
+        (["<unk>", "a", "[PAD2]"], r"its token 2 is '\[PAD2\]', and the model's '<\|im_end\|>'"),
+        (["<unk>", "a"], "its token 2 is None"),
+    ],
+)
+def test_a_file_without_an_added_token_is_told(
+    tmp_path: Path, tokens: list[str], lost: str | None
+) -> None:
+    """The converter calls ids that it finds no token for so, and goes on."""
+    gguf = pytest.importorskip("gguf", reason="gguf is not installed")
+    added = [{"id": 0, "content": "<unk>"}, {"id": 2, "content": "<|im_end|>"}]
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    file = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_token_list(tokens)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = lost_token(file, tmp_path)
+    assert found is None if lost is None else re.match(lost, found or "")
 
 
 @pytest.mark.slow

@@ -105,8 +105,9 @@ def make_tokenizer_portable(directory: Path) -> None:
 
     With a tokenizer.json, it names the class that every version has and that takes the file as it
     is: v4 does not know v5's names, and v5's Llama class builds its own rules. Further special
-    tokens stand under the name that both versions read. What the library noted about this machine
-    goes.
+    tokens stand under the name that both versions read, and all added ones are listed as v4 did:
+    llama.cpp's converter, beside a sentencepiece model, looks for them nowhere else. What the
+    library noted about this machine goes.
     """
     path = directory / "tokenizer_config.json"
     settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -115,8 +116,14 @@ def make_tokenizer_portable(directory: Path) -> None:
     if (directory / "tokenizer.json").is_file() and "auto_map" not in settings:
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
         settings.pop("backend", None)
+        settings["added_tokens_decoder"] = _added_tokens(directory / "tokenizer.json")
         if isinstance(settings.get("extra_special_tokens"), list):
             further = settings.pop("extra_special_tokens")
             if further:
                 settings["additional_special_tokens"] = further
     write_atomically(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+
+
+def _added_tokens(whole: Path) -> dict[str, dict[str, Any]]:
+    stated: list[dict[str, Any]] = json.loads(whole.read_text(encoding="utf-8"))["added_tokens"]
+    return {str(token.pop("id")): token for token in stated}

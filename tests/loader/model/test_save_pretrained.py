@@ -235,3 +235,23 @@ def test_a_processor_asks_as_the_model_was_trained(tmp_path: Path, further: bool
     read, _ = ProcessorMixin.get_processor_dict(saved.directory)
     found = read["chat_template"]
     assert (found["default"] if further else found) == trained
+
+
+def test_added_tokens_are_listed_where_converters_look_for_them(
+    sentencepiece_model: Any, tmp_path: Path
+) -> None:
+    """Beside a tokenizer.model, llama.cpp's finds them in tokenizer_config.json alone."""
+    source = write_published("llama-3.1", tmp_path / "source")
+    (source / "tokenizer.json").unlink()
+    sentencepiece_model(source, vocab_size=400)
+    marks = {str(400 + n): {"content": t, "special": True} for n, t in enumerate(("<a>", "<b>"))}
+    settings = {"tokenizer_class": "LlamaTokenizer", "eos_token": "</s>", "bos_token": "<s>"}
+    (source / "tokenizer_config.json").write_text(
+        json.dumps({**settings, "unk_token": "<unk>", "added_tokens_decoder": marks})
+    )
+    saved = save_again(source, tmp_path / "saved").directory
+    assert (saved / "tokenizer.model").is_file()
+    listed = json_of(saved, "tokenizer_config.json")["added_tokens_decoder"]
+    assert {number: token["content"] for number, token in listed.items()} == {
+        "0": "<unk>", "1": "<s>", "2": "</s>", "400": "<a>", "401": "<b>",
+    }  # fmt: skip
