@@ -1,5 +1,6 @@
 """A chat: commands, history files that training reads, and a context that is full."""
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sft_app.chat import main
+from sft_app.data.chat.special_text import special_tokens
 from sft_app.data.read.read_files import read_file
 from sft_app.data.read.record import Record
+from sft_app.serving.dialogue.answer_parts import message_of
 from sft_app.serving.dialogue.dialogue_turns import DialogueTurns, prompt_ids
 from sft_app.serving.dialogue.session import Session
 from sft_app.serving.dialogue.speaker import Sampling, Speaker
@@ -118,6 +121,7 @@ def test_an_interrupted_answer_is_kept_as_far_as_it_came(
     session: Session, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*args: object) -> Iterator[str]:
+        session.speakers[0].written = "Hel"
         yield "Hel"
         raise KeyboardInterrupt
 
@@ -216,3 +220,57 @@ def test_the_prompt_has_one_begin_token(tiny_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     ids = prompt_ids(DialogueTurns([{"role": "user", "content": "Hi"}]), tokenizer)
     assert tokenizer.decode(ids) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    ("written", "thought", "said"),
+    [
+        ("Hello</s>", None, "Hello"),
+        ("<think>\nT\n</think>\n\nHello</s>", None, "<think>\nT\n</think>\n\nHello"),
+        (
+            "<|channel|>analysis<|message|>T<|end|><|start|>assistant<|channel|>final<|message|>"
+            "Hello<|return|>",
+            "T",
+            "Hello",
+        ),
+        ("<|channel|>analysis<|message|>T and", "T and", ""),  # its limit came first
+        ("<|channel>thought\nT<channel|>Hello<turn|>", "T", "Hello"),
+        ("<|START_THINKING|>T<|END_THINKING|><|START_RESPONSE|>Hello", "T", "Hello"),
+    ],
+    ids=["plain", "qwen", "gpt-oss", "cut off", "gemma 4", "command a"],
+)
+def test_a_thought_is_no_part_of_what_was_said(
+    written: str, thought: str | None, said: str
+) -> None:
+    """With its marks gone, it was the beginning of the answer in the next prompt."""
+    special = re.findall(r"<\|[^<>]*?>|<\w+\|>|</s>", written)
+    message = message_of(written, special)
+    assert (message["content"], message.get("reasoning_content")) == (said, thought)
+
+
+def test_an_answer_is_told_and_remembered_in_its_parts(
+    tiny_model: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speaker = Speaker(tiny_model, CPU)
+    marks = ["<|channel|>", "<|message|>", "<|end|>", "<|start|>", "<|return|>"]
+    speaker.tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    speaker.special = special_tokens(speaker.tokenizer)
+    answer = (
+        "<|channel|>analysis<|message|>Why<|end|><|start|>assistant<|channel|>final<|message|>So"
+    )
+    ids = speaker.tokenizer(f"{answer}<|return|>", add_special_tokens=False)["input_ids"]
+
+    def generate(input_ids: Any, streamer: Any, **options: Any) -> Any:
+        streamer.put(input_ids)
+        for number in ids:
+            streamer.put(torch.tensor([number]))
+        streamer.end()
+        return torch.cat([input_ids, torch.tensor([ids])], dim=1)
+
+    monkeypatch.setattr(speaker.model, "generate", generate)
+    monkeypatch.setattr(speaker.tokenizer, "model_max_length", 4096)
+    session = Session([speaker], Sampling(temperature=0), said.append)
+    assert session.take("Hi")
+    *_, last = session.conversations[0].messages
+    assert last == {"role": "assistant", "content": "So", "reasoning_content": "Why"}
+    assert "<|" not in "".join(said) and "Why" in "".join(said)

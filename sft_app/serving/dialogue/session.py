@@ -76,14 +76,12 @@ class Session:
         conversation.add("user", question)
         if not self._make_room(speaker, conversation):
             return False
-        answer = ""
         try:
             for piece in speaker.answer(conversation, self.sampling):
-                answer += piece
                 self.say(piece)
         except KeyboardInterrupt:
             self.say(" (ended)")
-        conversation.add("assistant", answer)
+        conversation.messages.append(speaker.message())
         self.say(f"\n{self.usage(speaker, conversation)}\n")
         return True
 

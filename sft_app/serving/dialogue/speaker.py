@@ -17,9 +17,11 @@ from transformers import (
 
 from sft_app.common.errors import ConfigError
 from sft_app.compat.model_internals import forget_longer_inputs
+from sft_app.data.chat.special_text import special_tokens
 from sft_app.loader.checkpoint.load_report import PEFT_CONFIG, check_no_adapter_beside
 from sft_app.records.run_files import MODEL
 from sft_app.serving.adapter_folder import is_adapter
+from sft_app.serving.dialogue.answer_parts import message_of, without_tokens
 from sft_app.serving.dialogue.dialogue_turns import DialogueTurns, prompt_ids
 from sft_app.serving.load_adapter import base_of, load_adapter
 
@@ -65,6 +67,9 @@ class Speaker:
             text = " ".join(f"{type(error).__name__}: {error}".split())
             raise ConfigError(f"{directory} cannot be loaded: {text}") from error
         self.model: Any = model.to(device).eval()
+        self.special = special_tokens(self.tokenizer)
+        self.written = ""
+        """The last answer as far as it came, with its special tokens."""
         self.prompt_length = 0
         """Tokens of the last prompt."""
         self.answer_length = 0
@@ -88,6 +93,7 @@ class Speaker:
     def answer(self, conversation: DialogueTurns, sampling: Sampling) -> Iterator[str]:
         """Yield the answer to the conversation as it is generated; may be left at any time."""
         self.prompt_length, self.answer_length, self.answer_is_cut = 0, 0, False
+        self.written = ""
         ids = prompt_ids(conversation, self.tokenizer)
         room = sampling.max_new_tokens
         if self.context_length is not None:
@@ -97,7 +103,7 @@ class Speaker:
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
         prompt = torch.tensor([ids], device=self.device)
-        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=False)
         stop = _Stop()
         warm = sampling.temperature > 0
         options = {"temperature": sampling.temperature, "top_p": sampling.top_p} if warm else {}
@@ -124,7 +130,10 @@ class Speaker:
         thread = threading.Thread(target=generate, daemon=True)
         thread.start()
         try:
-            yield from (text for text in streamer if text)
+            for text in streamer:
+                self.written += text
+                if shown := without_tokens(text, self.special):
+                    yield shown
         finally:
             stop.asked = True
             thread.join()
@@ -135,6 +144,10 @@ class Speaker:
         ends = self.model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
         self.answer_is_cut = self.answer_length >= room and int(found["ids"][0, -1]) not in ends
+
+    def message(self) -> dict[str, str]:
+        """Return the turn of the last answer, what was thought apart from what was said."""
+        return message_of(self.written, self.special)
 
     @staticmethod
     def _is_known(length: object) -> bool:
