@@ -6,6 +6,7 @@
 | a system message behind another turn | joins the next user message | later_system_joined_user |
 | a system message after the last question | is left out | trailing_system_removed |
 | two messages of one role in a row | joined by a blank line | same_role_joined |
+| results in another order than their calls | sorted by the calls' ids | tool_results_sorted |
 | answers before the first question | those messages are left out | leading_answer_removed |
 | questions after the last answer | those messages are left out | trailing_question_removed |
 | no question and answer after that | the conversation is left out | no_question_and_answer |
@@ -18,6 +19,7 @@ to its turn. A text after a call stays a turn of its own.
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 from sft_app.data.chat.conversation import Conversation, Message
 
@@ -44,6 +46,10 @@ def repair(conversation: Conversation) -> tuple[Conversation | None, Counter[str
     joined = _join_same_role(messages)
     _note(applied, "same_role_joined", len(joined) < len(messages))
     messages = joined
+
+    ordered = _in_order_of_calls(messages)
+    _note(applied, "tool_results_sorted", ordered != messages)
+    messages = ordered
 
     system, turns = _split_system(messages)
     first = next((i for i, m in enumerate(turns) if m.role == "user"), len(turns))
@@ -89,6 +95,23 @@ def _join_later_system(messages: list[Message]) -> tuple[list[Message], list[str
         else:
             result.append(message)
     return result, waiting
+
+
+def _in_order_of_calls(messages: list[Message]) -> list[Message]:
+    """Results stand in the order of their calls: many templates show no ids to tell them by."""
+    result: list[Message] = []
+    calls: list[Any] = []
+    for message in messages:
+        if message.role != "tool":
+            calls = [call.get("id") for call in message.extra.get("tool_calls", ())]
+        result.append(message)
+        waiting = result[len(result) - len(calls) :] if len(calls) > 1 else []
+        ids = [m.extra.get("tool_call_id") for m in waiting if m.role == "tool"]
+        if len(set(ids)) == len(calls) and set(ids) == set(calls):
+            result[len(result) - len(calls) :] = sorted(
+                waiting, key=lambda m: calls.index(m.extra["tool_call_id"])
+            )
+    return result
 
 
 def _join_same_role(messages: list[Message]) -> list[Message]:

@@ -154,3 +154,18 @@ def test_a_repaired_conversation_needs_no_repair(messages):
     repaired, _ = repair(Conversation(messages))
     if repaired is not None:
         assert repair(repaired) == (repaired, {})
+
+
+def test_results_stand_in_the_order_of_their_calls():
+    """Templates such as Qwen's show no ids: the second result would be read as the first call's."""
+    calls = [{"id": name, "function": {"name": name, "arguments": {}}} for name in "abc"]
+    results = [Message("tool", f"of {name}", extra={"tool_call_id": name}) for name in "cab"]
+    asked = [Message("user", "Q"), Message("assistant", "", extra={"tool_calls": calls})]
+    answer = Message("assistant", "A")
+    repaired, applied = repair(Conversation([*asked, *results, answer]))
+    assert repaired is not None and applied == {"tool_results_sorted": 1}
+    assert [m.content for m in repaired.messages[2:]] == ["of a", "of b", "of c", "A"]
+    for kept in (sorted(results, key=lambda m: m.content), results[:2], [Message("tool", "x")] * 3):
+        repaired, applied = repair(Conversation([*asked, *kept, answer]))
+        assert repaired is not None and not applied
+        assert repaired.messages == [*asked, *kept, answer]
