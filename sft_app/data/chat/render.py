@@ -15,12 +15,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from sft_app.common.errors import ConfigError
-from sft_app.common.thought_marks import (
-    begins_with_a_thought,
-    end_of_empty_thought,
-    without_empty_thought,
-)
+from sft_app.common.thought_marks import begins_with_a_thought, end_of_empty_thought
 from sft_app.config.schema.data import SpecialTokensInText
+from sft_app.data.chat.answer_behind_prompt import answer_behind_its_prompt
 from sft_app.data.chat.answer_places import (
     Places,
     Questions,
@@ -208,7 +205,7 @@ class Renderer:
         text, marked = self.template.render_with_marks(until, until.messages)
         start = self.template.answer_start(until, index, text)
         if start is None:
-            text, start = self._behind_its_prompt(until, index)
+            text, start = answer_behind_its_prompt(self.template, until, index)
             marked = None
         stop = self.template.end_of_turn(text, start)
         if marked is not None:
@@ -221,34 +218,6 @@ class Renderer:
         spans = label_spans(message, text, start, stop)
         exchanges = find_exchanges(until.messages, text, places, can_split=self._can_split)
         return Rendered(text, spans, exchanges), questions
-
-    def _behind_its_prompt(self, item: Conversation, index: int) -> tuple[str, int]:
-        """The prompt that a user would send for an answer, and the answer; where it begins.
-
-        Some templates show what was thought before a call until the final answer is there, and hide
-        it then (gpt-oss): what is answered is taken from the conversation without those thoughts.
-        Others ask behind an empty thought, and do not show it once an answer is there (Gemma 4).
-
-        Raises TemplateRefused where the template does not write it behind that prompt, either.
-        """
-        prompt = self.template.before_answer(item, index)
-        told = self.template.render(item, item.messages)
-        plain = without_empty_thought(prompt)
-        if plain is not None and told.startswith(plain):
-            answer = told[len(plain) :]
-            if not begins_with_a_thought(answer):
-                return prompt + answer, len(prompt)
-        bare = [*map(_without_thought, item.messages[:index]), item.messages[index]]
-        bare_item = replace(item, messages=bare)
-        told = self.template.render(bare_item, bare)
-        start = self.template.answer_start(bare_item, index, told)
-        if start is None or bare == item.messages:
-            raise TemplateRefused(
-                "the chat template does not write an answer behind its own generation prompt, so "
-                "its place cannot be known; tokenizer.chat_template=FILE.jinja can name a template "
-                "that does, and tokenizer.chat_template_kwargs can switch a thinking mode"
-            )
-        return prompt + told[start:], len(prompt)
 
     def _after_thought(self, message: Message, text: str, start: int, stop: int) -> int:
         """Leave out the empty thought that thinking templates put before an answer without one.
@@ -322,15 +291,6 @@ class Renderer:
 
 def _supervised(item: Conversation) -> list[int]:
     return [index for index, message in enumerate(item.messages) if message.is_supervised]
-
-
-def _without_thought(message: Message) -> Message:
-    """A message without reasoning, and without the text beside its calls, which is one as well."""
-    if message.role != "assistant":
-        return message
-    extra = {key: value for key, value in message.extra.items() if key != "reasoning_content"}
-    content = "" if "tool_calls" in extra else message.content
-    return replace(message, content=content, extra=extra)
 
 
 def _marked_places(

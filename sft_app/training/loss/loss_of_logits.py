@@ -23,6 +23,7 @@ from sft_app.data.labels import IGNORE_INDEX, shift_left
 from sft_app.training.attention.known_batch import known_supervised, positions_of
 from sft_app.training.attention.packed_forward import current_forward
 from sft_app.training.precision import compute_dtype
+from sft_app.training.tiny_batch import tiny_batch
 
 ROUTER_WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef")
 """Names of what a router's loss is multiplied by, in models and configurations."""
@@ -61,7 +62,7 @@ def install_loss_of_logits(model: PreTrainedModel, called: nn.Module) -> str:
 @torch.no_grad()
 def compare_own_loss(model: PreTrainedModel, called: nn.Module) -> str:
     """Say how the family's own loss compares with the next-token cross-entropy of its logits."""
-    batch = _tiny_batch(model)
+    batch = tiny_batch(model)
     weight = router_loss_weight(model)
     was_training = model.training
     model.eval()
@@ -159,12 +160,3 @@ def share_of_step(
         num_items_in_batch = num_items_in_batch.to(mine.device).clamp(min=1)
         return mine / num_items_in_batch
     return mine / max(1, num_items_in_batch)
-
-
-def _tiny_batch(model: PreTrainedModel) -> dict[str, Any]:
-    vocab_size = model.config.get_text_config(decoder=True).vocab_size
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(vocab_size, (2, 12), generator=generator).to(model.device)
-    labels = tokens.clone()
-    labels[:, :4] = IGNORE_INDEX
-    return {"input_ids": tokens, "labels": labels}

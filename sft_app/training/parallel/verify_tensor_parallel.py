@@ -15,9 +15,10 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from sft_app.common.errors import ConfigError
-from sft_app.data.labels import IGNORE_INDEX, count_supervised
+from sft_app.data.labels import count_supervised
 from sft_app.training.parallel.distribute_weights import broadcast_weights, move_to_meta
 from sft_app.training.precision import compute_dtype
+from sft_app.training.tiny_batch import tiny_batch
 
 TOLERATED = 1e-3
 TOLERATED_IN_16_BITS = 0.1
@@ -55,7 +56,7 @@ def verify_tensor_parallel(
     was_training = called.training
     called.eval()  # dropout would drown the answer
     try:
-        batch = _tiny_batch(model)
+        batch = tiny_batch(model)
         with torch.no_grad():
             logits = called(input_ids=batch["input_ids"]).logits
         called(**batch, num_items_in_batch=count_supervised(batch["labels"])).loss.backward()
@@ -88,15 +89,6 @@ def verify_cut_weights(
     culprit = next((name for name in told if name is not None), None)
     if culprit is not None:
         raise _refusal(model, f"transformers reads {culprit} otherwise when it cuts it")
-
-
-def _tiny_batch(model: PreTrainedModel) -> dict[str, Tensor]:
-    vocab_size = model.config.get_text_config(decoder=True).vocab_size
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(vocab_size, (2, 12), generator=generator).to(model.device)
-    labels = tokens.clone()
-    labels[:, :4] = IGNORE_INDEX
-    return {"input_ids": tokens, "labels": labels}
 
 
 def _compare(called: nn.Module, logits: Tensor) -> tuple[TensorParallelCheck, str]:

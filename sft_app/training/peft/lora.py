@@ -12,7 +12,12 @@ from transformers import PreTrainedModel
 from sft_app.common.errors import ConfigError
 from sft_app.common.processes import is_installed
 from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
-from sft_app.training.peft.lora_targets import ALL_LINEAR, aim, layers_meant, stacked_experts
+from sft_app.training.peft.lora_targets import (
+    ALL_LINEAR,
+    layers_meant,
+    set_targets,
+    stacked_experts,
+)
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +88,7 @@ def put_adapter(
         trainable_token_indices=_rows_to_train(model, new_token_ids) or None,
     )
     try:
-        aim(model, lora, targets, quantised=config.method is AdapterMethod.qlora)
+        set_targets(model, lora, targets, quantised=config.method is AdapterMethod.qlora)
         with warnings.catch_warnings():  # PEFT asks for what transformers has renamed
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
             wrapped = get_peft_model(model, lora)

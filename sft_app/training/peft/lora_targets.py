@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 ALL_LINEAR = ["all-linear"]
 
 
-def aim(
-    model: PreTrainedModel, lora: "LoraConfig", targets: Sequence[str], quantised: bool
+def set_targets(
+    model: PreTrainedModel, lora: "LoraConfig", targets: Sequence[str], *, quantised: bool
 ) -> None:
     """Write into `lora` which layers and parameters `targets` (adapter.target_modules) mean.
 
