@@ -47,7 +47,8 @@ def _chat(models: list[Path], options: argparse.Namespace, one_shot: str | None)
         max_new_tokens=options.max_new_tokens,
         seed=options.seed,
     )
-    speakers = [Speaker(model, device) for model in models]
+    trusted: bool = options.trust_remote_code
+    speakers = [Speaker(model, device, trust_remote_code=trusted) for model in models]
     session = Session(speakers, sampling, _say)
     if options.system:
         for conversation in session.conversations:
@@ -98,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--top-p", type=_share, default=0.95, help="0 to 1")
     parser.add_argument("--max-new-tokens", type=_count, default=512)
     parser.add_argument("--seed", type=int)
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="run the code that the model carries"
+    )
     return parser
 
 

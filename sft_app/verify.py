@@ -20,7 +20,11 @@ def main(arguments: list[str] | None = None) -> int:
         "run's directory: against the model as it was in memory when training ended.",
     )
     parser.add_argument("directory", metavar="DIR", type=Path, help="a run, or any saved model")
-    directory: Path = parser.parse_args(arguments).directory
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="run the code that the model carries"
+    )
+    options = parser.parse_args(arguments)
+    directory: Path = options.directory
     model_dir = directory / MODEL if (directory / MODEL).is_dir() else directory
     if not any((model_dir / name).is_file() for name in ("config.json", "adapter_config.json")):
         print(f"sft-verify: {directory} holds no saved model: no config.json.", file=sys.stderr)
@@ -29,7 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
     run_dir = whole.parent if whole.name in (MODEL, ADAPTER) else whole
     expectations = run_dir / VERIFICATION
     known = expectations.is_dir()
-    verdict = verify_in_fresh_process(model_dir, expectations if known else None)
+    verdict = verify_in_fresh_process(
+        model_dir,
+        expectations if known else None,
+        trust_remote_code=options.trust_remote_code,
+    )
     show(verdict, model_dir, known=known)
     return 0 if verdict.passed else 1
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -91,6 +92,35 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pad_token_id=tokenizer.pad_token_id,
     )
     LlamaForCausalLM(config).save_pretrained(directory)
+    return directory
+
+
+MODEL_CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+
+class OwnConfig(LlamaConfig):
+    model_type = "own_llama"
+
+
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+@pytest.fixture(scope="session")
+def model_with_code(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, of a family that transformers does not have and its own code defines."""
+    directory = tmp_path_factory.mktemp("models") / "own-llama"
+    shutil.copytree(tiny_model, directory)
+    (directory / "modeling_own.py").write_text(MODEL_CODE)
+    classes = {"AutoConfig": "OwnConfig", "AutoModelForCausalLM": "OwnForCausalLM"}
+    settings = json.loads((directory / "config.json").read_text()) | {
+        "model_type": "own_llama",
+        "architectures": ["OwnForCausalLM"],
+        "auto_map": {name: f"modeling_own.{own}" for name, own in classes.items()},
+    }
+    (directory / "config.json").write_text(json.dumps(settings))
     return directory
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import AutoConfig
 
 from sft_app.records.manifest import MANIFEST, damage_of
@@ -12,28 +11,28 @@ from sft_app.records.verification import Check
 from sft_app.serving.compare_logits import compare_logits, in_float32_if_small, read_expected
 from sft_app.serving.expectations import PROBE
 from sft_app.serving.load_adapter import load_adapter
+from sft_app.serving.reader_error import in_one_line
 
-WEIGHTS = "adapter_model.safetensors"
 PROBE_IDS = torch.arange(3, 35)[None]
 """Tokens [1, T] of an adapter that no run has left a probe of."""
 
 
-def adapter_checks(adapter: Path, expectations: Path | None) -> dict[str, Check]:
+def adapter_checks(
+    adapter: Path, expectations: Path | None, *, trust_remote_code: bool = False
+) -> dict[str, Check]:
     """Return what PEFT makes of the adapter: its files, its weights, the logits on its base."""
     checks: dict[str, Check] = {}
     if (adapter / MANIFEST).is_file():
         damage = damage_of(adapter)
         checks["files"] = Check(passed=damage is None, detail=damage or "as they were written")
     try:
-        model = load_adapter(adapter)
-        missing = _misfits(model, adapter)
+        model = load_adapter(adapter, trust_remote_code=trust_remote_code)
     except Exception as error:  # whatever a reader would run into
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        return checks | {"loads": Check(passed=False, detail=text)}
-    checks["loads"] = Check(
-        passed=not missing, detail=missing or "every weight is there, and none too many"
+        return checks | {"loads": Check(passed=False, detail=in_one_line(error))}
+    checks["loads"] = Check(passed=True, detail="every weight is there, and none too many")
+    checks["logits"] = _logits(
+        in_float32_if_small(model), adapter, expectations, trust_remote_code=trust_remote_code
     )
-    checks["logits"] = _logits(in_float32_if_small(model), adapter, expectations)
     return checks
 
 
@@ -43,21 +42,9 @@ def in_one(checks: dict[str, Check]) -> Check:
     return failed[0] if failed else [*checks.values()][-1]
 
 
-def _misfits(model: Any, adapter: Path) -> str:
-    """Which weights the adapter lacks or has too many, in words: PEFT leaves them out."""
-    from peft import get_peft_model_state_dict
-
-    wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
-    with safe_open(adapter / WEIGHTS, framework="pt") as file:
-        found = set(file.keys())
-    odd = {
-        "missing": sorted(wanted - found),
-        "too many": sorted(key for key in found - wanted if "lora" in key),
-    }
-    return "; ".join(f"{name}: {', '.join(keys[:3])}" for name, keys in odd.items() if keys)
-
-
-def _logits(model: Any, adapter: Path, expectations: Path | None) -> Check:
+def _logits(
+    model: Any, adapter: Path, expectations: Path | None, *, trust_remote_code: bool
+) -> Check:
     expected = read_expected(expectations)
     if expected is None or expectations is None:
         with torch.no_grad():
@@ -66,6 +53,6 @@ def _logits(model: Any, adapter: Path, expectations: Path | None) -> Check:
     if not (expectations / PROBE).is_file():
         return Check(passed=True, detail="not compared: no logits were kept")
     # The merged sum was rounded to what is saved; the adapter beside its base is not.
-    merged = AutoConfig.from_pretrained(adapter).dtype
+    merged = AutoConfig.from_pretrained(adapter, trust_remote_code=trust_remote_code).dtype
     exact = merged == torch.float32 and expected["computed_in"] == "float32"
     return compare_logits(model, expectations, exact=exact)

@@ -30,27 +30,32 @@ from sft_app.serving.expectations import (
     tokenizer_facts,
     without_legacy_type,
 )
+from sft_app.serving.reader_error import in_one_line
 from sft_app.serving.verify_adapter import adapter_checks, in_one
 
 SHOWN = 80
 """Characters of a value that is not as it was."""
 
 
-def verify_saved(directory: Path, expectations: Path | None) -> Verification:
-    """Return what plain transformers makes of `directory`; of an adapter alone, what PEFT does."""
+def verify_saved(
+    directory: Path, expectations: Path | None, *, trust_remote_code: bool = False
+) -> Verification:
+    """Return what plain transformers makes of `directory`; of an adapter alone, what PEFT does.
+
+    `trust_remote_code`: code that stands in the directory may be run.
+    """
     checks: dict[str, Check] = {}
     if is_adapter(directory):
-        checks = adapter_checks(directory, expectations)
+        checks = adapter_checks(directory, expectations, trust_remote_code=trust_remote_code)
         return Verification(passed=all(check.passed for check in checks.values()), checks=checks)
     if (directory / MANIFEST).is_file():
         damage = damage_of(directory)
         checks["files"] = Check(passed=damage is None, detail=damage or "as they were written")
     try:
-        model, missing = _load(directory)
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+        model, missing = _load(directory, trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
     except Exception as error:  # whatever a reader would run into
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        checks["loads"] = Check(passed=False, detail=text)
+        checks["loads"] = Check(passed=False, detail=in_one_line(error))
         return Verification(passed=False, checks=checks)
     checks["loads"] = Check(
         passed=not missing, detail=missing or "every weight is there, and none too many"
@@ -69,15 +74,17 @@ def verify_saved(directory: Path, expectations: Path | None) -> Verification:
     beside = expectations.parent / ADAPTER if expectations is not None else None
     if beside is not None and expected is not None and is_adapter(beside):
         del model
-        checks["adapter"] = in_one(adapter_checks(beside, expectations))
+        checks["adapter"] = in_one(
+            adapter_checks(beside, expectations, trust_remote_code=trust_remote_code)
+        )
     return Verification(passed=all(check.passed for check in checks.values()), checks=checks)
 
 
-def _load(directory: Path) -> tuple[Any, str]:
+def _load(directory: Path, trust_remote_code: bool) -> tuple[Any, str]:
     """The model in float32 if it is small, and which weights do not fit, in words."""
     check_no_adapter_beside(directory / PEFT_CONFIG, str(directory))
     model, info = AutoModelForCausalLM.from_pretrained(
-        directory, dtype="auto", output_loading_info=True
+        directory, dtype="auto", output_loading_info=True, trust_remote_code=trust_remote_code
     )
     model = in_float32_if_small(model)
     odd = {name: sorted(map(str, keys))[:3] for name, keys in info.items() if keys}

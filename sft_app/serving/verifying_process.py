@@ -1,7 +1,7 @@
 """The process that verifies a saved model, and prints the verdict as JSON.
 
-`python -m sft_app.serving.verifying_process MODEL_DIR [EXPECTATIONS]`. Nearly all of its time is
-imports: it leaves out what loading a model has no use for.
+`python -m sft_app.serving.verifying_process MODEL_DIR [EXPECTATIONS] [--trust-remote-code]`.
+Nearly all of its time is imports: it leaves out what loading a model has no use for.
 """
 
 import dataclasses
@@ -13,9 +13,10 @@ from sft_app.common.imports import UNUSED, lean_imports
 from sft_app.common.processes import die_with_parent
 from sft_app.records.run_files import ADAPTER
 from sft_app.serving.adapter_folder import is_adapter
+from sft_app.serving.fresh_process import TRUST
 
 
-def main(directory: Path, expectations: Path | None) -> None:
+def main(directory: Path, expectations: Path | None, *, trust_remote_code: bool) -> None:
     """Verify the model or adapter in `directory`, and an adapter beside what is expected."""
     folders = [directory, *([expectations.parent / ADAPTER] if expectations is not None else [])]
     without_peft = () if any(map(is_adapter, folders)) else ("peft",)
@@ -26,11 +27,18 @@ def main(directory: Path, expectations: Path | None) -> None:
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    print(json.dumps(dataclasses.asdict(verify_saved(directory, expectations))))
+    verdict = verify_saved(directory, expectations, trust_remote_code=trust_remote_code)
+    print(json.dumps(dataclasses.asdict(verdict)))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
-        sys.exit("usage: python -m sft_app.serving.verifying_process MODEL_DIR [EXPECTATIONS]")
+    places = [Path(word) for word in sys.argv[1:] if word != TRUST]
+    if len(places) not in (1, 2):
+        name = "python -m sft_app.serving.verifying_process"
+        sys.exit(f"usage: {name} MODEL_DIR [EXPECTATIONS] [{TRUST}]")
     die_with_parent()
-    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) == 3 else None)
+    main(
+        places[0],
+        places[1] if len(places) == 2 else None,
+        trust_remote_code=TRUST in sys.argv[1:],
+    )

@@ -176,7 +176,9 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
             record.result.evaluation_after = measure(final, "after", measured, plans, device, split)
     if config.evaluation.verify_saved:
         with record.phase("verify"):
-            record.result.verification = verify_final_model(run_dir)
+            record.result.verification = verify_final_model(
+                run_dir, trust_remote_code=config.model.trust_remote_code
+            )
     record.complete()
     trainer.accelerator.end_training()
 

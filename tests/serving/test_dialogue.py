@@ -1,5 +1,6 @@
 """A chat: commands, history files that training reads, and a context that is full."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -182,6 +183,54 @@ def test_an_adapter_speaks_as_the_model_that_it_was_trained_on(
     said = ["".join(Speaker(tmp_path / n, CPU).answer(conversation, cold))
             for n in ("adapter", "merged")]  # fmt: skip
     assert said[0] == said[1] != "".join(Speaker(tiny_model, CPU).answer(conversation, cold))
+
+
+def test_an_adapter_that_lacks_a_matrix_does_not_let_its_base_answer(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PEFT warns, and leaves what it does not find as it was made: without any effect."""
+    peft = pytest.importorskip("peft", reason="PEFT is not installed")
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    lora = peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    peft.get_peft_model(base, lora).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    del weights["base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight"]
+    save_file(weights, tmp_path / "adapter_model.safetensors")
+    assert main([str(tmp_path), "--prompt", "Hi"]) == 2
+    assert "would be left out (missing: base_model.model.model.layers.1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_beams": 3},
+        {"num_return_sequences": 2, "do_sample": True},
+        {"return_dict_in_generate": True},
+        {"stop_strings": ["never said"]},
+    ],
+    ids=["beams", "several", "dictionary", "stop strings"],
+)
+def test_a_model_whose_generation_config_means_another_kind_of_answer_answers(
+    speaker: Speaker, tiny_model: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    conversation = DialogueTurns([{"role": "user", "content": "Hi there"}])
+    cold = Sampling(temperature=0, max_new_tokens=5)
+    answers = ["".join(s.answer(conversation, cold)) for s in (speaker, Speaker(tmp_path, CPU))]
+    assert answers[0] == answers[1]
+
+
+def test_code_that_a_model_carries_runs_when_it_is_trusted_and_nobody_is_asked(
+    model_with_code: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = [str(model_with_code), "--prompt", "Hi", "--max-new-tokens", "2"]
+    assert main(question) == 2
+    told = capsys.readouterr()
+    assert "needs Python code of its own" in told.err and "--trust-remote-code" in told.err
+    assert "[y/N]" not in told.out
+    assert main([*question, "--trust-remote-code"]) == 0
 
 
 def damage_weights(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,6 +61,15 @@ def drop_a_matrix(folder: Path) -> None:
     save_file(weights, folder / WEIGHTS)
 
 
+def add_a_head(folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS)
+    save_file(weights | {"base_model.model.score.weight": torch.ones(2, 2)}, folder / WEIGHTS)
+
+
+def lose_the_weights(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+
+
 def flip_a_bit(folder: Path) -> None:
     data = bytearray((folder / WEIGHTS).read_bytes())
     data[-4] ^= 1
@@ -83,6 +93,8 @@ def lose_the_base(folder: Path) -> None:
     [
         (scale_a_matrix, "logits", "differ by"),
         (drop_a_matrix, "loads", "missing: base_model.model.model.layers.1"),
+        (add_a_head, "loads", "too many: base_model.model.score.weight"),
+        (lose_the_weights, "loads", "no weights (adapter_model.safetensors or adapter_model.bin)"),
         (flip_a_bit, "files", "adapter_model.safetensors has other content"),
         (forget_the_rope, "logits", "differ by"),
         (lose_the_base, "loads", "'/no/such/base' is not here"),
@@ -95,3 +107,32 @@ def test_damage_is_found_and_named(adapter: Path, damage: Damage, check: str, de
     assert not verdict.passed
     assert detail in verdict.checks[check].detail
     assert not verdict.checks["files"].passed
+
+
+def test_weights_of_older_versions_of_peft_are_read_too(adapter: Path) -> None:
+    torch.save(load_file(adapter / WEIGHTS), adapter / "adapter_model.bin")
+    (adapter / WEIGHTS).unlink()
+    verdict = verify_saved(adapter, adapter.parent / "verification")
+    assert verdict.passed, verdict.sentence()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["q_proj"], "use_dora": True},
+        {"target_modules": ["q_proj", "embed_tokens"], "bias": "all"},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "norm"]},
+        {"target_modules": ["q_proj"], "trainable_token_indices": [3, 5]},
+    ],
+    ids=["dora", "embedding", "modules", "tokens"],
+)
+@pytest.mark.parametrize("with_embeddings", [False, True])
+def test_all_that_peft_saves_beside_matrices_has_its_place(
+    tiny_model: Path, tmp_path: Path, settings: dict[str, Any], with_embeddings: bool
+) -> None:
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    lora = peft.LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, **settings)
+    model = peft.get_peft_model(base, lora)
+    model.save_pretrained(tmp_path, save_embedding_layers=with_embeddings)
+    verdict = verify_saved(tmp_path, None)
+    assert verdict.passed, verdict.sentence()

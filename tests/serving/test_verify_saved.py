@@ -14,6 +14,7 @@ from sft_app.loader.rope.legacy_keys import add_legacy_rope_keys
 from sft_app.loader.tokenizer.template_variables import fix_variables
 from sft_app.records.manifest import write_manifest
 from sft_app.serving.expectations import probe_logits, rope_facts, write_expectations
+from sft_app.serving.fresh_process import verify_in_fresh_process
 from sft_app.serving.verify_saved import verify_saved
 
 CPU = torch.device("cpu")
@@ -37,6 +38,15 @@ def test_what_was_saved_is_found_as_it_was(tiny_model: Path, expected: Path) -> 
     assert verdict.passed, verdict.sentence()
     assert set(verdict.checks) == {"loads", "cache", "special tokens", "positions", "tokenizer",
                                    "chat template", "generation", "logits"}  # fmt: skip
+
+
+def test_code_that_a_model_carries_runs_where_it_is_trusted(model_with_code: Path) -> None:
+    """What was trained with model.trust_remote_code was said to be something else, each time."""
+    verdict = verify_in_fresh_process(model_with_code, None, trust_remote_code=True)
+    assert verdict.passed, verdict.sentence()
+    verdict = verify_in_fresh_process(model_with_code, None)
+    assert not verdict.passed
+    assert "add --trust-remote-code" in verdict.checks["loads"].detail
 
 
 def test_any_directory_can_be_looked_at(tiny_model: Path) -> None:

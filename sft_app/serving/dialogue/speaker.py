@@ -24,6 +24,7 @@ from sft_app.serving.adapter_folder import is_adapter
 from sft_app.serving.dialogue.answer_parts import message_of, without_tokens
 from sft_app.serving.dialogue.dialogue_turns import DialogueTurns, prompt_ids
 from sft_app.serving.load_adapter import base_of, load_adapter
+from sft_app.serving.reader_error import in_one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,23 +50,26 @@ class _Stop(StoppingCriteria):
 class Speaker:
     """Holds one model with its tokenizer, for many answers."""
 
-    def __init__(self, directory: Path, device: torch.device) -> None:
+    def __init__(
+        self, directory: Path, device: torch.device, *, trust_remote_code: bool = False
+    ) -> None:
         """Load what was saved, in its own dtype; adapters of PEFT with their base.
 
-        Raises ConfigError for what cannot be loaded.
+        `trust_remote_code`: code that the model carries may be run. Raises ConfigError for what
+        cannot be loaded.
         """
         whole = directory.resolve()
         self.name = whole.parent.name if whole.name == MODEL else whole.name
         self.device = device
         dtype: Any = torch.float32 if device.type == "cpu" else "auto"
         try:
-            model = load_adapter(directory, dtype) if is_adapter(directory) else _load(whole, dtype)
-            self.tokenizer = _tokenizer(directory)
+            load: Any = load_adapter if is_adapter(directory) else _load
+            model = load(whole, dtype, trust_remote_code=trust_remote_code)
+            self.tokenizer = _tokenizer(directory, trust_remote_code)
         except ConfigError:
             raise
         except Exception as error:  # whatever a broken file makes of the readers
-            text = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ConfigError(f"{directory} cannot be loaded: {text}") from error
+            raise ConfigError(f"{directory} cannot be loaded: {in_one_line(error)}") from error
         self.model: Any = model.to(device).eval()
         self.special = special_tokens(self.tokenizer)
         self.written = ""
@@ -121,6 +125,11 @@ class Speaker:
                         streamer=streamer,
                         stopping_criteria=[stop],
                         pad_token_id=self.tokenizer.pad_token_id,
+                        # What its generation_config.json may say, and one streamed answer is not.
+                        num_beams=1,
+                        num_return_sequences=1,
+                        return_dict_in_generate=False,
+                        tokenizer=self.tokenizer,  # for stop_strings
                         **options,
                     )
             except Exception as error:  # told where the answer is read
@@ -154,11 +163,11 @@ class Speaker:
         return isinstance(length, int | float) and 0 < length < 2**40
 
 
-def _load(directory: Path, dtype: Any) -> Any:
+def _load(directory: Path, dtype: Any, *, trust_remote_code: bool) -> Any:
     """The model, of which no weight is missing: transformers would draw it at random."""
     check_no_adapter_beside(directory / PEFT_CONFIG, str(directory))
     model, info = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=dtype, output_loading_info=True
+        directory, dtype=dtype, output_loading_info=True, trust_remote_code=trust_remote_code
     )
     missing = sorted(map(str, info["missing_keys"]))
     if missing:
@@ -169,11 +178,13 @@ def _load(directory: Path, dtype: Any) -> Any:
     return model
 
 
-def _tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+def _tokenizer(directory: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """That of the directory; of an adapter without one, its merged model's, or its base's."""
     places = [directory]
     if is_adapter(directory):
         places += [directory.resolve().parent / MODEL, Path(base_of(directory).location)]
     place = next((p for p in places if (p / "tokenizer_config.json").is_file()), places[-1])
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        place, trust_remote_code=trust_remote_code
+    )
     return tokenizer

@@ -44,11 +44,16 @@ def write_expected(
         )
 
 
-def verify_final_model(run_dir: Path) -> Verification | None:
-    """Return the verdict, on rank 0, which alone asks; and say it."""
+def verify_final_model(run_dir: Path, *, trust_remote_code: bool) -> Verification | None:
+    """Return the verdict, on rank 0, which alone asks; and say it.
+
+    `trust_remote_code`: the model was built by code that it carries, and that is saved with it.
+    """
     verdict = None
     if ranks.is_main():
-        verdict = verify_in_fresh_process(run_dir / MODEL, run_dir / VERIFICATION)
+        verdict = verify_in_fresh_process(
+            run_dir / MODEL, run_dir / VERIFICATION, trust_remote_code=trust_remote_code
+        )
         level = logging.INFO if verdict.passed else logging.ERROR
         log.log(level, "%-16s%s", "saved model", verdict.sentence())
     ranks.barrier()
