@@ -148,7 +148,7 @@ def _measure_documents(evaluation: Evaluation, plan: EvaluationPlan, reader: Tok
     at_longest = document_losses(reader, long.documents, longest)
     evaluation.loss_by_position = loss_by_position(at_longest)
     if settings.stride is None:
-        known: dict[str, LossMeasurement] = {str(longest): mean_loss(at_longest)}
+        known: dict[str, LossMeasurement] = {str(longest): mean_loss(at_longest, long.documents)}
         shorter = type(long)(lengths=long.lengths[:-1], documents=long.documents)
         evaluation.by_length = measure_by_length(reader, shorter) | known
     else:

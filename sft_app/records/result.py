@@ -47,6 +47,9 @@ class LossMeasurement:
     perplexity: float
     tokens: int
     examples: int
+    text: str | None = None
+    """Digest of the tokens that were read: two losses with the same one are of the same text. Null:
+    written by version 0.2 or before."""
 
 
 @dataclass(kw_only=True)

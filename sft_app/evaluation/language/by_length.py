@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sft_app.evaluation.language.heldout_loss import perplexity
 from sft_app.evaluation.language.long_documents import LongDocuments
+from sft_app.evaluation.language.text_digest import text_digest
 from sft_app.evaluation.token_reader import TokenReader
 from sft_app.records.result import LossMeasurement
 
@@ -25,7 +26,10 @@ def measure_by_length(
     frequencies of some methods follow the length.
     """
     if stride is None:
-        return {str(n): mean_loss(document_losses(reader, long.documents, n)) for n in long.lengths}
+        return {
+            str(n): mean_loss(document_losses(reader, long.documents, n), long.documents)
+            for n in long.lengths
+        }
     return {str(n): _in_windows(reader, long, n, stride, max_windows) for n in long.lengths}
 
 
@@ -44,11 +48,15 @@ def document_losses(reader: TokenReader, documents: Sequence[Tensor], length: in
     return reader.split.sum(found, reader.device)
 
 
-def mean_loss(losses: Tensor) -> LossMeasurement:
-    """Sum up losses [N, T-1] of N documents."""
+def mean_loss(losses: Tensor, documents: Sequence[Tensor]) -> LossMeasurement:
+    """Sum up losses [N, T-1] of the first T tokens of N documents."""
     loss = losses.double().mean().item()
     return LossMeasurement(
-        loss=loss, perplexity=perplexity(loss), tokens=losses.numel(), examples=len(losses)
+        loss=loss,
+        perplexity=perplexity(loss),
+        tokens=losses.numel(),
+        examples=len(losses),
+        text=text_digest(document[: losses.shape[1] + 1] for document in documents),
     )
 
 
@@ -80,7 +88,11 @@ def _in_windows(
     tokens = scored * len(windows)
     loss = reader.split.sum(nats, reader.device).item() / tokens if tokens else math.nan
     return LossMeasurement(
-        loss=loss, perplexity=perplexity(loss), tokens=tokens, examples=len(long.documents)
+        loss=loss,
+        perplexity=perplexity(loss),
+        tokens=tokens,
+        examples=len(long.documents),
+        text=text_digest(long.documents),
     )
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sft_app.data.labels import IGNORE_INDEX
+from sft_app.evaluation.language.text_digest import text_digest
 from sft_app.evaluation.token_reader import TokenReader
 from sft_app.records.result import LossMeasurement
 
@@ -41,7 +42,11 @@ def measure_loss(
     tokens = sum(int((e["labels"][1:] != IGNORE_INDEX).sum()) for e in examples)
     loss = nats_in_all / tokens if tokens else math.nan
     return LossMeasurement(
-        loss=loss, perplexity=perplexity(loss), tokens=tokens, examples=len(examples)
+        loss=loss,
+        perplexity=perplexity(loss),
+        tokens=tokens,
+        examples=len(examples),
+        text=text_digest(e[key] for e in examples for key in ("input_ids", "labels")),
     )
 
 

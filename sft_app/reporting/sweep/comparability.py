@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from sft_app.records.result import LossMeasurement
 from sft_app.reporting.page import format_values
 from sft_app.reporting.run.summary import at
 from sft_app.reporting.sweep.cells import CellRecord
@@ -12,6 +13,7 @@ from sft_app.reporting.sweep.sweep_csv import evaluation_lengths
 NEARLY_EQUAL = 1.05
 """Times the smallest number of supervised tokens: what more differs is said."""
 MOST_SHOWN = 8
+Measured = Callable[[CellRecord], LossMeasurement | None]
 
 
 def cautions(cells: list[CellRecord]) -> list[str]:
@@ -21,7 +23,8 @@ def cautions(cells: list[CellRecord]) -> list[str]:
         sentence
         for check in (
             _models,
-            _evaluation_tokens,
+            _heldout_texts,
+            _document_texts,
             _tasks,
             _training_tokens,
             _devices,
@@ -42,23 +45,42 @@ def _models(cells: list[CellRecord]) -> str:
     )
 
 
-def _evaluation_tokens(cells: list[CellRecord]) -> str:
-    if len(_distinct(cells, lambda cell: m.tokens if (m := cell.heldout("after")) else None)) > 1:
-        return (
-            "The held-out losses were measured on different numbers of tokens: the cells were not "
-            "evaluated on the same documents."
-        )
+def _heldout_texts(cells: list[CellRecord]) -> str:
+    if not _differ_in_text(cells, lambda cell: cell.heldout("after")):
+        return ""
+    return (
+        "The held-out losses were not measured on the same tokens: the cells were not evaluated on "
+        "the same conversations, or on as much of each."
+    )
+
+
+def _document_texts(cells: list[CellRecord]) -> str:
+    """A sweep that goes on with a longer context reads other documents: those as long as that."""
+
+    def measured_at(length: int) -> Measured:
+        return lambda cell: cell.at_length(length, "after")
+
     uneven = [
         format_values.length(length)
         for length in evaluation_lengths(cells)
-        if len({m.tokens for cell in cells if (m := cell.at_length(length, "after"))}) > 1
+        if _differ_in_text(cells, measured_at(length))
     ]
     if not uneven:
         return ""
     return (
-        f"At {', '.join(uneven)} tokens the perplexities were measured on different amounts of "
-        "text: the cells were not evaluated on the same documents."
+        f"At {', '.join(uneven)} tokens the perplexities were measured on different text, which "
+        "may explain a difference: documents are chosen by the longest length that a sweep "
+        "measures. With the same evaluation.lengths=[...] for all cells, which runs them anew, "
+        "they are the same."
     )
+
+
+def _differ_in_text(cells: list[CellRecord], measured: Measured) -> bool:
+    """Tell whether cells were measured on different tokens; of other models they always are."""
+    found = [(cell.model, m) for cell in cells if (m := measured(cell)) is not None]
+    texts = {(model, m.text) for model, m in found if m.text is not None}
+    models = {model for model, _ in texts}
+    return len({m.tokens for _, m in found}) > 1 or len(texts) > len(models)
 
 
 def _tasks(cells: list[CellRecord]) -> str:
@@ -152,7 +174,3 @@ def _twice(cells: list[CellRecord]) -> str:
         f"Cells with the same settings and the same seed ({named}) count as one, with the mean of "
         "what they measured: running a seed again shows no spread over seeds."
     )
-
-
-def _distinct(cells: list[CellRecord], value: Callable[[CellRecord], float | None]) -> list[float]:
-    return sorted({number for cell in cells if (number := value(cell)) is not None})

@@ -53,6 +53,21 @@ def test_with_a_stride_the_end_of_each_window_counts(tiny_model: Path) -> None:
     assert found.loss == pytest.approx(nats / 16, rel=1e-5)
 
 
+@pytest.mark.parametrize("stride", [None, 4])
+def test_a_digest_tells_which_text_was_measured(tiny_model: Path, stride: int | None) -> None:
+    """Another longest length, and so other documents, or longer beginnings of the same ones."""
+    reader = TokenReader(AutoModelForCausalLM.from_pretrained(tiny_model), "cpu")
+    documents = tuple(torch.randint(0, 256, (3, 48)))
+
+    def texts(*lengths: int, of: tuple[torch.Tensor, ...] = documents) -> list[str | None]:
+        long = LongDocuments(lengths=lengths, documents=tuple(d[: lengths[-1]] for d in of))
+        return [m.text for m in measure_by_length(reader, long, stride=stride).values()]
+
+    assert texts(16, 48) == texts(16, 48)
+    assert texts(16, 48) != texts(16, 48, of=documents[::-1])
+    assert (texts(16, 48)[0] == texts(16, 32)[0]) is (stride is None), "windows reach further"
+
+
 @pytest.mark.parametrize(("length", "stride"), [(16, 4), (32, 8), (48, 48)])
 def test_windows_are_those_of_the_recipe_in_transformers_documentation(
     tiny_model: Path, length: int, stride: int

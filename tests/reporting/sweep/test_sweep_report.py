@@ -16,6 +16,7 @@ from sft_app.reporting.sweep.settings_diff import differences
 from sft_app.reporting.sweep.sweep_report import write_sweep_report
 from tests.reporting.example_runs import (
     config_of,
+    evaluation,
     metrics_of,
     result_of,
     write_cell,
@@ -120,6 +121,28 @@ def test_a_seed_that_was_run_twice_is_one_seed_and_that_is_said(tmp_path: Path) 
     for setting in group_seeds(cells, differences(cells)):
         found = setting.spread(heldout_loss)
         assert found is not None and (found.count, found.deviation) == (1, None)
+
+
+def test_losses_of_different_texts_are_told_apart_though_their_tokens_are_as_many(
+    tmp_path: Path,
+) -> None:
+    """A sweep that went on with a longer context: no document was too short for the first cells."""
+    for name, text in (("a", "one"), ("b", "one"), ("c", "another")):
+        result = result_of(seed=ord(name), after=evaluation(2.0, {1024: 2.1, 2048: 2.2}))
+        assert result.evaluation_after is not None and result.evaluation_after.heldout is not None
+        result.evaluation_after.heldout.text = "of all"
+        result.evaluation_after.by_length["1024"].text = "of all"
+        result.evaluation_after.by_length["2048"].text = text
+        write_run(tmp_path / name, result=result, config=config_of(seed=ord(name)))
+    cells = collect_sweep(tmp_path)
+    (said,) = cautions(cells)
+    assert "At 2k tokens the perplexities were measured on different text" in said
+    assert "the same evaluation.lengths=[...] for all cells" in said
+
+    for cell, model in zip(cells, ("a", "a", "b"), strict=True):
+        cell.model = model
+    (said,) = cautions(cells)
+    assert "2 different models" in said, "whose tokens differ in any case"
 
 
 def test_cells_of_different_versions_are_told_apart(tmp_path: Path) -> None:
