@@ -142,6 +142,8 @@ class RunResult:
     evaluate_before, train, save, evaluate_after, verify; and total."""
     seconds_before: float = 0.0
     """Wall seconds of the earlier starts that this one went on from: `seconds` has none of them."""
+    process_seconds_before: float | None = None
+    """The same, each start times its processes; null: they were as many as now, `world_size`."""
     world_size: int = 1
     device: str | None = None
     num_parameters: int | None = None
@@ -184,6 +186,13 @@ class RunResult:
     versions: dict[str, str] = field(default_factory=dict)
     git_revision: str | None = None
     error: RunError | None = None
+
+    def all_process_seconds(self, own: float) -> float:
+        """Return the seconds of all processes of all starts; of this one, `own` on the wall."""
+        before = self.process_seconds_before
+        if before is None:
+            before = self.seconds_before * self.world_size
+        return before + own * self.world_size
 
     def write(self, run_dir: Path) -> None:
         """Write result.json of `run_dir`, in one step."""

@@ -27,11 +27,12 @@ from sft_app.launch.job.worker_processes import (
     world_size,
 )
 from sft_app.launch.warm.warm_python import WarmPython
+from sft_app.records.earlier_starts import earlier_starts
 from sft_app.records.failure import clear_failures
 from sft_app.records.identity import identity_of
-from sft_app.records.liveness import SECONDS_BETWEEN_STAMPS, last_stamp, stamp
-from sft_app.records.result import Evaluation, RunResult, Status, read_result
-from sft_app.records.run_files import CHECKPOINTS, CONFIG, STACKS
+from sft_app.records.liveness import SECONDS_BETWEEN_STAMPS, stamp
+from sft_app.records.result import Evaluation, RunResult, Status
+from sft_app.records.run_files import CONFIG, STACKS
 
 SECONDS_FOR_OTHER_STACKS = 3.0
 """Ranks wait for each other: the others notice a moment after the first."""
@@ -88,13 +89,13 @@ def _run_once(
     before: Evaluation | None,
 ) -> RunResult:
     try:
-        seconds_before = seconds_of_earlier_starts(run_dir)
+        earlier = earlier_starts(run_dir)
         save_config(config, run_dir / CONFIG)
         clear_failures(run_dir)
         shutil.rmtree(run_dir / STACKS, ignore_errors=True)
         result = initial_result(config, Status.running)
         result.evaluation_before = before
-        result.seconds_before = seconds_before
+        earlier.note(result)
         result.write(run_dir)
     except OSError as error:
         raise JobFailed(f"{run_dir} cannot be written to: {error}") from error
@@ -193,24 +194,8 @@ def initial_result(config: AppConfig, status: Status) -> RunResult:
         context_length=config.context_length,
         model=as_written(config.model.name_or_path),
         seed=config.seed,
+        world_size=world_size(config.launch),
     )
-
-
-def seconds_of_earlier_starts(run_dir: Path) -> float:
-    """Return the wall seconds of the starts that have left a checkpoint to go on from.
-
-    A start that was killed has not written how long it took: its last sign of life says it.
-    """
-    try:
-        earlier = read_result(run_dir)
-        started = datetime.fromisoformat(earlier.started_at).timestamp()
-    except ValueError:
-        return 0.0
-    if not any((run_dir / CHECKPOINTS).glob("checkpoint-*")):
-        return 0.0
-    last = last_stamp(run_dir) or started
-    took = earlier.seconds.get("total", max(0.0, last - started))
-    return round(earlier.seconds_before + took, 3)
 
 
 def _write_identity(config: AppConfig, run_dir: Path) -> None:

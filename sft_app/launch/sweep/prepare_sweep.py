@@ -26,11 +26,7 @@ from sft_app.config.validation.without_effect import without_effect_anywhere
 from sft_app.launch.job.job_errors import JobFailed, JobInterrupted
 from sft_app.launch.job.job_lock import only_one
 from sft_app.launch.job.job_state import JobState, job_state, look_at, set_aside
-from sft_app.launch.job.run_job import (
-    has_one_worker,
-    initial_result,
-    seconds_of_earlier_starts,
-)
+from sft_app.launch.job.run_job import has_one_worker, initial_result
 from sft_app.launch.job.worker_processes import worker_environment
 from sft_app.launch.sweep.budget import describe_budget, shared_settings, with_shared
 from sft_app.launch.sweep.check_job_plans import check_plans
@@ -43,6 +39,7 @@ from sft_app.launch.sweep.rungs.halving import add_rungs, jobs_left, one_batch_a
 from sft_app.launch.sweep.slurm import prepare_slurm
 from sft_app.launch.sweep.watch import Watch
 from sft_app.launch.warm.warm_python import WarmPython
+from sft_app.records.earlier_starts import earlier_starts
 from sft_app.records.result import Status
 from sft_app.records.run_files import CONFIG
 
@@ -238,7 +235,7 @@ def _make_job_ready(job: SweepJob, sweep: Sweep) -> None:
         job.run_dir.mkdir(parents=True, exist_ok=True)
         save_config(job.config, job.run_dir / CONFIG)
         result = initial_result(job.config, Status.pending)
-        result.seconds_before = seconds_of_earlier_starts(job.run_dir)
+        earlier_starts(job.run_dir).note(result)
         if (other := sweep.shared.get(job.name)) is not None:
             result.status, result.same_as = Status.shared, other
             print(

@@ -13,7 +13,7 @@ import yaml
 
 from sft_app.common.secrets import shown_override, without_secrets
 from sft_app.records.evaluation_file import REQUEST
-from sft_app.records.liveness import has_died
+from sft_app.records.liveness import has_died, last_stamp
 from sft_app.records.result import RunResult, Status, read_result
 from sft_app.records.run_files import CONFIG, LOG, METRICS, PLAN, RESULT
 from sft_app.records.step_log import StepLine
@@ -42,6 +42,8 @@ class RunFolder:
     plan: dict[str, Any] = field(default_factory=dict)
     metrics: list[StepLine] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    last_sign_of_life: float | None = None
+    """When it was last known to run, in seconds since the epoch; None: it was concluded."""
 
 
 def read_run(run_dir: Path) -> RunFolder:
@@ -65,6 +67,7 @@ def read_run(run_dir: Path) -> RunFolder:
         plan=plan,
         metrics=metrics,
         problems=problems,
+        last_sign_of_life=last_stamp(run_dir),
     )
 
 

@@ -91,7 +91,7 @@ def run_page(run: RunFolder) -> str:
         tokens=_token_shares(result) if result else [],
         token_total=format_values.count(result.tokens.total) if result else "",
         phases=_phase_shares(result) if result else [],
-        phase_total=format_values.duration(summary.total_seconds(result)) if result else "",
+        phase_total=format_values.duration(summary.total_seconds(run)) if result else "",
         plan=_plan_entries(run),
         remarks=_remarks(run),
         config=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)

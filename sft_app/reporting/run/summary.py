@@ -127,7 +127,7 @@ def key_numbers(run: RunFolder) -> list[KeyNumber]:
             size = format_values.byte_size(result.peak_memory_bytes[kind])
             numbers.append(KeyNumber(label="peak memory", value=size, detail=kind))
             break
-    if (total := total_seconds(result)) is not None:
+    if (total := total_seconds(run)) is not None:
         earlier = result.seconds_before
         detail = f"and {format_values.duration(earlier)} before it went on" if earlier else ""
         wall_time = format_values.duration(total)
@@ -159,11 +159,28 @@ def data_of(run: RunFolder) -> str:
     return ", ".join(format_values.model_name(str(path)) for path in paths if path)
 
 
-def total_seconds(result: RunResult) -> float | None:
-    """Return the wall time of the whole run; the sum of its phases when no total was written."""
-    if not result.seconds:
+def total_seconds(run: RunFolder) -> float | None:
+    """Return the wall time of the run's last start; None where it has not begun.
+
+    One that runs or was killed has written of the phases that it has ended alone: how long it has
+    taken, its last sign of life says.
+    """
+    result = run.result
+    if result is None:
         return None
-    return result.seconds.get("total") or sum(result.seconds.values())
+    if total := result.seconds.get("total"):
+        return total
+    phases = sum(result.seconds.values())
+    return max(phases, _until_last_seen(run, result)) or None
+
+
+def _until_last_seen(run: RunFolder, result: RunResult) -> float:
+    if run.last_sign_of_life is None:
+        return 0.0
+    try:
+        return run.last_sign_of_life - datetime.fromisoformat(result.started_at).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def at(config: dict[str, Any], dotted: str) -> Any:

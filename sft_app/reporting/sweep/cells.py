@@ -126,7 +126,7 @@ def read_cell(job: Path, sweep_dir: Path, price: float | None = None) -> CellRec
     run = read_run(job)
     settings = flatten(run.config) if run.config else _from_overrides(run.overrides)
     result = run.result
-    hours = _gpu_hours(result) if result else None
+    hours = _gpu_hours(run)
     return CellRecord(
         name=job.relative_to(sweep_dir).as_posix(),
         run=run,
@@ -177,7 +177,8 @@ def _whole(settings: Settings, key: str) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _gpu_hours(result: RunResult) -> float | None:
+def _gpu_hours(run: RunFolder) -> float | None:
     """Of all starts: an interrupted cell has paid for those before the last as well."""
-    seconds = summary.total_seconds(result)
-    return None if seconds is None else result.world_size * (result.seconds_before + seconds) / 3600
+    if run.result is None:
+        return None
+    return run.result.all_process_seconds(summary.total_seconds(run) or 0.0) / 3600 or None

@@ -158,7 +158,7 @@ def _values(
     has_cost: bool,
 ) -> list[Value]:
     result = cell.result
-    seconds = summary.total_seconds(result) if result else None
+    seconds = summary.total_seconds(cell.run)
     losses = [m.loss if (m := cell.heldout(when)) else None for when in ("before", "after")]
     values = [
         Value(text=_status_text(cell), sort=cell.status, status=cell.status, is_number=False),

@@ -41,7 +41,7 @@ def print_comparison(directories: Sequence[Path], console: Console) -> None:
          lambda c: format_values.rate(c.result.tokens_per_second if c.result else None)),
         ("peak memory", lambda c: format_values.byte_size(c.peak_memory_bytes)),
         ("wall time",
-         lambda c: format_values.duration(summary.total_seconds(c.result) if c.result else None)),
+         lambda c: format_values.duration(summary.total_seconds(c.run))),
     ]  # fmt: skip
     named = [str(directory) for directory in directories]
     table = _table(named, rows, cells)

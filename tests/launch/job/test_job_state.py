@@ -12,8 +12,9 @@ from sft_app.config.schema.app import AppConfig
 from sft_app.launch.job.job_errors import JobFailed
 from sft_app.launch.job.job_lock import is_being_run, only_one
 from sft_app.launch.job.job_state import JobState, job_state, look_at, set_aside
-from sft_app.launch.job.run_job import initial_result, seconds_of_earlier_starts
+from sft_app.launch.job.run_job import initial_result
 from sft_app.launch.sweep.out_of_memory import shorter_out_of_memory
+from sft_app.records.earlier_starts import EarlierStarts, earlier_starts
 from sft_app.records.identity import identity_of
 from sft_app.records.liveness import STAMP, stamp
 from sft_app.records.result import Status, read_result
@@ -69,29 +70,49 @@ def test_what_a_finished_run_was_measured_on_is_compared_by_its_content(
 
 
 def test_the_time_of_earlier_starts_is_kept(compose: Compose, tmp_path: Path) -> None:
-    """Two starts of 60 and 100 s, the second one killed; then a third, which a sweep prepares."""
+    """Two starts of 60 and 100 s, on one process and on four, the second one killed; then a third,
+    which a sweep prepares, on two."""
     config = compose("context_length=512")
     run_dir = leave(tmp_path / "job", config, Status.interrupted)
     first = read_result(run_dir)
     first.seconds = {"train": 50.0, "total": 60.0}
     first.write(run_dir)
-    assert seconds_of_earlier_starts(run_dir) == 0, "nothing of it is gone on from"
+    assert earlier_starts(run_dir) == EarlierStarts(), "nothing of it is gone on from"
     (run_dir / "checkpoints" / "checkpoint-5").mkdir(parents=True)
-    assert seconds_of_earlier_starts(run_dir) == 60
+    assert earlier_starts(run_dir) == EarlierStarts(seconds=60, process_seconds=60)
 
-    killed = initial_result(config, Status.running)
-    killed.seconds, killed.seconds_before = {"load": 3.0}, 60.0
+    killed = initial_result(with_processes(config, 4), Status.running)
+    earlier_starts(run_dir).note(killed)
+    killed.seconds = {"load": 3.0}
     killed.write(run_dir)
     stamp(run_dir)
     alive = datetime.fromisoformat(killed.started_at).timestamp() + 100
     os.utime(run_dir / STAMP, (alive, alive))
-    assert seconds_of_earlier_starts(run_dir) == 160
+    of_both = EarlierStarts(seconds=160, process_seconds=460)
+    assert earlier_starts(run_dir) == of_both
 
-    pending = initial_result(config, Status.pending)
+    pending = initial_result(with_processes(config, 2), Status.pending)
     pending.started_at = datetime.fromtimestamp(alive + 999, tz=UTC).isoformat()
-    pending.seconds_before = 160.0
+    earlier_starts(run_dir).note(pending)
     pending.write(run_dir)
-    assert seconds_of_earlier_starts(run_dir) == 160
+    assert earlier_starts(run_dir) == of_both
+
+
+def test_a_record_that_knows_of_no_processes_had_as_many_as_now(
+    compose: Compose, tmp_path: Path
+) -> None:
+    """Of version 0.2, which counted the wall time alone."""
+    config = with_processes(compose("context_length=512"), 2)
+    run_dir = begun(tmp_path / "job", config, Status.interrupted)
+    old = read_result(run_dir)
+    old.seconds, old.seconds_before = {"total": 60.0}, 40.0
+    old.write(run_dir)
+    assert earlier_starts(run_dir) == EarlierStarts(seconds=100, process_seconds=200)
+
+
+def with_processes(config: AppConfig, number: int) -> AppConfig:
+    launch = dataclasses.replace(config.launch, nproc_per_node=number)
+    return dataclasses.replace(config, launch=launch)
 
 
 def test_checkpoints_of_other_settings_are_never_gone_on_from(

@@ -1,9 +1,15 @@
 """The jobs of a sweep, found and read while they run, fail, or have not begun."""
 
+import os
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import pytest
+
+from sft_app.records.liveness import STAMP, stamp
 from sft_app.records.result import Status
 from sft_app.records.run_files import RESULT
+from sft_app.reporting.run.summary import total_seconds
 from sft_app.reporting.sweep.cells import collect_sweep
 from tests.reporting.example_runs import (
     config_of,
@@ -73,6 +79,48 @@ def test_gpu_hours_are_processes_times_wall_time_and_cost_is_their_price(tmp_pat
     (priced,) = collect_sweep(tmp_path, price_per_gpu_hour=2.5)
     assert (free.gpu_hours, free.cost) == (8.0, None)
     assert priced.cost == 20.0
+
+
+def test_what_goes_on_with_other_processes_has_paid_for_those_before(tmp_path: Path) -> None:
+    result = result_of(
+        world_size=2, seconds={"total": 3600.0}, seconds_before=7200.0, process_seconds_before=57600
+    )
+    write_run(tmp_path / "run", result=result)
+    (cell,) = collect_sweep(tmp_path)
+    assert cell.gpu_hours == 2 + 16
+
+
+@pytest.mark.parametrize(("seconds_ago", "status"), [(5, "running"), (999, "died")])
+def test_what_was_never_concluded_has_paid_until_its_last_sign_of_life(
+    tmp_path: Path, seconds_ago: int, status: str
+) -> None:
+    """Two hours on eight GPUs, of which the phases that ended tell 40 seconds."""
+    alive = datetime.now().astimezone() - timedelta(seconds=seconds_ago)
+    started = alive - timedelta(hours=2)
+    result = result_of(
+        status=Status.running, started_at=started.isoformat(), world_size=8,
+        seconds={"start": 10.0, "load": 30.0},
+    )  # fmt: skip
+    run_dir = write_run(tmp_path / "run", result=result)
+    stamp(run_dir)
+    os.utime(run_dir / STAMP, (alive.timestamp(),) * 2)
+    (cell,) = collect_sweep(tmp_path)
+    assert cell.status == status
+    assert cell.gpu_hours == pytest.approx(16)
+    assert total_seconds(cell.run) == pytest.approx(7200)
+
+
+def test_what_is_to_go_on_has_paid_for_its_earlier_starts_already(tmp_path: Path) -> None:
+    """Pending again, with the stamp of the start that was killed."""
+    result = result_of(
+        status=Status.pending, started_at=datetime.now().astimezone().isoformat(), seconds={},
+        seconds_before=3600.0, world_size=4,
+    )  # fmt: skip
+    run_dir = write_run(tmp_path / "run", result=result)
+    stamp(run_dir)
+    os.utime(run_dir / STAMP, (0, 0))
+    (cell,) = collect_sweep(tmp_path)
+    assert (cell.gpu_hours, total_seconds(cell.run)) == (4, None)
 
 
 def test_a_cell_that_was_interrupted_has_paid_for_its_earlier_starts(tmp_path: Path) -> None:
