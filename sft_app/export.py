@@ -1,7 +1,6 @@
 """sft-export: a saved model in the formats of other programs."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -27,23 +26,21 @@ def main(arguments: list[str] | None = None) -> int:
             f"{directory} is an adapter: name the run, whose model/ has it merged into its base."
         )
     try:
-        if not isinstance(json.loads((model_dir / "config.json").read_text("utf-8")), dict):
-            raise ValueError("it holds no settings")
-    except (OSError, ValueError) as error:
-        return _complain(f"{model_dir / 'config.json'} cannot be read: {error}.")
-    if options.what == "commands":
-        for line in serving_lines(model_dir):
-            print(f"# {line.engine}" + (f": {line.note}" if line.note else ""))
-            print(line.command)
-        return 0
-    target: Path = options.out or model_dir / f"model-{options.outtype}.gguf"
-    try:
-        keys = export_gguf(model_dir, target, out_type=options.outtype, converter=options.converter)
+        if options.what == "commands":
+            for line in serving_lines(model_dir):
+                print(f"# {line.engine}" + (f": {line.note}" if line.note else ""))
+                print(line.command)
+            return 0
+        target: Path = options.out or model_dir / f"model-{options.outtype}.gguf"
+        keys = export_gguf(
+            model_dir, target.expanduser(), out_type=options.outtype, converter=options.converter
+        )
+        hint = ramp_hint(model_dir)
     except (ConfigError, OSError) as error:
         return _complain(str(error))
-    scaling = "no scaling" if keys.scaling is None else f"{keys.scaling} scaling by {keys.factor:g}"
-    print(f"{target}: {keys.architecture}, {keys.context_length:,} tokens, {scaling}: checked")
-    hint = ramp_hint(model_dir)
+    scaling = "no scaling" if keys.factor is None else f"{keys.scaling} scaling by {keys.factor:g}"
+    length = "" if keys.context_length is None else f"{keys.context_length:,} tokens, "
+    print(f"{target}: {keys.architecture}, {length}{scaling}: checked")
     if hint is not None:
         print(hint)
     return 0

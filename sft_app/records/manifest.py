@@ -40,15 +40,20 @@ def write_manifest(folder: Path, **facts: Any) -> None:
         sync_folder(directory)
 
 
-def damage_of(folder: Path) -> str | None:
+def damage_of(folder: Path, pattern: str = "*") -> str | None:
     """Say what differs from the folder's manifest, or None; raises FileNotFoundError without one.
 
-    Files that the manifest does not know are no damage.
+    `pattern`: the files that are looked at, by their names. Files that the manifest does not know
+    are no damage.
     """
     text = (folder / MANIFEST).read_text(encoding="utf-8", errors="replace")
     try:
         listed: dict[str, dict[str, Any]] = json.loads(text)["files"]
-        expected = {name: (int(f["bytes"]), str(f["sha256"])) for name, f in listed.items()}
+        expected = {
+            name: (int(f["bytes"]), str(f["sha256"]))
+            for name, f in listed.items()
+            if Path(name).match(pattern)
+        }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST} cannot be read: {error}"
     for name, (size, _) in expected.items():  # cheap, and most damage is seen by it

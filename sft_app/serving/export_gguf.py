@@ -1,18 +1,21 @@
 """A saved model as one GGUF file, made by the user's llama.cpp, and looked at afterwards."""
 
-import json
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from sft_app.common.errors import ConfigError
-from sft_app.common.processes import is_installed
+from sft_app.common.processes import die_with_parent, is_installed
+from sft_app.records.manifest import MANIFEST, damage_of
 from sft_app.serving.gguf_positions import RopeKeys, read_rope_keys, wrong_rope
 from sft_app.serving.gguf_vocabulary import lost_token
-from sft_app.serving.serving_lines import served_length
+from sft_app.serving.saved_settings import read_settings, served_length
 
 SCRIPT = "convert_hf_to_gguf.py"
 PACKAGED = "convert_hf_to_gguf"
@@ -51,19 +54,22 @@ def export_gguf(
     """Convert `model_dir` to the file `target`, check its rope keys, and return them.
 
     The length after linear scaling is stated in it. Raises ConfigError without a converter, when it
-    fails, or when the file's positions or tokens are not the model's; a file that failed the check
-    is not kept.
+    fails, when the model's weights are damaged, when the file's positions or tokens are not the
+    model's, or when another process exports to `target`; a file that failed the check is not kept.
     """
     _check_expressible(model_dir)
     command = find_converter(converter)
+    _check_weights(model_dir)
     partial = target.with_name(f".{target.name}.partial")
     target.parent.mkdir(parents=True, exist_ok=True)
-    answer = subprocess.run(
-        [*command, str(model_dir), "--outfile", str(partial), "--outtype", out_type],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    try:
-        if answer.returncode != 0 or not partial.is_file():
+    with _written_by_one(partial, target) as descriptor:
+        answer = subprocess.run(
+            [*command, str(model_dir), "--outfile", str(partial), "--outtype", out_type],
+            capture_output=True, text=True, check=False,
+            pass_fds=[descriptor],  # a converter that outlives this process holds the lock, too
+            preexec_fn=die_with_parent,
+        )  # fmt: skip
+        if answer.returncode != 0 or not partial.is_file() or not partial.stat().st_size:
             last = (answer.stderr.strip().splitlines() or ["no message"])[-1]
             raise ConfigError(f"the converter cannot export {model_dir}: {last}")
         keys = read_rope_keys(partial)
@@ -75,9 +81,50 @@ def export_gguf(
             state_length(partial, keys.architecture, length)
             keys = replace(keys, context_length=length)
         partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
     return keys
+
+
+@contextmanager
+def _written_by_one(partial: Path, target: Path) -> Iterator[int]:
+    """Hold the lock on a file that is written aside, and remove what is left of it in the end.
+
+    Yields the descriptor that holds it. What a killed process has left is written over. Raises
+    ConfigError where another process holds it.
+    """
+    with partial.open("ab") as file:
+        if not _is_locked(file.fileno()) or not _is_at(partial, file.fileno()):
+            raise ConfigError(
+                f"{target} is being written by another process: wait for it, or name another file "
+                "(--out)."
+            )
+        try:
+            yield file.fileno()
+        finally:
+            if _is_at(partial, file.fileno()):
+                partial.unlink()
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Tell whether an open file has this name still, and no other file has got it meanwhile."""
+    return path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor))
+
+
+def _check_weights(model_dir: Path) -> None:
+    """Raise ConfigError for weights that are not as they were written, where a manifest says it."""
+    if (model_dir / MANIFEST).is_file():
+        damage = damage_of(model_dir, "*.safetensors")
+        if damage is not None:
+            raise ConfigError(
+                f"{model_dir}: {damage}: train or copy it again (sft-verify tells all)."
+            )
 
 
 def _check_expressible(model_dir: Path) -> None:
@@ -85,7 +132,7 @@ def _check_expressible(model_dir: Path) -> None:
 
     It rotates all layers of a SmolLM3 model but every fourth; GGUF has no key that says otherwise.
     """
-    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    config = read_settings(model_dir / "config.json")
     rotates = config.get("no_rope_layers")
     if config.get("model_type") != "smollm3" or not isinstance(rotates, list):
         return
@@ -105,7 +152,7 @@ def linear_length(keys: RopeKeys, model_dir: Path) -> int | None:
     """
     if keys.scaling != "linear" or keys.context_length is None or keys.factor is None:
         return None
-    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    config = read_settings(model_dir / "config.json")
     length = served_length(model_dir, config.get("text_config") or config)
     if length is None or length <= keys.context_length:
         return None

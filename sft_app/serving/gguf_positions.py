@@ -9,6 +9,8 @@ import numpy as np
 from transformers import AutoConfig, PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from sft_app.common.errors import ConfigError
+from sft_app.serving.reader_error import in_one_line
 from sft_app.serving.serving_lines import yarn_ramp_flags
 
 DEFAULT_THETA = 10000.0
@@ -154,7 +156,12 @@ def _computed(text: PretrainedConfig, kind: str) -> tuple[Any, float]:
 
 
 def _text_config(model_dir: Path) -> PretrainedConfig:
-    return AutoConfig.from_pretrained(model_dir).get_text_config(decoder=True)
+    try:
+        return AutoConfig.from_pretrained(model_dir).get_text_config(decoder=True)
+    except Exception as error:  # whatever a reader would run into
+        raise ConfigError(
+            f"what {model_dir} means cannot be compared with the file: {in_one_line(error)}"
+        ) from error
 
 
 def _global_rope(text: PretrainedConfig) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Whether a GGUF file knows the tokens that were added to a model's vocabulary."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from sft_app.serving.saved_settings import read_settings
 
 
 def lost_token(file: Path, model_dir: Path) -> str | None:
@@ -29,5 +30,5 @@ def _added_tokens(model_dir: Path) -> dict[int, str]:
     path = model_dir / "tokenizer.json"
     if not path.is_file():
         return {}
-    stated: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["added_tokens"]
+    stated: list[dict[str, Any]] = read_settings(path).get("added_tokens") or []
     return {int(token["id"]): str(token["content"]) for token in stated}

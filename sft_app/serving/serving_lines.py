@@ -1,11 +1,12 @@
 """The commands that serve a saved model, with the settings that its rope needs."""
 
-import json
 import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from sft_app.serving.saved_settings import global_rope, read_settings, served_length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,20 +25,21 @@ def serving_lines(model_dir: Path, shown_as: str | None = None) -> list[ServingL
 
     Each names the context length outright: engines multiply or take the smaller of several numbers,
     each in its own way. `shown_as`: where the lines say that the model lies; null: in `model_dir`.
+    Raises ConfigError for files that cannot be read.
     """
-    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    config = read_settings(model_dir / "config.json")
     text: dict[str, Any] = config.get("text_config") or config
     length = served_length(model_dir, text)
     where = shlex.quote(shown_as or str(model_dir))
-    rope = _global_rope(text)
-    kind = rope.get("rope_type", "default")
+    rope = global_rope(text)
+    kind = rope["rope_type"]
     # Its cache for dynamic ends at the length before the scaling.
     cached = text.get("max_position_embeddings") if kind == "dynamic" else length
     vllm = f"vllm serve {where}" + (f" --max-model-len {cached}" if cached else "")
     sglang = f"python -m sglang.launch_server --model-path {where}"
     sglang += f" --context-length {length}" if length else ""
     llama = f"llama-server -m model.gguf{f' -c {length}' if length else ''}{_llama_rope(rope)}"
-    unknown = kind in ("dynamic", "longrope", "proportional") or _own_attention_factor(rope)
+    unknown = kind in ("dynamic", "longrope", "su", "proportional") or _own_attention_factor(rope)
     dynamic = "" if kind != "dynamic" else "dynamic NTK: frequencies follow the length of a request"
     lines = [
         ServingLine(engine="vLLM", command=vllm, note=dynamic),
@@ -52,28 +54,10 @@ def serving_lines(model_dir: Path, shown_as: str | None = None) -> list[ServingL
     return [*lines, ServingLine(engine="llama.cpp", command=llama, note=note)]
 
 
-def served_length(model_dir: Path, text: dict[str, Any]) -> int | None:
-    """Return the tokens that a saved model can be served with; None where nothing says it."""
-    path = model_dir / "tokenizer_config.json"
-    if path.is_file():
-        length = json.loads(path.read_text(encoding="utf-8")).get("model_max_length")
-        if isinstance(length, int) and 0 < length < 2**40:
-            return length
-    length = text.get("max_position_embeddings")
-    return int(length) if isinstance(length, int | float) else None
-
-
 def _no_layer_rotates(text: dict[str, Any]) -> bool:
     """Tell whether the model is what rope=drope leaves."""
     rotates = text.get("no_rope_layers")
     return isinstance(rotates, list) and not any(rotates)
-
-
-def _global_rope(text: dict[str, Any]) -> dict[str, Any]:
-    """The rope of the layers that see everything."""
-    rope = text.get("rope_parameters") or {}
-    nested = rope.get("full_attention")
-    return nested if isinstance(nested, dict) else rope
 
 
 def _llama_rope(rope: dict[str, Any]) -> str:

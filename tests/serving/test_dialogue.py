@@ -233,6 +233,28 @@ def test_code_that_a_model_carries_runs_when_it_is_trusted_and_nobody_is_asked(
     assert main([*question, "--trust-remote-code"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("rope", "stated", "length"),
+    [
+        ({"rope_type": "default"}, 10**6, 64),
+        ({"rope_type": "default"}, 48, 48),
+        ({"rope_type": "linear", "factor": 4.0}, 10**30, 256),
+    ],
+    ids=["longer", "shorter", "none"],
+)
+def test_the_context_is_what_the_model_takes_whatever_its_tokenizer_states(
+    tiny_model: Path, tmp_path: Path, rope: dict[str, Any], stated: int, length: int
+) -> None:
+    shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
+    for name, changed in (
+        ("config.json", {"rope_parameters": rope | {"rope_theta": 10000.0}}),
+        ("tokenizer_config.json", {"model_max_length": stated}),
+    ):
+        settings = json.loads((tmp_path / name).read_text())
+        (tmp_path / name).write_text(json.dumps(settings | changed))
+    assert Speaker(tmp_path, CPU).context_length == length
+
+
 def damage_weights(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"damaged")
 

@@ -2,6 +2,9 @@
 
 import json
 import re
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sft_app.export import main
+from sft_app.records.manifest import write_manifest
 from sft_app.serving.export_gguf import linear_length, state_length
 from sft_app.serving.gguf_positions import RopeKeys, read_rope_keys
 from sft_app.serving.gguf_vocabulary import lost_token
@@ -84,7 +88,9 @@ def test_the_length_after_linear_scaling_is_stated_in_the_file(
     tmp_path: Path, scaling: str | None, stated: int, length: int | None
 ) -> None:
     """Another model's tokenizer may name any length: without a scaling it is not believed."""
-    (tmp_path / "config.json").write_text('{"max_position_embeddings": 64}')
+    rope = {"rope_type": scaling or "default", "factor": 4.0}
+    config = {"max_position_embeddings": 64, "rope_parameters": rope}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 256}')
     keys = RopeKeys(
         architecture="llama", context_length=stated, freq_base=None, scaling=scaling, factor=4.0,
@@ -137,6 +143,80 @@ def test_a_file_without_an_added_token_is_told(
     writer.close()
     found = lost_token(file, tmp_path)
     assert found is None if lost is None else re.match(lost, found or "")
+
+
+CONVERTER = """
+import sys, time
+from pathlib import Path
+import gguf
+out = Path(sys.argv[sys.argv.index("--outfile") + 1])
+out.write_bytes(b"a beginning")
+for _ in range(200):
+    if (Path(__file__).parent / "go").exists():
+        break
+    time.sleep(0.05)
+writer = gguf.GGUFWriter(out, "llama")
+writer.add_context_length(64)
+writer.add_rope_freq_base(10000.0)
+writer.add_token_list([*map(str, range(256)), "<|im_start|>", "<|im_end|>", "<|pad|>"])
+writer.write_header_to_file()
+writer.write_kv_data_to_file()
+writer.write_tensors_to_file()
+writer.close()
+"""
+"""Writes what llama.cpp's would about positions, when it is told to."""
+
+
+@pytest.fixture
+def export(tiny_model: Path, tmp_path: Path) -> list[str]:
+    """A command with that converter, which need not wait; the file is out/model.gguf."""
+    pytest.importorskip("gguf", reason="gguf is not installed")
+    (tmp_path / "convert.py").write_text(CONVERTER)
+    (tmp_path / "go").touch()
+    target = tmp_path / "out" / "model.gguf"
+    where = ["--out", str(target), "--converter", str(tmp_path / "convert.py")]
+    return ["gguf", str(tiny_model), *where]
+
+
+def test_two_exports_to_one_file_do_not_write_into_each_other(
+    export: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "go").unlink()
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(main, export)
+        while not list((tmp_path / "out").glob(".*")) and not first.done():
+            time.sleep(0.05)
+        assert main(export) == 2
+        assert "is being written by another process" in capsys.readouterr().err
+        (tmp_path / "go").touch()
+        assert first.result() == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.gguf"]
+    assert read_rope_keys(tmp_path / "out" / "model.gguf").context_length == 64
+
+
+def test_what_a_killed_export_has_left_is_written_over(export: list[str], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".model.gguf.partial").write_bytes(b"half a file" * 1000)
+    assert main(export) == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.gguf"]
+    assert b"half a file" not in (tmp_path / "out" / "model.gguf").read_bytes()
+
+
+def test_damaged_weights_are_not_exported(
+    export: list[str], tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bit that has flipped on the disk: the converter reads it, and the positions are right."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    write_manifest(model)
+    (model / "generation_config.json").write_text("{}")  # somebody's own, and no damage
+    export[1] = str(model)
+    assert main(export) == 0
+    data = bytearray((model / "model.safetensors").read_bytes())
+    data[-4] ^= 1
+    (model / "model.safetensors").write_bytes(data)
+    assert main(export) == 2
+    assert "model.safetensors has other content than was written" in capsys.readouterr().err
 
 
 @pytest.mark.slow

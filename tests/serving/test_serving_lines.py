@@ -51,6 +51,59 @@ def test_every_engine_is_told_the_length_and_llama_cpp_the_scaling(tmp_path: Pat
     )
 
 
+@pytest.mark.parametrize(
+    ("rope", "stated", "vllm", "llama"),
+    [
+        ({"type": "linear", "factor": 4.0}, 32768, 131072, "--rope-scaling linear --rope-scale 4"),
+        ({"type": "dynamic", "factor": 4.0}, 32768, 32768, "-c 131072"),
+        (YARN, 8192, 32768, "--rope-scale 4 --yarn-orig-ctx 8192"),
+        ({"rope_type": "llama3", "factor": 8.0}, 131072, 131072, "-c 131072"),
+        (None, 8192, 8192, "-c 8192"),
+    ],
+    ids=["linear", "dynamic", "yarn", "llama3", "none"],
+)
+@pytest.mark.parametrize("tokenizer", [None, 10**30, 2**20])
+def test_models_that_others_have_saved_are_served_at_the_length_they_reach(
+    tmp_path: Path, rope: dict[str, object] | None, stated: int, vllm: int, llama: str,
+    tokenizer: int | None,
+) -> None:  # fmt: skip
+    """As transformers 4 writes them, and with tokenizers that state no length or a longer one."""
+    config = {"model_type": "llama", "rope_scaling": rope, "max_position_embeddings": stated}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if tokenizer is not None:
+        text = json.dumps({"model_max_length": tokenizer})
+        (tmp_path / "tokenizer_config.json").write_text(text)
+    lines = {line.engine: line.command for line in serving_lines(tmp_path)}
+    assert lines["vLLM"].endswith(f"--max-model-len {vllm}")
+    assert lines["llama.cpp"].endswith(llama)
+
+
+def test_gemma_3_states_the_length_after_the_scaling(tmp_path: Path) -> None:
+    rope = {"full_attention": {"rope_type": "linear", "factor": 8.0}, "sliding_attention": {}}
+    text = {"model_type": "gemma3_text", "rope_parameters": rope, "max_position_embeddings": 131072}
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": text}))
+    (line, *_) = serving_lines(tmp_path)
+    assert line.command.endswith("--max-model-len 131072")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "told"),
+    [
+        ("tokenizer_config.json", '{"model_max', "tokenizer_config.json cannot be read"),
+        ("tokenizer_config.json", "[]", "tokenizer_config.json cannot be read"),
+        ("config.json", '{"rope_parameters": "yarn"}', "states a rope that is none"),
+        ("config.json", '{"rope_scaling": {"factor": "4"}}', "states a rope that is none"),
+    ],
+)
+def test_files_that_say_nothing_end_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, text: str, told: str
+) -> None:
+    model = model_with(YARN, tmp_path / "m")
+    (model / file).write_text(text)
+    assert main(["commands", str(model)]) == 2
+    assert told in capsys.readouterr().err
+
+
 def test_llama_cpp_is_told_what_it_reads_from_no_file(tmp_path: Path) -> None:
     rope = YARN | {"beta_fast": 16.0, "beta_slow": 1}
     (line,) = [

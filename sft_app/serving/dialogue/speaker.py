@@ -19,6 +19,7 @@ from sft_app.common.errors import ConfigError
 from sft_app.compat.model_internals import forget_longer_inputs
 from sft_app.data.chat.special_text import special_tokens
 from sft_app.loader.checkpoint.load_report import PEFT_CONFIG, check_no_adapter_beside
+from sft_app.loader.rope.model_context import read_context
 from sft_app.records.run_files import MODEL
 from sft_app.serving.adapter_folder import is_adapter
 from sft_app.serving.dialogue.answer_parts import message_of, without_tokens
@@ -83,12 +84,14 @@ class Speaker:
 
     @property
     def context_length(self) -> int | None:
-        """Return the tokens that the model takes; None where nothing says it."""
-        stated = [self.tokenizer.model_max_length]
-        text = self.model.config.get_text_config(decoder=True)
-        if not self._is_known(stated[0]):
-            stated = [getattr(text, "max_position_embeddings", None) or 2**60]
-        return int(stated[0]) if self._is_known(stated[0]) else None
+        """Return the tokens that the model takes; None where nothing says it.
+
+        Of what its tokenizer and its configuration say, the smaller number: a tokenizer may state
+        a length that the model was never scaled to.
+        """
+        own = read_context(self.model.config.get_text_config(decoder=True)).effective
+        stated: tuple[Any, ...] = (self.tokenizer.model_max_length, own)
+        return min((int(length) for length in stated if self._is_known(length)), default=None)
 
     def used(self, conversation: DialogueTurns) -> int:
         """Return the tokens of the prompt that the next answer follows."""
