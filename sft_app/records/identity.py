@@ -140,6 +140,16 @@ def compare(before: Identity, now: Identity, *, completed: bool = False) -> Comp
     return Comparison(differences=tuple(differences), notes=tuple(notes))
 
 
+def equal_but_for_rope(one: Identity, other: Identity) -> bool:
+    """Tell whether two runs are asked for the same in everything but the extension of positions."""
+    return not compare(_without_rope(one), _without_rope(other), completed=True).differences
+
+
+def _without_rope(identity: Identity) -> Identity:
+    settings = {key: v for key, v in identity.settings.items() if not key.startswith("rope.")}
+    return dataclasses.replace(identity, settings=settings)
+
+
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     defaults = _defaults()
     changed = []

@@ -10,7 +10,7 @@ from pathlib import Path
 from sft_app.config.config_hash import config_hash
 from sft_app.config.schema.app import AppConfig
 from sft_app.launch.job.worker_processes import world_size
-from sft_app.records.identity import compare, identity_of, read_identity
+from sft_app.records.identity import compare, equal_but_for_rope, identity_of, read_identity
 from sft_app.records.result import RunResult, Status, read_result
 from sft_app.records.run_files import CHECKPOINTS
 
@@ -80,11 +80,18 @@ def set_aside(run_dir: Path) -> Path:
 
 
 def _state_of_shared(run_dir: Path, config: AppConfig, result: RunResult) -> JobState:
-    """A job that another one ran for is done when that one is."""
-    other = _read(run_dir.parent / result.same_as) if result.same_as else None
-    completed = other is not None and other.status is Status.completed
-    is_same = result.config_hash == config_hash(config)
-    return JobState.done if completed and is_same else JobState.new
+    """A job that another one ran for is done when that one is, with the same settings and files."""
+    other_dir = run_dir.parent / result.same_as if result.same_as else None
+    other = _read(other_dir) if other_dir else None
+    if other_dir is None or other is None or other.status is not Status.completed:
+        return JobState.new
+    if result.config_hash != config_hash(config):
+        return JobState.new
+    now = identity_of(config, world_size(config.launch))
+    found, its = read_identity(run_dir), read_identity(other_dir)  # older records have none
+    would_do_the_same = found is None or not compare(found, now, completed=True).differences
+    has_done_it = its is None or equal_but_for_rope(its, now)
+    return JobState.done if would_do_the_same and has_done_it else JobState.new
 
 
 def _read(run_dir: Path) -> RunResult | None:

@@ -27,7 +27,7 @@ from sft_app.launch.job.job_errors import JobFailed, JobInterrupted
 from sft_app.launch.job.job_lock import only_one
 from sft_app.launch.job.job_state import JobState, job_state, look_at, set_aside
 from sft_app.launch.job.run_job import has_one_worker, initial_result
-from sft_app.launch.job.worker_processes import worker_environment
+from sft_app.launch.job.worker_processes import worker_environment, world_size
 from sft_app.launch.sweep.budget import describe_budget, shared_settings, with_shared
 from sft_app.launch.sweep.check_job_plans import check_plans
 from sft_app.launch.sweep.compose_jobs import SweepJob, add_task_override, compose_jobs
@@ -40,6 +40,7 @@ from sft_app.launch.sweep.slurm import prepare_slurm
 from sft_app.launch.sweep.watch import Watch
 from sft_app.launch.warm.warm_python import WarmPython
 from sft_app.records.earlier_starts import earlier_starts
+from sft_app.records.identity import identity_of
 from sft_app.records.result import Status
 from sft_app.records.run_files import CONFIG
 
@@ -238,6 +239,8 @@ def _make_job_ready(job: SweepJob, sweep: Sweep) -> None:
         earlier_starts(job.run_dir).note(result)
         if (other := sweep.shared.get(job.name)) is not None:
             result.status, result.same_as = Status.shared, other
+            # Of what it is the result that the other one will have.
+            identity_of(job.config, world_size(job.config.launch)).write(job.run_dir)
             print(
                 f"  {job.name}: not run; {other} would do the same, and runs for both", flush=True
             )

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from sft_app.records.identity import equal_but_for_rope, read_identity
 from sft_app.records.result import Evaluation, LossMeasurement, RunResult
 from sft_app.reporting.run import summary
 from sft_app.reporting.run.find_runs import find_jobs
@@ -101,7 +102,9 @@ def collect_sweep(sweep_dir: Path, price_per_gpu_hour: float | None = None) -> l
     for cell in cells:
         if cell.status == "shared" and cell.result is not None:
             other = by_name.get(_beside(cell.name, cell.result.same_as))
-            if other is not None and other.status != "shared":
+            if other is not None and not _ran_for(other, cell):
+                cell.run = dataclasses.replace(cell.run, status="pending")
+            elif other is not None and other.status != "shared":
                 _take_over(cell, other)
     return sorted(
         cells,
@@ -112,6 +115,14 @@ def collect_sweep(sweep_dir: Path, price_per_gpu_hour: float | None = None) -> l
 def _beside(name: str, other: str | None) -> str:
     folder, separator, _ = name.rpartition("/")
     return f"{folder}{separator}{other}"
+
+
+def _ran_for(other: CellRecord, cell: CellRecord) -> bool:
+    """Tell whether the cell that has the result still is what `cell` was to be: it may have been
+    run anew with other settings or files, without `cell`, which then has no result."""
+    identities = [read_identity(c.run.directory) for c in (other, cell)]
+    known = [identity for identity in identities if identity is not None]
+    return len(known) < 2 or equal_but_for_rope(*known)
 
 
 def _take_over(cell: CellRecord, other: CellRecord) -> None:

@@ -209,6 +209,26 @@ def test_how_a_step_is_cut_is_no_change_and_told(
     assert "2 processes instead of 1: the order of the data stays" in found.notes[0]
 
 
+def test_what_another_job_ran_for_is_done_as_long_as_that_is_of_the_same_files(
+    compose: Compose, tmp_path: Path, inputs: list[str]
+) -> None:
+    """Where the model changed in place, the two may no longer do the same."""
+    linear, yarn = (compose(*inputs, f"rope={method}") for method in ("linear", "yarn"))
+    begun(tmp_path / "linear", linear, Status.completed)
+    identity_of(yarn, 1).write(leave(tmp_path / "yarn", yarn, Status.shared))
+    result = read_result(tmp_path / "yarn")
+    result.same_as = "linear"
+    result.write(tmp_path / "yarn")
+    assert job_state(tmp_path / "yarn", yarn) is JobState.done
+    (tmp_path / "model/config.json").write_text('{"max_position_embeddings": 32}')
+    assert job_state(tmp_path / "linear", linear) is JobState.changed
+    assert job_state(tmp_path / "yarn", yarn) is JobState.new
+    set_aside(tmp_path / "linear")
+    begun(tmp_path / "linear", linear, Status.completed)
+    assert job_state(tmp_path / "linear", linear) is JobState.done
+    assert job_state(tmp_path / "yarn", yarn) is JobState.new, "nobody has compared them again"
+
+
 def test_what_is_measured_matters_when_it_was_completed(
     compose: Compose, tmp_path: Path, inputs: list[str]
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sft_app.records.identity import Identity
 from sft_app.records.liveness import STAMP, stamp
 from sft_app.records.result import Status
 from sft_app.records.run_files import RESULT
@@ -128,3 +129,30 @@ def test_a_cell_that_was_interrupted_has_paid_for_its_earlier_starts(tmp_path: P
     write_run(tmp_path / "run", result=result_of(seconds=seconds, seconds_before=1800.0))
     (cell,) = collect_sweep(tmp_path, price_per_gpu_hour=2.0)
     assert (cell.gpu_hours, cell.cost) == (1.5, 3.0)
+
+
+def test_a_shared_cell_has_the_result_of_the_same_settings_and_files_only(tmp_path: Path) -> None:
+    """The cell that ran for it was run anew with another learning rate, or on other data."""
+    write_cell(tmp_path / "linear", method="linear")
+    shared = result_of(status=Status.shared, method="yarn", seconds={})
+    shared.same_as = "linear"
+    write_run(tmp_path / "yarn", result=shared, config=config_of(method="yarn"))
+
+    def identity(method: str, rate: float, data: str) -> Identity:
+        return Identity(
+            settings={"rope.method": method, "trainer.learning_rate": rate},
+            measured={}, rows_per_step=1, world_size=1, digests={"data.train": data}, versions={},
+        )  # fmt: skip
+
+    def status_of_yarn() -> str:
+        (cell,) = (cell for cell in collect_sweep(tmp_path) if cell.name == "yarn")
+        assert (cell.same_as == "linear") is (cell.heldout("after") is not None)
+        return cell.status
+
+    assert status_of_yarn() == "completed", "older cells have no identity of their own"
+    identity("yarn", 1e-5, "a").write(tmp_path / "yarn")
+    identity("linear", 1e-5, "a").write(tmp_path / "linear")
+    assert status_of_yarn() == "completed"
+    for rate, data in ((1e-3, "a"), (1e-5, "b")):
+        identity("linear", rate, data).write(tmp_path / "linear")
+        assert status_of_yarn() == "pending"
