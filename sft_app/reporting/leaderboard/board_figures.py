@@ -4,7 +4,11 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from sft_app.reporting.leaderboard.measured_points import Point, Trajectory
+from sft_app.reporting.leaderboard.measured_points import (
+    Point,
+    Trajectory,
+    at_largest_budget,
+)
 from sft_app.reporting.page.svg_chart import Chart, LegendEntry, Line, draw
 from sft_app.reporting.sweep.seed_groups import Spread, spread
 from sft_app.reporting.sweep.sweep_figures import Panels
@@ -84,7 +88,7 @@ def _by_tokens(
 def _by_length(group: Sequence[Sequence[Trajectory]]) -> list[Line]:
     lines = []
     for colour, own in enumerate(group):
-        tuned = [t.tuned for t in own if t.tuned]
+        tuned = at_largest_budget(own)
         lengths = sorted({length for point in tuned for length in point.loss})
         values = {n: spread(_perplexity(point, n) for point in tuned) for n in lengths}
         lines += _line(values, colour, own)

@@ -11,6 +11,8 @@ from sft_app.reporting.sweep.seed_groups import Spread
 from sft_app.reporting.sweep.sweep_table import Column, Row, Table, Value
 
 MOST_PAIRS = 8
+LEAST_SHARE = 0.95
+"""Of the largest budget's tokens: budgets of supervised tokens differ a little."""
 
 
 def board_table(board: LengthBoard) -> Table:
@@ -34,7 +36,8 @@ def board_table(board: LengthBoard) -> Table:
         Column(title="tuning"),
         Column(title="memory"),
     ]
-    rows = [_values(standing) for standing in board.standings]
+    most = max((standing.tokens for standing in board.standings), default=0)
+    rows = [_values(standing, most) for standing in board.standings]
     measured = [
         index
         for index in range(len(columns))
@@ -88,10 +91,18 @@ def _pair(pair: Pair) -> str:
     return f"{low} below {high} (p {pair.p:.2g})"
 
 
-def _values(standing: Standing) -> list[Value]:
+def _values(standing: Standing, most: int) -> list[Value]:
+    """`most`: tokens of the largest budget that any method has come to at this length."""
     unlike = {None: NOT_MEASURED, True: "yes", False: "no"}[standing.differs_from_best]
+    is_behind = 0 < standing.tokens < LEAST_SHARE * most
     return [
-        Value(text=str(standing.seeds), sort=str(standing.seeds)),
+        Value(
+            text=str(standing.seeds)
+            if standing.seeds == standing.seeds_in_all
+            else f"{standing.seeds} of {standing.seeds_in_all}",
+            sort=str(standing.seeds),
+            note=f"{standing.tokens:,} tokens only" if is_behind else "",
+        ),
         _value(_exp(standing.loss_tuned), format_values.perplexity, _exp(standing.loss_untuned)),
         _value(standing.score_tuned, format_values.share, standing.score_untuned),
         Value(text=unlike, is_number=False),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from sft_app.reporting.leaderboard.measured_points import Point, Trajectory
+from sft_app.reporting.leaderboard.measured_points import Point, Trajectory, at_largest_budget
 from sft_app.reporting.leaderboard.published_claims import Recoveries
 from sft_app.reporting.leaderboard.recovery import Recovery, recovery
 from sft_app.reporting.leaderboard.significance import Pair, compare_methods
@@ -21,8 +21,11 @@ class Standing:
     context_length: int
     factor: float | None
     seeds: int
+    """Those of the largest budget, over which the tuned means are."""
+    seeds_in_all: int
+    """With those that have come to a smaller budget alone, or to none."""
     tokens: int
-    """Of the largest budget."""
+    """Of the largest budget that the method has come to."""
     recovery: Recovery
     loss_untuned: Spread | None
     loss_tuned: Spread | None
@@ -71,7 +74,7 @@ def _board(length: int, group: Sequence[Trajectory]) -> LengthBoard:
         _standing(method, [t for t in group if t.method == method], group, pairs, losses)
         for method in sorted({t.method for t in group})
     ]
-    found.sort(key=lambda s: s.loss_tuned.mean if s.loss_tuned else math.inf)
+    found.sort(key=_tuned_loss)
     return LengthBoard(
         context_length=length,
         window=_window(group),
@@ -79,6 +82,12 @@ def _board(length: int, group: Sequence[Trajectory]) -> LengthBoard:
         loss_pairs=pairs,
         score_pairs=compare_methods(_tuned_values(group, lambda p: p.score.get(length))),
     )
+
+
+def _tuned_loss(standing: Standing) -> float:
+    """Of what diverged, or was not tuned: beyond every other, for NaN has no place in an order."""
+    loss = standing.loss_tuned
+    return loss.mean if loss is not None and math.isfinite(loss.mean) else math.inf
 
 
 def _window(group: Sequence[Trajectory]) -> int | None:
@@ -99,14 +108,15 @@ def _standing(
     losses: dict[str, list[float]],
 ) -> Standing:
     length, window = own[0].context_length, _window(group)
-    tuned = [t.tuned for t in own if t.tuned]
+    tuned = at_largest_budget(own)
     untuned = [t.untuned for t in own if t.untuned]
     inside = window or 0
     return Standing(
         method=method,
         context_length=length,
         factor=length / window if window else None,
-        seeds=len(own),
+        seeds=len(tuned),
+        seeds_in_all=len(own),
         tokens=max((point.tokens for point in tuned), default=0),
         recovery=recovery(own, group),
         loss_untuned=_over(untuned, lambda p: p.loss.get(length)),
@@ -136,12 +146,22 @@ def _differs_from_best(
 
 
 def _tuned_values(group: Sequence[Trajectory], measure: PointMeasure) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
-    for trajectory in group:
-        value = measure(trajectory.tuned) if trajectory.tuned else None
-        if value is not None and math.isfinite(value):
-            found.setdefault(trajectory.method, []).append(value)
-    return found
+    """Return method -> one value for each seed, of the methods that came to the largest budget.
+
+    What one method is with less training says nothing of how it differs from another.
+    """
+    points = {
+        method: at_largest_budget(t for t in group if t.method == method)
+        for method in sorted({t.method for t in group})
+    }
+    tuned = [point for of_method in points.values() for point in of_method]
+    largest = max(tuned, key=lambda point: point.tokens, default=None)
+    found = {
+        method: [v for p in of_method if (v := measure(p)) is not None and math.isfinite(v)]
+        for method, of_method in points.items()
+        if largest is not None and all(point.budget == largest.budget for point in of_method)
+    }
+    return {method: values for method, values in found.items() if values}
 
 
 def _over(points: Sequence[Point], measure: PointMeasure) -> Spread | None:

@@ -23,6 +23,8 @@ class Point:
 
     tokens: int
     """Positions trained on, padding included; 0: the extension is applied, and nothing trained."""
+    budget: tuple[str, ...]
+    """What its cell was to train, as it was asked for: tokens differ a little between seeds."""
     steps: int
     loss: Mapping[int, float]
     """Length in tokens -> nats a token."""
@@ -100,11 +102,12 @@ def trajectories(cells: Iterable[CellRecord]) -> list[Trajectory]:
             ),
         )
         if result.evaluation_before is not None and trajectory.untuned is None:
-            trajectory.points.append(_point(result.evaluation_before, 0, 0, 0.0, None))
+            trajectory.points.append(_point(result.evaluation_before, (), 0, 0, 0.0, None))
         if result.evaluation_after is not None:
             trajectory.points.append(
                 _point(
                     result.evaluation_after,
+                    tuple(str(cell.settings.get(key)) for key in BUDGETS),
                     result.tokens.total,
                     result.steps,
                     _seconds(result),
@@ -113,6 +116,17 @@ def trajectories(cells: Iterable[CellRecord]) -> list[Trajectory]:
             )
         trajectory.points.sort(key=lambda point: point.tokens)
     return sorted(found.values(), key=lambda t: (t.context_length, t.method, t.seed or 0))
+
+
+def at_largest_budget(of_method: Iterable[Trajectory]) -> list[Point]:
+    """Return the tuned points of the seeds that have come to the largest budget of any.
+
+    One whose largest cell is lost, or still to be run, has a point of a smaller budget, which is no
+    other seed's equal.
+    """
+    tuned = [t.tuned for t in of_method if t.tuned]
+    largest = max(tuned, key=lambda point: point.tokens, default=None)
+    return [point for point in tuned if largest is not None and point.budget == largest.budget]
 
 
 def _check_budgets_alone(other: CellRecord, cell: CellRecord) -> None:
@@ -154,10 +168,16 @@ def asked_method(cell: CellRecord) -> str:
 
 
 def _point(
-    evaluation: Evaluation, tokens: int, steps: int, seconds: float, memory: int | None
+    evaluation: Evaluation,
+    budget: tuple[str, ...],
+    tokens: int,
+    steps: int,
+    seconds: float,
+    memory: int | None,
 ) -> Point:
     return Point(
         tokens=tokens,
+        budget=budget,
         steps=steps,
         loss={int(length): m.loss for length, m in evaluation.by_length.items()},
         score=mean_scores(evaluation.tasks),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sft_app.loader.rope.base_bound import base_bound
-from sft_app.reporting.leaderboard.measured_points import Trajectory
+from sft_app.reporting.leaderboard.measured_points import Trajectory, at_largest_budget
 from sft_app.reporting.leaderboard.recovery import Recovery
 
 AGREES, DISAGREES, OPEN = "agrees", "does not agree", "cannot be told"
@@ -150,8 +150,9 @@ def _in_full(found: Recovery) -> str:
 
 def _mean_scores(group: Sequence[Trajectory], length: int, *, when: str) -> dict[str, float]:
     by_method: dict[str, list[float]] = {}
-    for trajectory in group:
-        point = trajectory.tuned if when == "tuned" else trajectory.untuned
-        if point is not None and length in point.score:
-            by_method.setdefault(trajectory.method, []).append(point.score[length])
-    return {method: statistics.fmean(scores) for method, scores in by_method.items()}
+    for method in {trajectory.method for trajectory in group}:
+        own = [trajectory for trajectory in group if trajectory.method == method]
+        untuned = [t.untuned for t in own if t.untuned]
+        points = at_largest_budget(own) if when == "tuned" else untuned
+        by_method[method] = [p.score[length] for p in points if length in p.score]
+    return {method: statistics.fmean(scores) for method, scores in by_method.items() if scores}

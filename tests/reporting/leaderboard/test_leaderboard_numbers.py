@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import pytest
 
 from sft_app.loader.rope.base_bound import base_bound
+from sft_app.reporting.leaderboard.board_texts import board_table
+from sft_app.reporting.leaderboard.leaderboard_table import build_boards
 from sft_app.reporting.leaderboard.measured_points import Point, Trajectory
 from sft_app.reporting.leaderboard.published_claims import (
     AGREES,
@@ -25,8 +27,8 @@ def trajectory(
     """Losses at 0, 1,000, 2,000 ... tokens, a step each 100."""
     points = [
         Point(
-            tokens=1000 * n, steps=10 * n, loss={LENGTH: loss}, score={LENGTH: score},
-            effective_length=LENGTH, seconds=1.0 * n, memory=None,
+            tokens=1000 * n, budget=(f"{10 * n} steps",), steps=10 * n, loss={LENGTH: loss},
+            score={LENGTH: score}, effective_length=LENGTH, seconds=1.0 * n, memory=None,
         )
         for n, loss in enumerate(losses)
     ]  # fmt: skip
@@ -129,3 +131,34 @@ def test_welch_agrees_with_the_formulas_worked_out_by_hand() -> None:
     """
     pytest.importorskip("scipy", reason="the extra leaderboard is not installed")
     assert welch_p([1.0, 2.0, 3.0], [3.0, 5.0, 7.0]) == pytest.approx(0.10448, abs=1e-4)
+
+
+def test_a_seed_without_the_largest_budget_is_no_part_of_the_mean_after_it() -> None:
+    """Its largest cell ran out of memory, or is still to be run."""
+    pytest.importorskip("scipy", reason="the extra leaderboard is not installed")
+    linear = [[5.0, 4.0, 3.0], [5.0, 4.0], [5.0, 4.0, 3.1]]
+    yarn = [[4.0, 3.3], [4.0, 3.4], [4.0, 3.5]]
+    group = [
+        trajectory(method, losses, seed=seed)
+        for method, seeds in (("linear", linear), ("yarn", yarn))
+        for seed, losses in enumerate(seeds)
+    ]
+    (board,) = build_boards(group)
+    first, second = board.standings
+    assert (first.method, first.seeds, first.seeds_in_all, first.tokens) == ("linear", 2, 3, 2000)
+    assert first.loss_tuned is not None and first.seconds is not None
+    assert first.loss_tuned.mean == pytest.approx(3.05)
+    assert first.seconds.mean == 2.0
+    assert (second.method, second.seeds, second.tokens) == ("yarn", 3, 1000)
+    assert not board.loss_pairs, "half the training is not compared with the whole"
+    seeds = [row.values[0] for row in board_table(board).rows]
+    assert [(value.text, value.note) for value in seeds] == [
+        ("2 of 3", ""), ("3", "1,000 tokens only"),
+    ]  # fmt: skip
+
+
+def test_what_diverged_comes_last_and_hides_no_better_one() -> None:
+    pytest.importorskip("scipy", reason="the extra leaderboard is not installed")
+    losses = {"linear": 3.0, "none": math.nan, "yarn": 2.0}
+    (board,) = build_boards([trajectory(method, [5.0, loss]) for method, loss in losses.items()])
+    assert [standing.method for standing in board.standings] == ["yarn", "linear", "none"]
