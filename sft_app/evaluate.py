@@ -1,13 +1,16 @@
 """sft-eval: what a checkpoint makes of long texts; the measurements of a run, for any model."""
 
+import shutil
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from sft_app.common.console import EVALUATION as EVALUATION_GOES_ON
@@ -24,9 +27,9 @@ from sft_app.launch.job.outer_launcher import refuse_outer_launcher
 from sft_app.launch.job.run_job import worker_command
 from sft_app.launch.job.supervise import run_supervised
 from sft_app.launch.job.worker_processes import worker_environment
-from sft_app.records.evaluation_file import EvaluationRequest, read_evaluation
+from sft_app.records.evaluation_file import REQUEST, EvaluationRequest, read_evaluation
 from sft_app.records.failure import clear_failures, first_failure
-from sft_app.records.run_files import CONFIG, EVALUATION
+from sft_app.records.run_files import CONFIG, EVALUATION, REPORT
 from sft_app.reporting.run.evaluation_report import write_evaluation_report
 from sft_app.reporting.run.evaluation_text import evaluation_lines
 from sft_app.reporting.run.read_run import is_run
@@ -42,6 +45,8 @@ WRITES_NOTHING = [
 ]
 """Hydra makes no folder: one is made when what was asked for can be done."""
 WORKER = "sft_app.evaluation.eval_worker"
+STAGED = ".partial"
+"""Folder in the evaluation's, in which it is written before it is complete."""
 OF_TRAINING = ("trainer", "adapter", "sweep", "run", "plan")
 HEEDED_ANYWAY = ("sweep.lengths",)
 """Where there are no evaluation.lengths."""
@@ -56,7 +61,7 @@ def main() -> None:
     except ConfigError as error:
         exit_with_message(error)
     prepare_arguments(sys.argv)
-    Folder.named = [word.removeprefix(RUN_DIR) for word in sys.argv if word.startswith(RUN_DIR)]
+    Folder.named = [in_plain_text(word) for word in sys.argv if word.startswith(RUN_DIR)]
     sys.argv = [word for word in sys.argv if not word.startswith(RUN_DIR)] + WRITES_NOTHING
     register_schema()
     run_task(evaluate)
@@ -69,6 +74,14 @@ def without_effect_here(given: Sequence[str]) -> list[str]:
     ]
 
 
+def in_plain_text(word: str) -> str:
+    """Return the value of an override, without the quotes in which Hydra reads special characters.
+
+    `word` is one that `prepare_arguments` has left.
+    """
+    return str(OverridesParser.create().parse_override(word).value())
+
+
 class Folder:
     """Remembers where the evaluation goes, past Hydra, which would make the folder at once."""
 
@@ -76,13 +89,15 @@ class Folder:
 
     @classmethod
     def make(cls) -> Path:
-        """Make the folder, and return it; raises ConfigError for one that holds a run.
+        """Make the folder, and return it; raises ConfigError for one that holds a run, or is none.
 
         One that nobody has named is new: evaluations that start in one second share none.
         """
         if not cls.named:
             return cls._make_new(datetime.now())
         directory = Path(cls.named[-1])
+        if "${" in cls.named[-1]:
+            raise ConfigError(f"{RUN_DIR}{directory} refers to a setting: write the folder's path.")
         if is_run(directory):  # whose config.yaml and report.html would be lost
             raise ConfigError(
                 f"{RUN_DIR}{directory} holds a run: name another folder for the evaluation."
@@ -135,18 +150,54 @@ def evaluate(composed: DictConfig) -> None:
 
 def _measure(config: AppConfig, request: EvaluationRequest, directory: Path) -> None:
     guard_console(EVALUATION_GOES_ON)
-    request.write(directory)
-    save_config(config, directory / CONFIG)
     print(
         f"Evaluating {config.model.name_or_path}\n  evaluation directory: {directory}", flush=True
     )
+    with written_aside(directory) as staged:
+        request.write(staged)
+        save_config(config, staged / CONFIG)
+        _run_workers(config, staged)
+    for line in evaluation_lines(read_evaluation(directory)):
+        print(line)
+    print(f"  {directory / EVALUATION}")
+    try:
+        print(f"  {write_evaluation_report(directory)}")
+    except OSError as error:  # what was measured stands
+        print(f"sft-eval: no page was written: {error}", file=sys.stderr)
+
+
+@contextmanager
+def written_aside(directory: Path) -> Iterator[Path]:
+    """Yield a folder to measure in; what stands in it goes to `directory` when it is complete.
+
+    An evaluation that fails leaves the one that stood there, and not its settings beside numbers
+    of another model; where none stood, it leaves its settings.
+    """
+    staged = directory / STAGED
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir()
+    try:
+        yield staged
+    finally:
+        complete = (staged / EVALUATION).is_file()
+        if complete:
+            (directory / REPORT).unlink(missing_ok=True)  # of what was measured before
+        if complete or not (directory / EVALUATION).is_file():
+            for name in (REQUEST, CONFIG, EVALUATION):
+                if (staged / name).is_file():
+                    (staged / name).replace(directory / name)
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _run_workers(config: AppConfig, staged: Path) -> None:
+    """Measure into the folder; ends the command where that fails."""
     ended = run_supervised(
-        worker_command(config.launch, directory / CONFIG, run_id=str(uuid.uuid4()), module=WORKER),
+        worker_command(config.launch, staged / CONFIG, run_id=str(uuid.uuid4()), module=WORKER),
         worker_environment(config.launch),
         grace_seconds=config.launch.shutdown_grace_seconds,
     )
-    failure = first_failure(directory)
-    clear_failures(directory)
+    failure = first_failure(staged)
+    clear_failures(staged)
     if ended.interrupted_by is not None:
         sys.exit(128 + ended.interrupted_by)
     if failure is not None:
@@ -157,13 +208,6 @@ def _measure(config: AppConfig, request: EvaluationRequest, directory: Path) -> 
     if ended.exit_code != 0:
         print("sft-eval: a worker ended without saying why (out of memory?)", file=sys.stderr)
         sys.exit(1)
-    for line in evaluation_lines(read_evaluation(directory)):
-        print(line)
-    print(f"  {directory / EVALUATION}")
-    try:
-        print(f"  {write_evaluation_report(directory)}")
-    except OSError as error:  # what was measured stands
-        print(f"sft-eval: no page was written: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from sft_app.evaluate import Folder, without_effect_here
+from sft_app.common.errors import ConfigError
+from sft_app.config.command_line import prepare_arguments
+from sft_app.evaluate import Folder, in_plain_text, without_effect_here, written_aside
 from sft_app.report import main
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -82,6 +85,36 @@ def test_what_cannot_be_measured_is_refused_in_a_sentence(
     assert message in answer.stderr
     assert "Traceback" not in answer.stderr
     assert "parameters in" not in answer.stdout, "no weights were read"
+
+
+@pytest.mark.parametrize("name", ["größe", "a (1)", "a=b", "plain"])
+def test_the_folder_is_called_as_it_was_named(name: str) -> None:
+    """Hydra reads special characters in quotes, which became a part of the name."""
+    words = ["sft-eval", f"hydra.run.dir=evals/{name}"]
+    prepare_arguments(words)
+    assert in_plain_text(words[1]) == f"evals/{name}"
+
+
+def test_a_folder_that_refers_to_a_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Folder, "named", ["evals/${run.name}"], raising=False)
+    with pytest.raises(ConfigError, match="refers to a setting"):
+        Folder.make()
+
+
+def test_an_evaluation_that_fails_leaves_the_one_that_stood_there(tmp_path: Path) -> None:
+    """Its settings would stand beside the numbers of another model."""
+    for model, fails in (("first", True), ("second", False), ("third", True)):
+        with suppress(SystemExit), written_aside(tmp_path) as staged:
+            (staged / "config.yaml").write_text(model)
+            if fails:
+                raise SystemExit(2)
+            (staged / "eval.json").write_text(model)
+        stands = {path.name: path.read_text() for path in tmp_path.iterdir()}
+        if model == "first":
+            assert stands == {"config.yaml": "first"}
+            (tmp_path / "report.html").write_text("of another evaluation")
+        else:
+            assert stands == {"config.yaml": "second", "eval.json": "second"}
 
 
 def test_evaluations_that_start_in_one_second_share_no_folder(

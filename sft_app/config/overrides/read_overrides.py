@@ -1,5 +1,6 @@
 """Overrides as people type them, checked one by one and written as Hydra reads them."""
 
+import os
 import re
 import typing
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from sft_app.config.overrides.value_types import (
 from sft_app.config.reference.describe_settings import all_groups, all_settings
 
 _WORD = re.compile(r"(?P<sign>\+\+|\+|)(?P<key>[^=+~\s]+)=(?P<value>.*)", re.DOTALL)
+RUN_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 _LIST_OR_MAPPING = ("[", "{", "'", '"', "$")
 
 
@@ -51,7 +53,7 @@ def _read(word: str, own_options: bool, may_sweep: bool) -> str:
     if override is None:
         raise ConfigError(f"'{word}' cannot be read: write key=value, or ~key to leave one out.")
     if override.key_or_group.startswith("hydra"):
-        return written
+        return _below_home(override) or written
     check_key(override, check_options=not own_options)
     check_values(override)
     if override.is_sweep_override() and not may_sweep:
@@ -66,6 +68,16 @@ def _read(word: str, own_options: bool, may_sweep: bool) -> str:
             f"{override.key_or_group}=\"'...'\"."
         )
     return f"++{written}" if _adds_a_key(override, written) else written
+
+
+def _below_home(override: Override) -> str | None:
+    """Return an override of a run's folder with `~` written out, which no shell does after `=`."""
+    value = override.value()
+    is_folder = override.key_or_group in RUN_FOLDERS and isinstance(value, str)
+    if not is_folder or not str(value).startswith("~"):
+        return None
+    whole = os.path.expanduser(str(value))  # noqa: PTH111 (of nobody's home it leaves the name)
+    return f"{override.key_or_group}={quoted(whole)}"
 
 
 def _as_typed(key: str, value: str) -> str:

@@ -194,6 +194,23 @@ def test_what_hydra_understands_passes_unchanged(override: str) -> None:
 @pytest.mark.parametrize(
     ("typed", "read"),
     [
+        ("hydra.run.dir=~/runs/a b", "hydra.run.dir='/home/me/runs/a b'"),
+        ("hydra.sweep.dir=~/sweeps", "hydra.sweep.dir='/home/me/sweeps'"),
+        ("hydra.run.dir=~nobody-here/a", "hydra.run.dir='~nobody-here/a'"),
+        ("hydra.run.dir=a~b", "hydra.run.dir='a~b'"),
+    ],
+)
+def test_a_run_goes_to_the_home_that_its_folder_names(
+    typed: str, read: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It went into a folder called ~ below the current one."""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert read_overrides([typed]) == [read]
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
         ("context_length=16k", "context_length=16384"),
         ("context_length=4K,1M", "context_length=4096,1048576"),
         ("sweep.tokens=10M", "sweep.tokens=10000000"),
