@@ -167,6 +167,9 @@ class RunResult:
     best_step: int | None = None
     """The step with the lowest held-out loss of those measured while training went."""
     best_heldout_loss: float | None = None
+    weights_of_step: int | None = None
+    """The step whose weights are the model: the last one, but where
+    trainer.load_best_model_at_end has taken an earlier one that is on the disk, whole."""
     stopped_early: bool = False
     """trainer.early_stopping_patience has ended training before its last step."""
     evaluation_before: Evaluation | None = None

@@ -69,6 +69,8 @@ def _made_from(result: RunResult, config: dict[str, Any], plan: dict[str, Any]) 
     yield f"- method: {'all weights' if method == 'none' else f'{method}, merged'}"
     amount = f"{result.steps:,} steps, {result.tokens.supervised:,} supervised tokens"
     yield f"- training: {amount}, seed {result.seed}"
+    if result.weights_of_step not in (None, result.steps):
+        yield f"- weights: those after step {result.weights_of_step:,}, by the held-out loss"
     if result.verification is not None:
         yield f"- saved model: {result.verification.sentence()}"
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())

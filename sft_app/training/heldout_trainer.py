@@ -178,13 +178,18 @@ class HeldoutTrainer(CheckpointingTrainer):
         if has_weights_to_use(self.optimizer):
             self.optimizer.eval()
 
-    def load_best(self) -> None:
-        """Load the weights of the step with the lowest held-out loss; a collective."""
+    def load_best(self) -> int:
+        """Load the weights of the step with the lowest held-out loss; a collective.
+
+        Returns the step: where that one's checkpoint is not there, or damaged, it is the next best
+        that is whole.
+        """
         step = self._best_on_disk()
         last = self.state.global_step
         if step is None:
             log.warning("No step was measured that has a checkpoint: the last one is kept.")
-        elif step == last:
+            return last
+        if step == last:
             log.info("best step       %d, the last one", step)
         else:
             checkpoint = checkpoint_of(Path(self.args.output_dir), step)
@@ -195,6 +200,7 @@ class HeldoutTrainer(CheckpointingTrainer):
                 if has_weights_to_use(self.optimizer):  # computed from its state
                     self._load_optimizer_and_scheduler(str(checkpoint))
             log.info("best step       %d of %d: its weights are loaded", step, last)
+        return step
 
     def _best_on_disk(self) -> int | None:
         """Return the best step that can be loaded, as rank 0 sees it."""

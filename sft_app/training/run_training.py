@@ -282,11 +282,12 @@ def train(trainer: SFTTrainer, config: AppConfig, run_dir: Path, record: RunReco
     with trainer.guard.signals.noticed():
         trainer.train(resume_from_checkpoint=result.resumed_from)
     trainer.check_all_steps_taken()
+    result.weights_of_step = trainer.state.global_step
     if (best := best_of(trainer.measured)) is not None:
         result.best_step, result.best_heldout_loss = best.step, best.loss
         result.stopped_early = trainer.has_stopped_early
         if config.trainer.load_best_model_at_end and not trainer.stopped_by:
-            trainer.load_best()
+            result.weights_of_step = trainer.load_best()
     if not trainer.stopped_by:
         trainer.settle_weights()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

@@ -226,6 +226,7 @@ def test_what_is_saved_of_sharded_ranks_is_the_step_with_the_lowest_held_out_los
     best = losses.index(min(losses)) + 1
     assert result.stopped_early and result.steps == len(losses) == best + 3 < 20
     assert (result.best_step, result.best_heldout_loss) == (best, min(losses))
+    assert result.weights_of_step == best
     assert result.evaluation_after and result.evaluation_after.heldout
     assert result.evaluation_after.heldout.loss == pytest.approx(min(losses), rel=1e-6)
     kept = sorted(path.name for path in (run.directory / "checkpoints").glob("checkpoint-*"))

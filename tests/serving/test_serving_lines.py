@@ -238,6 +238,21 @@ def test_the_card_says_what_it_is_made_from_and_what_came_out(tmp_path: Path) ->
     assert write_model_card(tmp_path / "nothing") is None
 
 
+@pytest.mark.parametrize(("step", "told"), [(40, True), (100, False), (None, False)])
+def test_the_card_says_which_step_the_weights_are_of(
+    tmp_path: Path, step: int | None, told: bool
+) -> None:
+    model_with(YARN, tmp_path / "model")
+    RunResult(
+        status=Status.completed, started_at="2026-01-01T00:00:00+00:00", config_hash="a", seed=1,
+        context_length=32768, model="org/base", steps=100, weights_of_step=step,
+    ).write(tmp_path)  # fmt: skip
+    (tmp_path / "config.yaml").write_text("data: {train: chat.json}\n")
+    path = write_model_card(tmp_path)
+    assert path is not None
+    assert ("- weights: those after step 40" in path.read_text()) == told
+
+
 def test_a_card_leaves_the_building_without_the_paths_of_this_machine(tmp_path: Path) -> None:
     model_with(YARN, tmp_path / "model")
     RunResult(

@@ -81,11 +81,24 @@ def test_the_best_step_stays_beside_the_newest_and_its_weights_are_loaded(
     trainer.train()
     kept = [path.name for path in numbered(tmp_path / "checkpoints")]
     assert kept == ["checkpoint-2", "checkpoint-4"]  # save_total_limit=1, and the best one
-    trainer.load_best()
+    assert trainer.load_best() == 2
     loaded = weights(trainer)
     assert all(torch.equal(second.kept[name], tensor) for name, tensor in loaded.items())
     on_disk = load_file(tmp_path / "checkpoints/checkpoint-4/model.safetensors")
     assert any(not torch.equal(on_disk[name], loaded[name]) for name in on_disk)
+
+
+def test_where_the_best_checkpoint_is_damaged_it_is_said_whose_weights_are_kept(
+    make: Make, tmp_path: Path
+) -> None:
+    """The record named the best step all the same."""
+    trainer = make([5.0, 3.0, 4.0, 3.5])
+    last = KeepWeights(4)
+    trainer.add_callback(last)
+    trainer.train()
+    (tmp_path / "checkpoints/checkpoint-2/model.safetensors").write_bytes(b"damaged")
+    assert trainer.load_best() == 4
+    assert all(torch.equal(last.kept[n], tensor) for n, tensor in weights(trainer).items())
 
 
 def test_measuring_changes_nothing_of_the_training(make: Make) -> None:

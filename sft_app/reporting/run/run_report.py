@@ -212,6 +212,9 @@ def _environment(result: RunResult) -> list[Entry]:
         "parameters": result.num_parameters,
         "trained parameters": result.num_trainable_parameters,
         "steps": result.steps,
+        "weights of step": None
+        if result.weights_of_step == result.steps
+        else result.weights_of_step,
         "epochs": round(result.epochs, 4),
         "seed": result.seed,
         "model": result.model,
