@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import json
 import signal
 import subprocess
 import sys
@@ -86,6 +87,16 @@ def test_jobs_fail_continue_and_change(run_command: Run, tmp_path: Path, sweep: 
     rows = list(csv.DictReader((folder / "sweep.csv").open()))
     assert sorted(row["status"] for row in rows) == ["completed", "completed", "failed", "failed"]
     assert (folder / "report.html").is_file()
+
+    begun_with = folder / "context_length-128_rope-yarn_seed-13/identity.json"
+    identity = json.loads(begun_with.read_text())
+    begun_with.write_text(json.dumps({**identity, "versions": {"torch": "1.0"}}))
+    retried = run_command(*sweep, "context_length=128", "rope=yarn", "seed=13,1",
+                          cwd=tmp_path, env=PRETEND)  # fmt: skip
+    assert retried.returncode == 1
+    (goes_on,) = (line for line in retried.stdout.splitlines() if "goes on: " in line)
+    assert begun_with.parent.name in goes_on
+    assert f"torch {identity['versions']['torch']} instead of 1.0" in goes_on
 
     again = run_command(*command, "seed=1", cwd=tmp_path, env=PRETEND)
     assert again.returncode == 0

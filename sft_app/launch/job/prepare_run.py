@@ -103,12 +103,12 @@ def prepare_run(config: AppConfig, run_dir: Path) -> bool:
         if found.state is not JobState.new:
             print(f"The run that stood in {run_dir} is kept in {set_aside(run_dir)}.", flush=True)
         return True
-    _check_adapter(config, run_dir if setting == "auto" else Path(str(setting)).expanduser())
+    check_adapter(config, run_dir if setting == "auto" else Path(str(setting)).expanduser())
     if setting != "auto":
         _check_checkpoint(config, Path(str(setting)).expanduser(), run_dir, found)
         return True
     if found.state is JobState.changed and found.has_work and not config.trainer.resume_anyway:
-        raise ConfigError(_refusal(f"{run_dir} holds a run", found.differences))
+        raise ConfigError(_refusal(run_dir, found.differences))
     for note in found.notes:
         print(f"The run in {run_dir}: {note}.", flush=True)
     if found.state is JobState.done:
@@ -120,13 +120,18 @@ def prepare_run(config: AppConfig, run_dir: Path) -> bool:
 
 
 def _check_checkpoint(config: AppConfig, place: Path, run_dir: Path, found: Found) -> None:
-    """Raise ConfigError when a named checkpoint belongs to another training than is asked for."""
+    """Raise ConfigError when a named checkpoint cannot be what this run goes on from."""
     inside = place.absolute().is_relative_to(run_dir.absolute())
     if found.has_work and not inside:
         raise ConfigError(
             f"{run_dir} holds a run already, and trainer.resume_from_checkpoint={place} is "
             "another's: give this one a run.name of its own."
         )
+    check_same_training(config, place)
+
+
+def check_same_training(config: AppConfig, place: Path) -> None:
+    """Raise ConfigError when a named checkpoint belongs to another training than is asked for."""
     folders = (place, place.parent, place.parent.parent)
     before = next((i for folder in folders if (i := read_identity(folder)) is not None), None)
     if config.trainer.resume_anyway:
@@ -140,11 +145,13 @@ def _check_checkpoint(config: AppConfig, place: Path, run_dir: Path, found: Foun
     differences = compare(before, identity_of(config, world_size(config.launch))).differences
     if differences:
         raise ConfigError(
-            _refusal(f"trainer.resume_from_checkpoint={place} is of a run", differences)
+            f"trainer.resume_from_checkpoint={place} is of a run that differs: "
+            f"{_listed(differences)}. Leave it out to start at the first step, or go on all the "
+            "same (trainer.resume_anyway=true)."
         )
 
 
-def _check_adapter(config: AppConfig, place: Path) -> None:
+def check_adapter(config: AppConfig, place: Path) -> None:
     """Raise ConfigError where a LoRA checkpoint is to go on as full tuning."""
     if config.adapter.method is not AdapterMethod.none:
         return
@@ -157,10 +164,10 @@ def _check_adapter(config: AppConfig, place: Path) -> None:
         )
 
 
-def _refusal(what: str, differences: tuple[str, ...]) -> str:
+def _refusal(run_dir: Path, differences: tuple[str, ...]) -> str:
     return (
-        f"{what} that differs: {_listed(differences)}. Choose another run.name, start anew beside "
-        "it (trainer.resume_from_checkpoint=never), or go on all the same "
+        f"{run_dir} holds a run that differs: {_listed(differences)}. Choose another run.name, "
+        "start anew beside it (trainer.resume_from_checkpoint=never), or go on all the same "
         "(trainer.resume_anyway=true)."
     )
 

@@ -33,6 +33,7 @@ from sft_app.launch.sweep.check_job_plans import check_plans
 from sft_app.launch.sweep.compose_jobs import SweepJob, add_task_override, compose_jobs
 from sft_app.launch.sweep.equal_plans import jobs_that_share
 from sft_app.launch.sweep.launcher import Launcher, settle_processes, which_launcher
+from sft_app.launch.sweep.named_checkpoint import check_named_checkpoints
 from sft_app.launch.sweep.ray_pool import start_pool
 from sft_app.launch.sweep.rungs.continue_budget import check_can_continue
 from sft_app.launch.sweep.rungs.halving import add_rungs, jobs_left, one_batch_a_rung
@@ -107,6 +108,7 @@ def prepare_sweep(master: DictConfig) -> Sweep:
         _check_nodes(jobs)
     jobs = _settle(master, jobs)
     to_run = jobs_left(jobs)
+    check_named_checkpoints(to_run)
     warm = warm_python(to_run) if launcher is Launcher.serial else None
     try:
         plans = check_plans(to_run, warm)
@@ -232,6 +234,8 @@ def _make_job_ready(job: SweepJob, sweep: Sweep) -> None:
         kept = set_aside(job.run_dir).relative_to(sweep.directory)
         why = "; ".join(found.differences[:2]) or "to be started anew"
         print(f"  {job.name}: {why}; the former run is kept in {kept}", flush=True)
+    elif found.state is JobState.unfinished and found.notes:
+        print(f"  {job.name} goes on: {'; '.join(found.notes)}", flush=True)
     if found.state is not JobState.done:
         job.run_dir.mkdir(parents=True, exist_ok=True)
         save_config(job.config, job.run_dir / CONFIG)

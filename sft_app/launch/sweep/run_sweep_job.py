@@ -15,6 +15,7 @@ from sft_app.launch.nodes.following import Following
 from sft_app.launch.nodes.slurm_rendezvous import run_id_on_slurm, slurm_rendezvous
 from sft_app.launch.sweep.budget import apply_budget
 from sft_app.launch.sweep.equal_plans import shared_result
+from sft_app.launch.sweep.named_checkpoint import own_checkpoints_first
 from sft_app.launch.sweep.out_of_memory import shorter_out_of_memory
 from sft_app.launch.sweep.rungs.continue_budget import Beginning, find_beginning, go_on_from
 from sft_app.launch.sweep.rungs.halving import drop, why_dropped
@@ -64,7 +65,7 @@ def run_sweep_job(
         run_id = run_id_on_slurm() if config.launch.nnodes > 1 else None
         try:
             return run_job(
-                go_on_from(beginning, run_dir, config),
+                go_on_from(beginning, run_dir, own_checkpoints_first(config, run_dir)),
                 run_dir,
                 label or run_dir.name,
                 run_id=run_id,
