@@ -291,3 +291,18 @@ def gguf_arguments() -> dict[str, Any]:
     if hasattr(transformers, "GgufConfig"):
         return {"quantization_config": transformers.GgufConfig(dequantize=True)}
     return {}
+
+
+def sentencepiece_messages() -> Any:
+    """Return the module that reads the fields of a `tokenizer.model` (`ModelProto`).
+
+    sentencepiece's own refuses a protobuf older than the one that it was made with (0.2.3: 7.36),
+    which other packages do not allow yet. transformers has one that any protobuf takes.
+    """
+    from google.protobuf.runtime_version import VersionError
+
+    try:
+        from sentencepiece import sentencepiece_model_pb2
+    except VersionError:
+        from transformers.utils import sentencepiece_model_pb2_new as sentencepiece_model_pb2
+    return sentencepiece_model_pb2

@@ -1,15 +1,19 @@
-"""What a run is called where others keep its metrics (W&B, MLflow, ...): project, name, group.
+"""What a run is called where others keep its metrics (W&B, MLflow, ...), and how it ended.
 
-transformers' callbacks read these from the environment; what stands there already is left alone.
+transformers' callbacks read project, name and group from the environment; what stands there already
+is left alone.
 """
 
+import atexit
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sft_app.records.result import Status
 from sft_app.records.run_files import JOB_LABEL
 
 PROJECT = "sft_app"
@@ -42,6 +46,17 @@ def name_tracked_run(run_dir: Path, report_to: Iterable[str]) -> str:
             if value is not None:
                 os.environ.setdefault(variable, value)
     return run.name
+
+
+def tell_trackers(status: Status) -> None:
+    """Let trackers know, when this process ends, that its run is not complete.
+
+    MLflow calls every run finished whose process ends by itself. W&B goes by the exit code.
+    """
+    mlflow = sys.modules.get("mlflow")
+    if mlflow is not None and mlflow.active_run() is not None:
+        word = "KILLED" if status is Status.interrupted else "FAILED"
+        atexit.register(mlflow.end_run, word)  # before MLflow's own: the last comes first
 
 
 def _environment(logger: str, run: TrackedRun, run_dir: Path) -> dict[str, str | None]:

@@ -7,18 +7,21 @@ its life to its parent's.
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from sft_app.common.console import RUN, guard_console
 from sft_app.common.errors import ConfigError
 from sft_app.common.imports import UNUSED, lean_imports
 from sft_app.common.processes import die_with_parent
+from sft_app.compat.python_internals import end_process
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import load_config
 from sft_app.records.failure import record_failure
 from sft_app.records.result import Status
+from sft_app.training.experiment_trackers import tell_trackers
 
 EXIT_FAILED = 1
+SECONDS_TO_END = 30
+"""Of a run that failed, for trackers to send what they still hold: other ranks may wait for it."""
 
 
 def main(config_path: Path) -> None:
@@ -45,12 +48,14 @@ def main(config_path: Path) -> None:
             import logging
 
             logging.getLogger("sft_app.failure").exception("rank %d failed", rank)
-        end_now(getattr(error, "exit_code", EXIT_FAILED))
+        tell_trackers(status)
+        end_process(getattr(error, "exit_code", EXIT_FAILED), within=SECONDS_TO_END)
+    end_process(0)
 
 
 def status_of(error: BaseException) -> Status:
     """Tell a signal, memory that ran out, and everything else apart."""
-    from sft_app.training.guards.explain_out_of_memory import is_out_of_memory
+    from sft_app.training.guards.memory_errors import is_out_of_memory
     from sft_app.training.guards.stop_signals import Interrupted
 
     if isinstance(error, Interrupted):
@@ -69,13 +74,6 @@ def way_out(config_path: Path) -> str | None:
 
         logging.getLogger("sft_app.failure").exception("no remedies could be estimated")
         return None
-
-
-def end_now(exit_code: int) -> NoReturn:
-    """End without waiting: other ranks may never answer what a clean exit waits for."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(exit_code)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from sft_app.compat.python_internals import end_process
 from sft_app.config.schema.model import ModelConfig
 from sft_app.config.schema.rope import RopeConfig
 from sft_app.loader.checkpoint.pretrained_config import load_pretrained_config
@@ -196,6 +197,7 @@ def main() -> None:
     answer = measure(options.source, options.files, slices=slices)
     print(json.dumps(answer), flush=True)
     dist.destroy_process_group()
+    end_process(0)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,8 @@ def test_jobs_fail_continue_and_change(run_command: Run, tmp_path: Path, sweep: 
         "context_length-128_rope-yarn_seed-13": Status.failed,
     }
     assert "4 cells: 2 completed, 2 failed" in first.stdout
+    tracked = {path.parent.name: path.read_text() for path in folder.glob("*/tracked")}
+    assert tracked == {name: "1" if "seed-13" in name else "0" for name in statuses}
     rows = list(csv.DictReader((folder / "sweep.csv").open()))
     assert sorted(row["status"] for row in rows) == ["completed", "completed", "failed", "failed"]
     assert (folder / "report.html").is_file()

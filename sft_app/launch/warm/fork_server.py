@@ -9,7 +9,6 @@ for the other end. When that end is closed, or its parent dies, it ends, and its
 """
 
 import argparse
-import contextlib
 import importlib
 import json
 import os
@@ -24,6 +23,7 @@ from typing import Any
 
 from sft_app.common.imports import lean_imports
 from sft_app.common.processes import die_with_parent
+from sft_app.compat.python_internals import end_process
 
 MESSAGE_BYTES = 1 << 20
 """More than an environment and a command line take (Linux: 128 KiB a word, some 2 MiB in all)."""
@@ -98,10 +98,7 @@ def _fork(
     except BaseException:
         traceback.print_exc()
     finally:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(exit_code)
+        end_process(exit_code)
 
 
 def _run(request: dict[str, Any]) -> int:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from sentencepiece import SentencePieceProcessor
-from sentencepiece import sentencepiece_model_pb2 as proto
 from tokenizers import (
     AddedToken,
     Regex,
@@ -25,6 +24,7 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sft_app.common.errors import ConfigError
+from sft_app.compat.loading_and_saving import sentencepiece_messages
 
 SPACE = "▁"
 _UNIGRAM, _BPE = 1, 2
@@ -72,7 +72,7 @@ def rebuild_tokenizer(
     follows a special token: True puts the dummy prefix in front of every stretch of text, False
     only in front of the first.
     """
-    model = proto.ModelProto()
+    model = sentencepiece_messages().ModelProto()
     model.ParseFromString(model_file.read_bytes())
     tokenizer = Tokenizer(_segmentation(model))
     _set_spaces(tokenizer, model.normalizer_spec, legacy=legacy)

@@ -10,14 +10,6 @@ from sft_app.training.model_plan import plan_model
 from sft_app.training.screen.screen_lines import size
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Know CUDA's and the CPU allocator's own words for it; torch has a type for CUDA only."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    words = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-
-
 def explain_out_of_memory(config: AppConfig) -> str:
     """Return batch, peak, estimate and remedies as the end of a sentence.
 

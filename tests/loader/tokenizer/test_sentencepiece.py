@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -218,3 +220,23 @@ def test_a_vocabulary_of_llamas_size_equals_the_library(
     texts = with_more_spaces(real_text)
     assert [t for t in texts if plain_ids(tokenizer, t) != library.encode(t)] == []
     assert "equal to the library" in backend
+
+
+def test_an_older_protobuf_than_sentencepiece_was_made_with_reads_the_same(
+    llama_like: Path,
+) -> None:
+    """Packages such as MLflow hold protobuf below what sentencepiece 0.2.3 asks for."""
+    program = f"""
+import google.protobuf.runtime_version as installed
+installed.MAJOR = 1
+from sft_app.loader.tokenizer.sentencepiece_backend import rebuild_tokenizer
+from pathlib import Path
+tokenizer = rebuild_tokenizer(Path({str(llama_like / "tokenizer.model")!r}), {{}}, legacy=True)
+print(tokenizer("Hello  world").input_ids)
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert answer.returncode == 0, answer.stderr
+    library = SentencePieceProcessor(model_file=str(llama_like / "tokenizer.model"))
+    assert json.loads(answer.stdout) == [library.bos_id(), *library.encode("Hello  world")]

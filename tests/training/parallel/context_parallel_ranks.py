@@ -16,6 +16,7 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from sft_app.common.errors import ConfigError
+from sft_app.compat.python_internals import end_process
 from sft_app.config.schema.adapter import AdapterConfig, AdapterMethod
 from sft_app.evaluation.token_reader import TokenReader
 from sft_app.training.activation_memory.tile_layers import install_tiles
@@ -292,3 +293,4 @@ if __name__ == "__main__":
         check_trainer(cp_group, directory, "lora", gradient_checkpointing=True)
         check_trainer(cp_group, directory, "all weights", sharded=True, gradient_checkpointing=True)
     dist.destroy_process_group()
+    end_process(0)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sft_app.common.errors import ConfigError
+from sft_app.compat.python_internals import end_process
 from sft_app.config.schema.trainer import LossHead
 from sft_app.evaluation.token_reader import TokenReader
 from sft_app.loader.model.tensor_parallel import disown_tensor_parallel, tensor_parallel_arguments
@@ -102,3 +103,4 @@ if __name__ == "__main__":
     for number, case in enumerate(FAMILIES):
         check_gradients(case, Path(sys.argv[1]) / str(number))
     dist.destroy_process_group()
+    end_process(0)

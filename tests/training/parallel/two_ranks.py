@@ -11,6 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from sft_app.compat.python_internals import end_process
 from sft_app.data.batches.datasets import CONVERSATION_SHARE
 from tests.training.random_models import build_random_model
 from tests.training.training_steps import (
@@ -139,3 +140,4 @@ if __name__ == "__main__":
     check_fsdp(shard_head=False)
     check_fsdp(shard_head=True)
     dist.destroy_process_group()
+    end_process(0)
