@@ -62,24 +62,29 @@ def go_on_with(run_dir: Path) -> str | None:
 def recorded_overrides(path: Path) -> list[str] | None:
     """Return the overrides that Hydra recorded in `path`, its own last.
 
+    Before them stands the folder of configurations that was named: it may have what they choose.
     None where they cannot be read, or one of them was a secret, which nobody has written down.
     """
     try:
-        recorded = yaml.safe_load(path.read_text(encoding="utf-8"))["hydra"]["overrides"]
+        hydra = yaml.safe_load(path.read_text(encoding="utf-8"))["hydra"]
+        recorded, folder = hydra["overrides"], _config_dir(hydra)
         task, own = ([str(word) for word in recorded.get(part) or ()] for part in ("task", "hydra"))
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        yaml.YAMLError,
-    ):
+    except _UNREADABLE:
         return None
     words = [*task, *(word for word in own if not word.startswith(_WORDS_OF_HYDRA))]
     shown = [shown_override(word) for word in words]
-    return None if any(HIDDEN in word for word in shown) else shown
+    return None if any(HIDDEN in word for word in shown) else [*folder, *shown]
+
+
+def _config_dir(hydra: Mapping[str, Any]) -> list[str]:
+    """Return the option --config-dir as it was given, from here; nothing where it was not."""
+    sources = (hydra.get("runtime") or {}).get("config_sources") or ()
+    named = [Path(str(s["path"])) for s in sources if s.get("provider") == "command-line"]
+    here = Path.cwd()
+    return [
+        f"--config-dir={path.relative_to(here) if path.is_relative_to(here) else path}"
+        for path in named
+    ]
 
 
 def read_config(run_dir: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Compose the jobs of a sweep before anything starts."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def compose_jobs(master: DictConfig, *, on_slurm: bool) -> list[SweepJob]:
     loader = hydra_internals.sweep_config_loader()  # without it, glob() cannot be listed
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(_parameters(master))
     swept = {o.key_or_group for o in overrides if o.is_sweep_override()}
+    check_one_folder(swept)
     fixed = [o.key_or_group for o in overrides if o.key_or_group not in swept]
     unnamed = keys_left_out(fixed, [key for key in fixed if group_options(key)])
     unnamed += [key for key in SET_BY_THE_SWEEP if key not in swept]
@@ -62,6 +64,15 @@ def compose_jobs(master: DictConfig, *, on_slurm: bool) -> list[SweepJob]:
     jobs = [_compose_job(master, tuple(o), number, on_slurm) for number, o in enumerate(batch)]
     _check_folders(jobs)
     return jobs
+
+
+def check_one_folder(swept: Iterable[str]) -> None:
+    """Raise ConfigError where a setting that names the sweep's folder is among those that vary."""
+    for key in sorted({"sweep.name", "run.name"} & set(swept)):
+        raise ConfigError(
+            f"{key} has several values, and all jobs of a sweep go into one folder: start a sweep "
+            "for each, sweep.name=..., or leave it out."
+        )
 
 
 def add_hydra_override(master: DictConfig, override: str) -> None:
