@@ -78,8 +78,9 @@ class PrepareSweep(Callback):
         if not jobs_left(sweep.jobs):
             print("Nothing is left to do: every job completed with these settings.")
             sys.exit(0)
+        # A job that this process runs sees to it that it is ended; between two, nobody would.
+        signal.signal(signal.SIGTERM, _interrupt)
         if sweep.watch is not None:
-            signal.signal(signal.SIGTERM, _interrupt)
             sweep.watch.start()
 
 
