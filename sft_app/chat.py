@@ -7,6 +7,7 @@ from pathlib import Path
 from sft_app.common.console import guard_console
 from sft_app.common.errors import ConfigError
 from sft_app.records.run_files import MODEL
+from sft_app.records.saved_model import told_of_earlier
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,6 +17,8 @@ def main(arguments: list[str] | None = None) -> int:
     folders = [options.directory, *([options.compare] if options.compare else [])]
     try:
         models = [_model_in(folder) for folder in folders]
+        for told in filter(None, map(told_of_earlier, folders)):
+            print(f"sft-chat: {told}", file=sys.stderr)
         one_shot = options.prompt
         if one_shot is None and not sys.stdin.isatty():
             one_shot = sys.stdin.read()

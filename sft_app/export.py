@@ -7,6 +7,7 @@ from pathlib import Path
 from sft_app.common.console import guard_console
 from sft_app.common.errors import ConfigError
 from sft_app.records.run_files import MODEL
+from sft_app.records.saved_model import told_of_earlier
 from sft_app.serving.adapter_folder import is_adapter
 from sft_app.serving.export_gguf import OUT_TYPES, export_gguf
 from sft_app.serving.gguf_positions import ramp_hint
@@ -25,6 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _complain(
             f"{directory} is an adapter: name the run, whose model/ has it merged into its base."
         )
+    if (told := told_of_earlier(directory)) is not None:
+        print(f"sft-export: {told}", file=sys.stderr)
     try:
         if options.what == "commands":
             for line in serving_lines(model_dir):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sft_app.common.console import guard_console
 from sft_app.records.run_files import ADAPTER, MODEL, VERIFICATION
+from sft_app.records.saved_model import told_of_earlier
 from sft_app.records.verification import Verification
 from sft_app.serving.fresh_process import verify_in_fresh_process
 
@@ -39,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         trust_remote_code=options.trust_remote_code,
     )
     show(verdict, model_dir, known=known)
+    if (told := told_of_earlier(directory)) is not None:
+        print(f"sft-verify: {told}", file=sys.stderr)
     return 0 if verdict.passed else 1
 
 

@@ -12,15 +12,21 @@ import yaml
 
 from sft_app.records.result import Evaluation, RunResult, read_result
 from sft_app.records.run_files import CONFIG, MODEL, MODEL_CARD, PLAN, write_atomically
+from sft_app.records.saved_model import saved_by_last_start
 from sft_app.serving.serving_lines import serving_lines
 
 
 def write_model_card(run_dir: Path) -> Path | None:
-    """Write README.md into the run's model/; None, and nothing, where no model was saved."""
+    """Write README.md into the run's model/; None, and nothing, where no model was saved.
+
+    One that an earlier start has saved keeps the card that it has.
+    """
     model_dir = run_dir / MODEL
     if not (model_dir / "config.json").is_file():
         return None
     result = read_result(run_dir)
+    if not saved_by_last_start(result):
+        return None
     config = yaml.safe_load((run_dir / CONFIG).read_text(encoding="utf-8"))
     plan_file = run_dir / PLAN
     plan = json.loads(plan_file.read_text(encoding="utf-8")) if plan_file.is_file() else {}

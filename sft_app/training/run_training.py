@@ -22,6 +22,7 @@ from sft_app.evaluation.work_split import split_over_all_ranks
 from sft_app.loader.model.embeddings import changes_embeddings, fit_model_to_tokenizer
 from sft_app.loader.model.load_model import load_model
 from sft_app.records.run_files import METRICS, MODEL, PLAN, PROFILE, TENSORBOARD, write_atomically
+from sft_app.records.saved_model import SAVING
 from sft_app.training.arguments import training_arguments
 from sft_app.training.callbacks.compile_layers import CompileLayers, check_compiler
 from sft_app.training.callbacks.metrics_file import MetricsFile
@@ -166,7 +167,7 @@ def run_training(config: AppConfig, run_dir: Path) -> None:
     record.note_peak_memory(device)
     trainer.release_training_state()
     # Saved before it is evaluated: what was trained is safe, whatever the evaluation needs.
-    with record.phase("save"), limited():
+    with record.phase(SAVING), limited():
         final = save_final_model(prepared, config, plans, run_dir / MODEL, device)
         write_expected(
             final, plans, run_dir, sharded=prepared.sharded and not quantised, on_rank_0=quantised

@@ -1,5 +1,6 @@
 """The lines that serve a model, its card, and what a GGUF file must say about positions."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -223,7 +224,7 @@ def test_the_card_says_what_it_is_made_from_and_what_came_out(tmp_path: Path) ->
     RunResult(
         status=Status.completed, started_at="2026-01-01T00:00:00+00:00", config_hash="a", seed=1,
         context_length=32768, model="org/base", rope_method="yarn", rope_factor=4.0,
-        evaluation_after=after,
+        evaluation_after=after, seconds={"save": 1.0},
     ).write(tmp_path)  # fmt: skip
     (tmp_path / "config.yaml").write_text("data: {train: chat.json}\nadapter: {method: lora}\n")
     path = write_model_card(tmp_path)
@@ -238,6 +239,31 @@ def test_the_card_says_what_it_is_made_from_and_what_came_out(tmp_path: Path) ->
     assert write_model_card(tmp_path / "nothing") is None
 
 
+def test_a_run_that_is_made_longer_and_fails_does_not_describe_the_model_of_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its steps and settings are not those of the model that stands there."""
+    model_with(YARN, tmp_path / "model")
+    (tmp_path / "config.yaml").write_text("data: {train: chat.json}\n")
+    result = RunResult(
+        status=Status.completed, started_at="2026-01-01T00:00:00+00:00", config_hash="a", seed=1,
+        context_length=32768, model="org/base", steps=100, seconds={"save": 1.0},
+    )  # fmt: skip
+    result.write(tmp_path)
+    path = write_model_card(tmp_path)
+    assert path is not None
+    before = path.read_text()
+    assert main(["commands", str(tmp_path)]) == 0
+    assert not capsys.readouterr().err
+    dataclasses.replace(result, status=Status.failed, steps=120, seconds={"train": 9.0}).write(
+        tmp_path
+    )
+    assert write_model_card(tmp_path) is None
+    assert path.read_text() == before
+    assert main(["commands", str(tmp_path)]) == 0
+    assert "has saved no model (status failed): model/ is what" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("step", "told"), [(40, True), (100, False), (None, False)])
 def test_the_card_says_which_step_the_weights_are_of(
     tmp_path: Path, step: int | None, told: bool
@@ -246,6 +272,7 @@ def test_the_card_says_which_step_the_weights_are_of(
     RunResult(
         status=Status.completed, started_at="2026-01-01T00:00:00+00:00", config_hash="a", seed=1,
         context_length=32768, model="org/base", steps=100, weights_of_step=step,
+        seconds={"save": 1.0},
     ).write(tmp_path)  # fmt: skip
     (tmp_path / "config.yaml").write_text("data: {train: chat.json}\n")
     path = write_model_card(tmp_path)
@@ -257,7 +284,7 @@ def test_a_card_leaves_the_building_without_the_paths_of_this_machine(tmp_path: 
     model_with(YARN, tmp_path / "model")
     RunResult(
         status=Status.completed, started_at="2026-01-01T00:00:00+00:00", config_hash="a", seed=1,
-        context_length=32768, model="/home/someone/secret/base-7b",
+        context_length=32768, model="/home/someone/secret/base-7b", seconds={"save": 1.0},
     ).write(tmp_path)  # fmt: skip
     sources = f"[{{path: /home/someone/secret/a.json}}, org/data, {tmp_path}/b.jsonl]"
     (tmp_path / "config.yaml").write_text(f"data: {{train: {sources}}}\n")
