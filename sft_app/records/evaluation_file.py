@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sft_app.records import strict_json
 from sft_app.records.result import Evaluation, evaluation_from_dict
 from sft_app.records.run_files import EVALUATION, write_atomically
 
@@ -36,7 +37,7 @@ def read_request(directory: Path) -> EvaluationRequest:
 
 def write_evaluation(directory: Path, evaluation: Evaluation, about: dict[str, Any]) -> None:
     """Write eval.json: `about` (model, context_length, ...), then the keys of an Evaluation."""
-    text = json.dumps({**about, **dataclasses.asdict(evaluation)}, indent=2)
+    text = strict_json.dumps({**about, **dataclasses.asdict(evaluation)}, indent=2)
     write_atomically(directory / EVALUATION, text + "\n")
 
 
@@ -56,5 +57,5 @@ def read_evaluation(directory: Path) -> Evaluation:
     path = directory / EVALUATION
     try:
         return evaluation_from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a readable evaluation: {error}") from error

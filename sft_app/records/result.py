@@ -7,7 +7,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from sft_app.records import strict_json
 from sft_app.records.run_files import RESULT, write_atomically
+from sft_app.records.strict_json import numbers_of, with_nan
 from sft_app.records.verification import Verification, verification_from_dict
 
 
@@ -201,7 +203,7 @@ class RunResult:
         """Write result.json of `run_dir`, in one step."""
         values = dataclasses.asdict(self)
         values["tokens"]["non_padding"] = self.tokens.non_padding
-        write_atomically(run_dir / RESULT, json.dumps(values, indent=2, allow_nan=True) + "\n")
+        write_atomically(run_dir / RESULT, strict_json.dumps(values, indent=2) + "\n")
 
 
 def read_result(run_dir: Path) -> RunResult:
@@ -220,18 +222,18 @@ def _from_dict(raw: dict[str, Any]) -> RunResult:
     counts = {key: n for key, n in raw["tokens"].items() if key != "non_padding"}  # derived
     nested["tokens"] = TokenCounts(**counts)
     nested["error"] = RunError(**raw["error"]) if raw.get("error") else None
-    nested["rewinds"] = [Rewind(**rewind) for rewind in raw.get("rewinds", [])]
+    nested["rewinds"] = [Rewind(**with_nan(Rewind, rewind)) for rewind in raw.get("rewinds", [])]
     found = raw.get("verification")
     nested["verification"] = verification_from_dict(found) if found else None
     for key in ("evaluation_before", "evaluation_after"):
         nested[key] = evaluation_from_dict(raw[key]) if raw.get(key) else None
-    return RunResult(**nested)
+    return RunResult(**with_nan(RunResult, nested))
 
 
 def evaluation_from_dict(raw: dict[str, Any]) -> Evaluation:
     """Read what `dataclasses.asdict` made of an Evaluation, and what versions before 0.2 wrote."""
     tasks = {
-        name: {length: TaskScore(**score) for length, score in scores.items()}
+        name: {n: TaskScore(**with_nan(TaskScore, score)) for n, score in scores.items()}
         for name, scores in raw.get("tasks", {}).items()
     }
     if raw.get("passkey"):  # before there were tasks
@@ -239,11 +241,15 @@ def evaluation_from_dict(raw: dict[str, Any]) -> Evaluation:
             length: TaskScore(score=share, samples=0) for length, share in raw["passkey"].items()
         }
     return Evaluation(
-        heldout=LossMeasurement(**raw["heldout"]) if raw["heldout"] else None,
-        by_length={length: LossMeasurement(**m) for length, m in raw["by_length"].items()},
+        heldout=_loss(raw["heldout"]) if raw["heldout"] else None,
+        by_length={length: _loss(measured) for length, measured in raw["by_length"].items()},
         tasks=tasks,
         effective_length=dict(raw.get("effective_length", {})),
         longppl=dict(raw.get("longppl", {})),
-        loss_by_position=dict(raw.get("loss_by_position", {})),
-        lm_eval=dict(raw.get("lm_eval", {})),
+        loss_by_position=numbers_of(raw.get("loss_by_position", {})),
+        lm_eval={name: numbers_of(found) for name, found in raw.get("lm_eval", {}).items()},
     )
+
+
+def _loss(raw: dict[str, Any]) -> LossMeasurement:
+    return LossMeasurement(**with_nan(LossMeasurement, raw))

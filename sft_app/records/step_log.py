@@ -7,10 +7,12 @@ of tokens without another word leaves the padding out.
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sft_app.records import strict_json
 from sft_app.records.result import RunResult, TokenCounts
 from sft_app.records.run_files import METRICS
 
@@ -67,8 +69,8 @@ class StepLine:
         return {field: value for field, value in found.items() if value is not None}
 
     def as_json(self) -> str:
-        """Return the line as it stands in the file; NaN stays NaN."""
-        return json.dumps({"step": self.step, **self.measured()})
+        """Return the line as it stands in the file: null for what is no finite number."""
+        return strict_json.dumps({"step": self.step, **self.measured()})
 
 
 MEASURED = tuple(field.name for field in dataclasses.fields(StepLine) if field.name != "step")
@@ -77,6 +79,8 @@ COUNTED = (
     "peak_memory_bytes",
 )  # fmt: skip
 """Whole numbers; the others are read as floats."""
+MAY_BREAK = ("loss", "grad_norm", "eval_loss")
+"""What null stands for a number of that is none: rates are left out where they cannot be told."""
 _BEFORE_0_2 = {"tokens": "total_tokens"}
 """Keys of older files, and what they are called now."""
 
@@ -98,7 +102,8 @@ def parse_line(text: str) -> StepLine | None:
         return None
     if not isinstance(raw, dict) or type(raw.get("step")) is not int:
         return None
-    return step_line(raw["step"], raw)
+    broken = {key: math.nan for key in MAY_BREAK if key in raw and raw[key] is None}
+    return step_line(raw["step"], raw | broken)
 
 
 def last_line(run_dir: Path) -> StepLine | None:

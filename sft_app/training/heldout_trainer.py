@@ -34,7 +34,7 @@ from sft_app.training.saving.best_step import (
     measurements,
 )
 from sft_app.training.saving.checkpointing_trainer import CheckpointingTrainer
-from sft_app.training.saving.checkpoints import checkpoint_of, find_damage
+from sft_app.training.saving.checkpoints import checkpoint_of, find_damage, step_of
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +68,9 @@ class HeldoutTrainer(CheckpointingTrainer):
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
         """Train, as transformers.Trainer does; measurements of another run do not count."""
         if resume_from_checkpoint is not None:
-            origin = Path(resume_from_checkpoint).resolve()
-            if origin.parent != Path(self.args.output_dir).resolve():
-                self._counted_from = int(origin.name.rpartition("-")[2]) + 1
+            origin = Path(resume_from_checkpoint)
+            if origin.parent.resolve() != Path(self.args.output_dir).resolve():
+                self._counted_from = (step_of(origin) or 0) + 1
         result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         self.measure_what_is_owed()  # of the last step, after which no batch is read
         return result

@@ -1,5 +1,6 @@
 """GGUF files: converted once into a safetensors directory, because reading one takes minutes."""
 
+import glob
 import hashlib
 import io
 import logging
@@ -37,6 +38,8 @@ def convert_gguf(file: Path, cache_dir: str | None) -> Path:
     converted.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{converted}.lock"):
         if not converted.is_dir():
+            for killed in converted.parent.glob(f".{glob.escape(converted.name)}-*"):
+                shutil.rmtree(killed, ignore_errors=True)
             logger.info("converting %s to %s (once)", file, converted)
             partial = Path(tempfile.mkdtemp(prefix=f".{converted.name}-", dir=converted.parent))
             try:

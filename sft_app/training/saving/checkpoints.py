@@ -143,7 +143,12 @@ def newest_whole(checkpoints: Path, *, before: int) -> Path | None:
 
 
 def _candidates(place: Path) -> list[Path]:
-    """List the checkpoints that a place means; those before a named one are its fallback."""
+    """List the checkpoints that a place means; those before a named one are its fallback.
+
+    A link and the current folder (`latest`, `.`) are what they stand for.
+    """
+    if step_of(place) is None and step_of(place.resolve()) is not None:
+        place = place.resolve()
     step = step_of(place)
     if step is not None:
         before = [p for p in numbered(place.parent) if (step_of(p) or 0) < step]

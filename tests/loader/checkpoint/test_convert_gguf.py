@@ -76,6 +76,19 @@ def test_an_interrupted_conversion_leaves_nothing_that_looks_complete(
     assert (gguf.convert_gguf(file, str(tmp_path / "c")) / "config.json").is_file()
 
 
+def test_what_a_killed_conversion_has_left_goes_with_the_next(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A conversion takes the most memory of all, and what it leaves is as large as the model."""
+    monkeypatch.setattr(gguf, "_convert", Converter())
+    converted = gguf.convert_gguf(file, str(tmp_path / "c"))
+    left = converted.rename(converted.with_name(f".{converted.name}-abcdefgh"))
+    other = left.with_name(".another-0123456789ab-abcdefgh")
+    other.mkdir()
+    assert gguf.convert_gguf(file, str(tmp_path / "c")) == converted
+    assert not left.exists() and other.exists()
+
+
 def test_another_file_of_the_same_name_is_converted_anew(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,17 @@ def test_a_run_directory_means_its_newest_checkpoint(tmp_path: Path) -> None:
         assert find_resume_point(setting, tmp_path).checkpoint == newest
 
 
+def test_a_link_and_the_current_folder_are_the_checkpoint_that_they_stand_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = make_checkpoint(tmp_path, 5)
+    make_checkpoint(tmp_path, 10)
+    (tmp_path / "latest").symlink_to(checkpoint)
+    assert find_resume_point(str(tmp_path / "latest"), tmp_path).checkpoint == checkpoint.resolve()
+    monkeypatch.chdir(checkpoint)
+    assert find_resume_point(".", tmp_path).checkpoint == checkpoint.resolve()
+
+
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("damage", [Path.unlink, truncate, flip_a_bit])
 def test_whatever_is_damaged_is_passed_over_and_told(
