@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sft_app.records import strict_json
+from sft_app.common import strict_json
 from sft_app.records.result import Evaluation, evaluation_from_dict
 from sft_app.records.run_files import EVALUATION, write_atomically
 

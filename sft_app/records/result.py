@@ -7,9 +7,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from sft_app.records import strict_json
+from sft_app.common import strict_json
+from sft_app.common.strict_json import numbers_of, with_nan
 from sft_app.records.run_files import RESULT, write_atomically
-from sft_app.records.strict_json import numbers_of, with_nan
 from sft_app.records.verification import Verification, verification_from_dict
 
 

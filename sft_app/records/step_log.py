@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sft_app.records import strict_json
+from sft_app.common import strict_json
 from sft_app.records.result import RunResult, TokenCounts
 from sft_app.records.run_files import METRICS
 
