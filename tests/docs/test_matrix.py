@@ -55,6 +55,7 @@ OF_ROWS: dict[str, Settings] = {
     "loading in shards": {},
     "`trainer.bf16` over float32": {"trainer.bf16": True},
     "`trainer.optim=muon`": {"trainer.optim": "muon"},
+    "`trainer.optim=adafactor`": {"trainer.optim": "adafactor"},
     "`trainer.optim=adamw_8bit` and its kin": {"trainer.optim": "adamw_8bit"},
     "`trainer.optim=paged_...`": {"trainer.optim": "paged_adamw_8bit"},
     "`trainer.fp16`": {"trainer.fp16": True},
