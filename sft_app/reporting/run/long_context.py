@@ -94,6 +94,13 @@ def effective_length(evaluation: Evaluation | None) -> int | None:
     return evaluation.effective_length.get(MAIN_RULE) if evaluation else None
 
 
+def scored_effective_length(evaluation: Evaluation | None) -> int | None:
+    """Return the effective length with 0 where no length passes; None where nothing was scored."""
+    if evaluation is None or MAIN_RULE not in evaluation.effective_length:
+        return None
+    return evaluation.effective_length[MAIN_RULE] or 0
+
+
 def cliff(evaluation: Evaluation | None, trained: int) -> float | None:
     """Return by how much the mean score changes from the trained length to the next longer one."""
     means = mean_scores(evaluation.tasks) if evaluation else {}

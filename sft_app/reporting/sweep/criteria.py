@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sft_app.config.schema.sweep import BestBy
 from sft_app.reporting.page import format_values
-from sft_app.reporting.run.long_context import MAIN_RULE, cliff, effective_length
+from sft_app.reporting.run.long_context import cliff, scored_effective_length
 from sft_app.reporting.sweep.cells import CellRecord
 from sft_app.reporting.sweep.seed_groups import Measure
 
@@ -112,11 +112,8 @@ def _perplexity_or_loss(cells: list[CellRecord], length: int | None) -> Criterio
 
 
 def _effective(cell: CellRecord, when: str) -> float | None:
-    """Tokens; 0 where no length passes, which is worse than any; None where nothing was scored."""
-    evaluation = cell.evaluation(when)
-    if evaluation is None or MAIN_RULE not in evaluation.effective_length:
-        return None
-    return float(effective_length(evaluation) or 0)
+    """Tokens; 0 where no length passes is worse than any."""
+    return scored_effective_length(cell.evaluation(when))
 
 
 def _fall(cell: CellRecord, when: str) -> float | None:

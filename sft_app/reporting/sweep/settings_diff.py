@@ -1,6 +1,7 @@
 """Which settings differ between the cells of a sweep, and which merely follow another one."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,11 +51,12 @@ def setting_text(cell: CellRecord, key: str) -> str | None:
 
 
 def value_text(value: Any) -> str:
-    """Return a setting's value as text."""
+    """Return a setting's value as text; two values never have the same one."""
     if isinstance(value, str):
         return value
     if isinstance(value, float):
-        return f"{value:g}"
+        short = f"{value:g}"
+        return short if float(short) == value or math.isnan(value) else repr(value)
     try:
         return json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):

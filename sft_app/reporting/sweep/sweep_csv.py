@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_app.records.run_files import SWEEP_CSV, write_atomically
-from sft_app.reporting.run.long_context import cliff, effective_length
+from sft_app.reporting.run.long_context import cliff, scored_effective_length
 from sft_app.reporting.sweep.cells import CellRecord
 from sft_app.reporting.sweep.settings_diff import differences, setting_text
 
@@ -82,7 +82,7 @@ def _row(
         for when in ("before", "after"):
             row[f"passkey_at_{length}_{when}"] = cell.passkey(length, when)
     for when in ("before", "after"):
-        row[f"effective_length_{when}"] = effective_length(cell.evaluation(when))
+        row[f"effective_length_{when}"] = scored_effective_length(cell.evaluation(when))
     row["score_change_beyond"] = cliff(cell.evaluation("after"), cell.context_length or 0)
     memory = result.peak_memory_bytes if result else {}
     row |= {

@@ -7,7 +7,7 @@ from urllib.parse import quote
 from sft_app.records.run_files import REPORT
 from sft_app.reporting.page import format_values
 from sft_app.reporting.run import summary
-from sft_app.reporting.run.long_context import cliff, effective_length, points
+from sft_app.reporting.run.long_context import cliff, points, scored_effective_length
 from sft_app.reporting.sweep.cells import CellRecord
 from sft_app.reporting.sweep.settings_diff import Difference, natural, setting_text, short_key
 from sft_app.reporting.sweep.sweep_csv import evaluation_lengths, passkey_lengths
@@ -138,6 +138,10 @@ def _short_length(value: float | None) -> str:
     return format_values.NOT_MEASURED if value is None else format_values.length(round(value))
 
 
+def _reach(value: float | None) -> str:
+    return "none" if value == 0 else format_values.count(value)
+
+
 def hours(value: float | None) -> str:
     """Return hours with two decimals."""
     return format_values.NOT_MEASURED if value is None else f"{value:,.2f}"
@@ -179,7 +183,7 @@ def _values(
         values.append(number(after, format_values.share, cell.passkey(length, "before")))
     if has_tasks:
         evaluation = cell.evaluation("after")
-        values.append(number(effective_length(evaluation), format_values.count))
+        values.append(number(scored_effective_length(evaluation), _reach))
         values.append(number(cliff(evaluation, cell.context_length or 0), points))
     values += [
         number(

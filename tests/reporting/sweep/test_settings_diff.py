@@ -81,3 +81,11 @@ def test_spread_is_the_sample_standard_deviation_and_nan_is_not_averaged_away() 
     assert diverged is not None
     assert diverged.mean != diverged.mean
     assert spread([None]) is None
+
+
+def test_numbers_that_look_alike_in_six_digits_are_two_settings(tmp_path: Path) -> None:
+    """They had one text, 1e+06, and so were one setting, run twice with the same seed."""
+    for rate in (1000000.0, 1000001.0):
+        write_cell(tmp_path / str(rate), learning_rate=rate)
+    (difference,) = differences(collect_sweep(tmp_path))
+    assert difference.values == ["1e+06", "1000001.0"]

@@ -4,10 +4,19 @@ import csv
 import io
 from pathlib import Path
 
-from sft_app.records.result import RunError, Status
+from sft_app.records.result import RunError, Status, TaskScore
 from sft_app.reporting.sweep.cells import collect_sweep
 from sft_app.reporting.sweep.sweep_csv import csv_text, write_sweep_csv
-from tests.reporting.example_runs import write_cell, write_failed_cell, write_sweep
+from sft_app.reporting.sweep.sweep_table import build_table
+from tests.reporting.example_runs import (
+    config_of,
+    evaluation,
+    result_of,
+    write_cell,
+    write_failed_cell,
+    write_run,
+    write_sweep,
+)
 
 
 def rows_of(text: str) -> list[dict[str, str]]:
@@ -55,3 +64,21 @@ def test_text_that_a_spreadsheet_would_run_is_made_text(tmp_path: Path) -> None:
 
 def test_a_sweep_without_cells_has_a_heading(tmp_path: Path) -> None:
     assert csv_text([]) == "cell\n"
+
+
+def test_no_effective_length_is_another_thing_than_none_that_was_measured(tmp_path: Path) -> None:
+    """In the page's table as well: both were an empty field."""
+    reaches: dict[str, dict[str, int | None]] = {
+        "deaf": {"nolima_85": None}, "hears": {"nolima_85": 2048}, "not asked": {},
+    }  # fmt: skip
+    for name, found in reaches.items():
+        after = evaluation(2.0)
+        after.effective_length = found
+        after.tasks = {"passkey": {"2048": TaskScore(score=0.0, samples=4)}}
+        write_run(tmp_path / name, result=result_of(after=after), config=config_of())
+    cells = collect_sweep(tmp_path)
+    rows = rows_of(csv_text(cells))
+    assert [row["effective_length_after"] for row in rows] == ["0", "2048", ""]
+    table = build_table(cells, [], [])
+    at = [column.title for column in table.columns].index("effective length")
+    assert [row.values[at].text for row in table.rows] == ["none", "2,048", "—"]
