@@ -117,6 +117,7 @@ def check_model_source(key: str, reference: str) -> None:
     """
     may_be_on_hub = is_model_id(reference)
     _check_no_adapter(key, reference)
+    _check_no_run(key, reference)
     if "/" not in reference and _nearest(Path(reference)):
         may_be_on_hub = False  # one word, and a folder of nearly that name: a typo
     _check_source(key, reference, may_be_on_hub, suffixes=(".gguf",))
@@ -145,6 +146,17 @@ def _check_no_adapter(key: str, reference: str) -> None:
     raise ConfigError(
         f"{key}={reference}: this is a LoRA adapter of {base}, and no whole model; {way_out}."
     )
+
+
+def _check_no_run(key: str, reference: str) -> None:
+    """Raise ConfigError where a folder is a run's, and holds its model in another."""
+    folder = Path(reference).expanduser()
+    model = folder / "model"
+    if (model / "config.json").is_file() and not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"{key}={reference}: this is a run, or another folder around a model: name the model "
+            f"itself, {shlex.quote(f'{key}={model}')}."
+        )
 
 
 def _has_weights(folder: Path) -> bool:

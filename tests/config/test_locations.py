@@ -106,6 +106,18 @@ def test_an_adapter_is_no_model(tmp_path: Path) -> None:
     check_model_source(key, str(tmp_path))
 
 
+def test_a_run_is_no_model_and_has_one(tmp_path: Path) -> None:
+    run = tmp_path / "my run"
+    (run / "model").mkdir(parents=True)
+    (run / "model" / "config.json").write_text("{}")
+    with pytest.raises(ConfigError) as refusal:
+        check_model_source("model.name_or_path", str(run))
+    assert f"'model.name_or_path={run}/model'" in str(refusal.value)
+    check_model_source("model.name_or_path", str(run / "model"))
+    (run / "config.json").write_text("{}")
+    check_model_source("model.name_or_path", str(run))
+
+
 def test_an_adapter_of_a_run_has_a_merged_model_beside_it(tmp_path: Path) -> None:
     """Even where it keeps the model's own config.json."""
     run = tmp_path / "my run"

@@ -255,6 +255,29 @@ def test_the_context_is_what_the_model_takes_whatever_its_tokenizer_states(
     assert Speaker(tmp_path, CPU).context_length == length
 
 
+def test_a_base_with_a_sentencepiece_model_alone_reads_what_it_was_trained_on(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """As transformers 5 builds it, runs of spaces have other ids."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny_model / name, tmp_path)
+    text = "\n".join(f"the quick brown fox  jumps   {i}" for i in range(400))
+    (tmp_path / "text.txt").write_text(text)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text.txt"), model_prefix=str(tmp_path / "tokenizer"), vocab_size=320,
+        model_type="bpe", byte_fallback=True, minloglevel=2,
+    )  # fmt: skip
+    settings = {"tokenizer_class": "LlamaTokenizer", "legacy": True, "add_bos_token": True}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    question = "the quick   brown    fox"
+    ids = prompt_ids(
+        DialogueTurns([{"role": "user", "content": question}]), Speaker(tmp_path, CPU).tokenizer
+    )
+    assert ids == [model.bos_id(), *model.encode(question)]
+
+
 def damage_weights(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"damaged")
 

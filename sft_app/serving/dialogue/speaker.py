@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedTokenizerBase,
     StoppingCriteria,
     TextIteratorStreamer,
@@ -17,9 +16,12 @@ from transformers import (
 
 from sft_app.common.errors import ConfigError
 from sft_app.compat.model_internals import forget_longer_inputs
+from sft_app.config.schema.model import ModelConfig, TokenizerConfig
 from sft_app.data.chat.special_text import special_tokens
 from sft_app.loader.checkpoint.load_report import PEFT_CONFIG, check_no_adapter_beside
+from sft_app.loader.checkpoint.locate import find_checkpoint
 from sft_app.loader.rope.model_context import read_context
+from sft_app.loader.tokenizer.backend import load_backend
 from sft_app.records.run_files import MODEL
 from sft_app.serving.adapter_folder import is_adapter
 from sft_app.serving.dialogue.answer_parts import message_of, without_tokens
@@ -182,12 +184,16 @@ def _load(directory: Path, dtype: Any, *, trust_remote_code: bool) -> Any:
 
 
 def _tokenizer(directory: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    """That of the directory; of an adapter without one, its merged model's, or its base's."""
+    """That of the directory; of an adapter without one, its merged model's, or its base's.
+
+    Built as for training: of a sentencepiece model alone transformers makes other ids.
+    """
     places = [directory]
     if is_adapter(directory):
         places += [directory.resolve().parent / MODEL, Path(base_of(directory).location)]
     place = next((p for p in places if (p / "tokenizer_config.json").is_file()), places[-1])
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        place, trust_remote_code=trust_remote_code
-    )
-    return tokenizer
+    settings = ModelConfig(name_or_path=str(place), trust_remote_code=trust_remote_code)
+    try:
+        return load_backend(TokenizerConfig(), settings, find_checkpoint(settings)).tokenizer
+    except ConfigError as error:  # names settings that a chat has not
+        raise ConfigError(f"{directory} cannot be loaded: {in_one_line(error)}") from error
