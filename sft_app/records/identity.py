@@ -56,6 +56,9 @@ class Identity:
     """data.train, data.eval, model, tokenizer, chat_template, evaluation.documents -> SHA-256 over
     its files."""
     versions: dict[str, str]
+    rows_at_once: int | None = None
+    """Rows of one pass of all ranks, where trailing ones that do not fill it are left out of each
+    epoch; null: none are, or the record is older than this."""
 
     def write(self, run_dir: Path) -> None:
         """Write identity.json in `run_dir`, in one step."""
@@ -90,6 +93,7 @@ def identity_of(config: AppConfig, world_size: int) -> Identity:
         world_size=world_size,
         digests={key: _digest(files, memo) for key, files in input_files(config).items()},
         versions=_versions(),
+        rows_at_once=_rows_at_once(config, world_size),
     )
 
 
@@ -99,6 +103,13 @@ def rows_per_step(config: AppConfig, world_size: int) -> int:
     groups = world_size // (trainer.context_parallel_size * trainer.tensor_parallel_size)
     batch = trainer.per_device_train_batch_size * trainer.gradient_accumulation_steps
     return batch * max(1, groups)
+
+
+def _rows_at_once(config: AppConfig, world_size: int) -> int | None:
+    trainer = config.trainer
+    if not trainer.extra.get("dataloader_drop_last"):
+        return None
+    return rows_per_step(config, world_size) // trainer.gradient_accumulation_steps
 
 
 def read_identity(folder: Path) -> Identity | None:
@@ -122,6 +133,12 @@ def compare(before: Identity, now: Identity, *, completed: bool = False) -> Comp
             f"an optimizer step had {counted(before.rows_per_step, 'row')} (per device x "
             f"accumulated x processes) and has {now.rows_per_step}"
         )
+    was, is_now = before.rows_at_once, now.rows_at_once
+    if was is not None and is_now is not None and was != is_now:
+        differences.append(
+            "trainer.extra.dataloader_drop_last left out of each epoch what does not fill "
+            f"{counted(was, 'row')} (per device x processes), and now what does not fill {is_now}"
+        )
     for key in sorted({*before.digests, *now.digests}):
         if key == MEASURED_ON and not (completed and key in before.digests and key in now.digests):
             continue  # it changes no training, and an older identity does not know it
@@ -134,9 +151,9 @@ def compare(before: Identity, now: Identity, *, completed: bool = False) -> Comp
             "stays, sums are rounded differently, and dropout draws other numbers"
         )
     for package in sorted({*before.versions, *now.versions}):
-        was, is_now = before.versions.get(package), now.versions.get(package)
-        if was != is_now:
-            notes.append(f"{package} {is_now} instead of {was}")
+        old, new = before.versions.get(package), now.versions.get(package)
+        if old != new:
+            notes.append(f"{package} {new} instead of {old}")
     return Comparison(differences=tuple(differences), notes=tuple(notes))
 
 

@@ -130,6 +130,12 @@ def check_trainer_support(config: AppConfig) -> None:
 
 def _check_batches(trainer: TrainerConfig) -> None:
     """The rows of a step are those that the plan, and a resume, count."""
+    if trainer.auto_find_batch_size and trainer.extra.get("dataloader_drop_last"):
+        raise ConfigError(
+            "trainer.auto_find_batch_size=true goes on with fewer rows at once, and "
+            "trainer.extra.dataloader_drop_last=true leaves out of each epoch what does not fill "
+            "them: the run would be at another place of its data. Leave one of them out."
+        )
     settings = trainer.extra.get("accelerator_config")
     for name in ("split_batches", "dispatch_batches"):
         if isinstance(settings, dict) and settings.get(name):

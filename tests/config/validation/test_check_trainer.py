@@ -95,6 +95,10 @@ def test_a_missing_package_is_named(
             "leave it out with launch.device=cpu",
         ),
         (["trainer.parallelism=fsdp", "trainer.fp16=true"], "trainer.bf16=true"),
+        (
+            ["trainer.auto_find_batch_size=true", "+trainer.extra.dataloader_drop_last=true"],
+            "Leave one of them out",
+        ),
         (["trainer.parallelism=fsdp", "trainer.optim=muon"], "trainer.parallelism=ddp"),
         (["trainer.parallelism=fsdp", "trainer.optim=adafactor"], "trainer.optim=adamw_torch_8bit"),
         (

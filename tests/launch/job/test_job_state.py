@@ -209,6 +209,29 @@ def test_how_a_step_is_cut_is_no_change_and_told(
     assert "2 processes instead of 1: the order of the data stays" in found.notes[0]
 
 
+def test_how_a_step_is_cut_is_a_change_where_it_decides_what_is_left_out(
+    compose: Compose, tmp_path: Path, inputs: list[str]
+) -> None:
+    """Of 21 rows, epochs had 5 steps of 4 at once, and 6 of 4 one by one: the run that went on was
+    back in an epoch that it had ended."""
+    dropping = [*inputs, "+trainer.extra.dataloader_drop_last=true"]
+    cuts = [
+        compose(
+            *dropping, f"trainer.per_device_train_batch_size={rows}",
+            f"trainer.gradient_accumulation_steps={4 // rows}",
+        )
+        for rows in (4, 1)
+    ]  # fmt: skip
+    run_dir = begun(tmp_path / "job", cuts[0], Status.interrupted)
+    assert job_state(run_dir, cuts[0]) is JobState.unfinished
+    found = look_at(run_dir, cuts[1])
+    assert found.state is JobState.changed
+    assert "does not fill 4 rows" in found.differences[0]
+    old = dataclasses.replace(identity_of(cuts[0], 1), rows_at_once=None)
+    old.write(run_dir)
+    assert job_state(run_dir, cuts[1]) is JobState.unfinished, "it does not say"
+
+
 def test_what_another_job_ran_for_is_done_as_long_as_that_is_of_the_same_files(
     compose: Compose, tmp_path: Path, inputs: list[str]
 ) -> None:
