@@ -41,6 +41,8 @@ def sweep_job_closing(result: RunResult, name: str, left: str = "") -> str:
         lengths = measured.by_length.items()
         shown = ", ".join(f"{m.perplexity:.2f} at {int(length):,}" for length, m in lengths)
         parts.append(f"perplexity {shown}")
+    if (wrong := _not_verified(result)) is not None:
+        parts.append(f"saved model {wrong}")
     return f"{name}: {', '.join(parts)}{after}"
 
 
@@ -69,6 +71,8 @@ def closing(result: RunResult, run_dir: Path) -> str:
                 f"{counted(result.steps, 'step')} at {result.tokens_per_second:,.0f} tokens/s",
             )
         )
+    if (wrong := _not_verified(result)) is not None:
+        lines.append(("saved model", wrong))
     lines += [
         ("model", str(run_dir / MODEL)),
         ("report", str(run_dir / REPORT)),
@@ -90,6 +94,12 @@ def closing(result: RunResult, run_dir: Path) -> str:
             *(f"  {command}" for command in commands),
         ]
     )
+
+
+def _not_verified(result: RunResult) -> str | None:
+    """Return what is wrong with the saved model; None: nothing, or nobody has looked."""
+    verdict = result.verification
+    return None if verdict is None or verdict.passed else verdict.sentence()
 
 
 def _duration(result: RunResult) -> timedelta:
