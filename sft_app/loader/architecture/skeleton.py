@@ -1,6 +1,7 @@
 """The architecture of a model without its weights, and which of its parts are trained."""
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -70,11 +71,16 @@ def freeze_towers(model: PreTrainedModel) -> int:
     Text says nothing about images or sound: towers, and what projects from them, are kept.
     """
     frozen = 0
-    for module in _towers(model).values():
-        for parameter in module.parameters(recurse=False):
-            parameter.requires_grad_(False)
-            frozen += parameter.numel()
+    for parameter in tower_parameters(model):
+        parameter.requires_grad_(False)
+        frozen += parameter.numel()
     return frozen
+
+
+def tower_parameters(model: PreTrainedModel) -> Iterator[nn.Parameter]:
+    """Yield the parameters outside the language model, which text never goes through."""
+    for module in _towers(model).values():
+        yield from module.parameters(recurse=False)
 
 
 def tower_layers(model: PreTrainedModel) -> list[str]:
