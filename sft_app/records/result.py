@@ -163,7 +163,7 @@ class RunResult:
     peak_memory_bytes: dict[str, int] = field(default_factory=dict)
     """host (resident set of the largest rank) and, with CUDA, device (allocated, largest rank)."""
     train_loss_first: float | None = None
-    """Mean over the first quarter of the logged losses: single batches differ too much."""
+    """Mean over the first quarter of the steps: single batches differ too much."""
     train_loss_last: float | None = None
     """Mean over the last quarter."""
     best_step: int | None = None

@@ -195,7 +195,8 @@ def plan_everything(config: AppConfig) -> WholePlan:
         hardware = plan_hardware(
             config,
             plans.pretrained,
-            row_lengths=data.train.lengths,
+            documents=data.train.document_lengths,
+            num_rows=len(data.train),
             supervised_share=fitted.supervised_tokens / fitted.used_tokens,
         )
     return WholePlan(model=plans, data=data, hardware=hardware)

@@ -4,9 +4,11 @@ import json
 import logging
 import math
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainingArguments, set_seed
@@ -291,8 +293,7 @@ def train(trainer: SFTTrainer, config: AppConfig, run_dir: Path, record: RunReco
             result.weights_of_step = trainer.load_best()
     if not trainer.stopped_by:
         trainer.settle_weights()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    losses = [loss for loss in losses if math.isfinite(loss)]  # but of steps that were left out
+    losses = losses_of_steps(trainer.state.log_history)
     result.skipped_steps = trainer.guard.skipped_steps
     result.rewinds = trainer.spikes.rewinds
     result.steps = trainer.state.global_step
@@ -305,6 +306,22 @@ def train(trainer: SFTTrainer, config: AppConfig, run_dir: Path, record: RunReco
         quarter = math.ceil(len(losses) / 4)
         result.train_loss_first = sum(losses[:quarter]) / quarter
         result.train_loss_last = sum(losses[-quarter:]) / quarter
+
+
+def losses_of_steps(log_history: Iterable[Mapping[str, Any]]) -> list[float]:
+    """Return the loss of every step, as it was logged: a line is the mean since the one before.
+
+    Lines stand for steps of different numbers: one is logged before each checkpoint and each
+    measurement as well. What is not finite is of steps that were left out.
+    """
+    losses: list[float] = []
+    before = 0
+    for entry in log_history:
+        if "loss" in entry:
+            steps = max(1, int(entry["step"]) - before)
+            before = int(entry["step"])
+            losses += [float(entry["loss"])] * (steps if math.isfinite(entry["loss"]) else 0)
+    return losses
 
 
 def device_name(device: torch.device) -> str:

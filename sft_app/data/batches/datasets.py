@@ -39,6 +39,11 @@ class ExampleDataset(Dataset[dict[str, Tensor]]):
         self.lengths: list[int] = fitted.length[documents].tolist()
         """Tokens of each item, for batches of similar length."""
 
+    @property
+    def document_lengths(self) -> list[int]:
+        """Tokens of each document: an item is one."""
+        return self.lengths
+
     def __len__(self) -> int:
         """Count the documents."""
         return len(self.documents)
@@ -106,6 +111,11 @@ class PackedDataset(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         """Count the rows."""
         return len(self.rows)
+
+    @property
+    def document_lengths(self) -> list[int]:
+        """Tokens of each document of all rows."""
+        return [self.examples.lengths[index] for row in self.rows for index in row]
 
     def records_of(self, index: int) -> list[str]:
         """Say from which records a row was made, in the order of its documents."""

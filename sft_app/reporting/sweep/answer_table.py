@@ -116,12 +116,9 @@ def build_answer_table(settings: list[Setting], best_by: BestBy = BestBy.perplex
 
 def _does_a_task(cells: list[CellRecord]) -> bool:
     """Tell whether any cell answered anything of a task, at any length, before or after."""
-    return any(
-        cell.score(length, when)
-        for cell in cells
-        for length in score_lengths([cell])
-        for when in ("before", "after")
-    )
+    evaluations = [cell.evaluation(when) for cell in cells for when in ("before", "after")]
+    tasks = [task for e in evaluations if e for task in e.tasks.values()]
+    return any(score.score for task in tasks for score in task.values())
 
 
 def _values(

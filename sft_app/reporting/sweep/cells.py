@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from sft_app.evaluation.scoring.effective_length import mean_scores
 from sft_app.records.identity import equal_but_for_rope, read_identity
 from sft_app.records.result import Evaluation, LossMeasurement, RunResult
 from sft_app.reporting.run import summary
@@ -77,11 +78,13 @@ class CellRecord:
         return evaluation.passkey.get(str(length)) if evaluation else None
 
     def score(self, length: int, when: str) -> float | None:
-        """Return the mean score (0 to 1) of all tasks at `length` tokens."""
+        """Return the mean score (0 to 1) at `length` tokens, of what effective length is told by.
+
+        The tasks that were measured at every length: others are easier or harder, and the mean
+        would change with the length for their coming and going alone.
+        """
         evaluation = self.evaluation(when)
-        tasks = evaluation.tasks.values() if evaluation else ()
-        scores = [task[str(length)].score for task in tasks if str(length) in task]
-        return sum(scores) / len(scores) if scores else None
+        return mean_scores(evaluation.tasks).get(length) if evaluation else None
 
     @property
     def peak_memory_bytes(self) -> int | None:

@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from sft_app.evaluation.scoring.effective_length import mean_scores
 from sft_app.records.run_files import SWEEP_CSV, write_atomically
 from sft_app.reporting.run.long_context import cliff, scored_effective_length
 from sft_app.reporting.sweep.cells import CellRecord
@@ -47,10 +48,9 @@ def passkey_lengths(cells: list[CellRecord]) -> list[int]:
 
 
 def score_lengths(cells: list[CellRecord]) -> list[int]:
-    """Return every length (tokens) at which any cell did any task, before or after."""
+    """Return every length (tokens) at which any cell has a mean score, before or after."""
     evaluations = [cell.evaluation(when) for cell in cells for when in ("before", "after")]
-    tasks = [task for e in evaluations if e for task in e.tasks.values()]
-    return sorted({int(length) for task in tasks for length in task})
+    return sorted({length for e in evaluations if e for length in mean_scores(e.tasks)})
 
 
 def _row(

@@ -34,6 +34,8 @@ class KnownBatch:
     """Tokens of each document, as document_bounds.lengths_of_batch has it."""
     packed: bool
     """The documents are told by `position_ids`, and cover the rows without gaps."""
+    documents: tuple[int, ...] = ()
+    """The same of those that are data: without padding, and what stands in for missing rows."""
     items: tuple[int, ...] = ()
     """The number of each row in the training set, where the rows are numbered."""
     attention_mask: Tensor | None = field(default=None, compare=False, repr=False)
@@ -52,14 +54,20 @@ class KnownBatch:
         return rows
 
 
-def know_batch(batch: dict[str, Tensor], num_real: int, items: Sequence[int] = ()) -> KnownBatch:
-    """Read off a collated batch, on the host, what is asked for later."""
+def know_batch(
+    batch: dict[str, Tensor], documents: Sequence[int], items: Sequence[int] = ()
+) -> KnownBatch:
+    """Read off a collated batch, on the host, what is asked for later.
+
+    `documents`: the tokens of each that is data, which the batch alone does not tell from padding.
+    """
     return KnownBatch(
         num_positions=batch["input_ids"].numel(),
-        num_real=num_real,
+        num_real=sum(documents),
         num_supervised=count_supervised(batch["labels"]),
         lengths=tuple(lengths_of_batch(batch)),
         packed="attention_mask" not in batch and "position_ids" in batch,
+        documents=tuple(documents),
         items=tuple(items),
         attention_mask=batch.get("attention_mask"),
     )

@@ -88,21 +88,22 @@ def plan_hardware(
     config: AppConfig,
     pretrained: PretrainedConfig,
     *,
-    row_lengths: Sequence[int],
+    documents: Sequence[int],
+    num_rows: int,
     supervised_share: float,
 ) -> HardwarePlan:
     """Reckon with `config.plan`; nothing asks this machine for a GPU.
 
-    `row_lengths` (tokens) are the rows of one pass over the data.
+    One pass over the data has `documents` (tokens of each) in `num_rows` rows.
     """
     assert config.plan.gpu is not None
     sheet = BY_KEY[config.plan.gpu]
     estimator = _estimator(config, pretrained)
     memory = estimator.at(config.context_length)
-    tokens_of_steps = _share_of_pass(config, len(row_lengths))
+    passes = _share_of_pass(config, num_rows)
     shape = estimator.shape()
-    supervised = int(sum(row_lengths) * supervised_share)
-    flops = flops_of_batch(shape, row_lengths, supervised) * tokens_of_steps
+    supervised = int(sum(documents) * supervised_share)
+    flops = flops_of_batch(shape, documents, supervised) * passes
     gpu_seconds = flops / (config.plan.utilisation * sheet.tflops * 1e12)
     parameters, compute = _dtypes(config)
     return HardwarePlan(

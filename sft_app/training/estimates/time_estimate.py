@@ -30,13 +30,13 @@ def estimate_time(
     shape: ModelShape,
     *,
     matmul_rate: float,
-    row_lengths: Sequence[int],
+    documents: Sequence[int],
     supervised_share: float,
-    num_rows: float,
+    passes: float,
 ) -> TimeEstimate:
-    """Estimate `num_rows` rows through one process; `row_lengths` (tokens) are typical ones."""
-    supervised = int(sum(row_lengths) * supervised_share)
-    flops = flops_of_batch(shape, row_lengths, supervised) / len(row_lengths) * num_rows
+    """Estimate `passes` over the data through one process; `documents`: tokens of each."""
+    supervised = int(sum(documents) * supervised_share)
+    flops = flops_of_batch(shape, documents, supervised) * passes
     return TimeEstimate(
         seconds=flops / (SHARE_OF_MATMUL_RATE * matmul_rate), matmul_rate=matmul_rate
     )

@@ -8,8 +8,8 @@ layers and h = heads * head size (Kaplan et al. 2020, arXiv:2001.08361, plus cau
 The causal half of attention is counted once; where a window bounds it, only the window. The head
 counts for supervised tokens alone. What is recomputed to save memory is not counted: it is no
 progress. Frozen matrices need no gradient of their own, and count 4 in the place of 6; towers for
-images and sound, which text never goes through, count nothing. Nor do convolutions and scans of
-hybrids, beside their matrices.
+images and sound, which text never goes through, count nothing. Nor does padding, nor do
+convolutions and scans of hybrids, beside their matrices.
 """
 
 import math

@@ -13,6 +13,7 @@ from transformers import TrainerState
 from sft_app.data.batches.datasets import ITEM, STANDS_IN
 from sft_app.records.result import TokenCounts
 from sft_app.records.step_log import StepLine, step_line
+from sft_app.training.attention.document_bounds import lengths_of_batch
 from sft_app.training.attention.known_batch import KNOWN, KnownBatch, know_batch
 from sft_app.training.metrics.flops import ModelShape, flops_of_batch
 from sft_app.training.metrics.peak_memory import peak_memory_bytes
@@ -35,11 +36,16 @@ class CountingCollate:
 
     def __call__(self, examples: list[Batch]) -> dict[str, Any]:
         """Collate, and count what was given before it is padded."""
-        real = sum(len(example["input_ids"]) for example in examples if STANDS_IN not in example)
+        documents = [
+            length
+            for example in examples
+            if STANDS_IN not in example
+            for length in lengths_of_batch({k: v.unsqueeze(0) for k, v in example.items()})
+        ]
         items = [int(example[ITEM]) for example in examples if ITEM in example]
         beside = (ITEM, STANDS_IN)
         batch = self.collate([{k: v for k, v in e.items() if k not in beside} for e in examples])
-        return {**batch, KNOWN: know_batch(batch, real, items)}
+        return {**batch, KNOWN: know_batch(batch, documents, items)}
 
 
 def counts_of_batch(known: KnownBatch, shape: ModelShape) -> tuple[int, int, int, int]:
@@ -48,7 +54,7 @@ def counts_of_batch(known: KnownBatch, shape: ModelShape) -> tuple[int, int, int
         known.num_positions,
         known.num_supervised,
         known.num_real,
-        flops_of_batch(shape, known.lengths, known.num_supervised),
+        flops_of_batch(shape, known.documents, known.num_supervised),
     )
 
 

@@ -45,10 +45,10 @@ def announce(trainer: SFTTrainer, data: PreparedData, memory_bytes: int) -> None
     estimate = estimate_time(
         trainer.prepared.shape,
         matmul_rate=trainer.count.measured_rate,
-        row_lengths=data.train.lengths,
+        documents=data.train.document_lengths,
         supervised_share=data.statistics.train.supervised_tokens
         / data.statistics.train.used_tokens,
-        num_rows=steps * rows * data_parallel_size / args.world_size,
+        passes=steps * rows * data_parallel_size / args.world_size / len(data.train),
     )
     trainer.count.measured_rate = estimate.matmul_rate
     for warning in little_training(args, steps, rows * data_parallel_size):

@@ -81,6 +81,18 @@ def test_what_was_not_measured_has_no_cliff() -> None:
     assert effective_length(evaluation_with_tasks(0, 0, 0, effective=None)) is None
 
 
+def test_a_score_is_of_the_tasks_that_were_measured_at_every_length(tmp_path: Path) -> None:
+    """A hard task that fits the longest length alone takes nothing from it."""
+    after = evaluation_with_tasks(1.0, 0.8, 0.8, effective=None)
+    after.tasks["common_words"] = {"4096": TaskScore(score=0.0, samples=4)}
+    write_run(tmp_path / "a", result=result_of(after=after), config=config_of())
+    cells = collect_sweep(tmp_path)
+    assert [cells[0].score(n, "after") for n in (512, 2048, 4096)] == [1.0, 0.8, 0.8]
+    table = build_answer_table(group_seeds(cells, differences(cells)))
+    columns = [i for i, column in enumerate(table.columns) if column.group == "score at"]
+    assert [table.rows[0].values[i].text for i in columns] == ["100.0 %", "80.0 %", "80.0 %"]
+
+
 def test_a_sweep_that_does_no_task_says_so_in_one_column(tmp_path: Path) -> None:
     nothing = evaluation_with_tasks(0.0, 0.0, 0.0, effective=None)
     for name, length in (("a", 2048), ("b", 4096)):

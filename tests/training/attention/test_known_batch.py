@@ -53,7 +53,7 @@ def test_padding_known_on_the_host_is_that_of_the_device() -> None:
     mask = torch.tensor([[1] * 24, [1] * 15 + [0] * 9])
     batch = {"input_ids": row["input_ids"].repeat(2, 1), "attention_mask": mask}
     asked = model(**batch).logits
-    with known_in_forward(know_batch(batch | {"labels": batch["input_ids"]}, 39)):
+    with known_in_forward(know_batch(batch | {"labels": batch["input_ids"]}, [39])):
         told = model(**batch).logits
         other = model(row["input_ids"], attention_mask=mask[1:]).logits  # of another shape
     torch.testing.assert_close(told, asked, rtol=0, atol=0)
@@ -65,7 +65,7 @@ def test_the_loss_of_logits_asks_the_device_for_nothing_that_the_host_knows() ->
     install_loss_of_logits(model, model)
     row = packed_row(48, 11, supervised_share=0.6)
     asked = model(**row, num_items_in_batch=20).loss
-    known = know_batch(row, 48)
+    known = know_batch(row, [48])
     with known_in_forward(known), HostWaits(model) as waits:
         told = model(**row, num_items_in_batch=20).loss
     assert not [place for place in waits.places if "loss_of_logits" in place], waits.places
@@ -75,9 +75,9 @@ def test_the_loss_of_logits_asks_the_device_for_nothing_that_the_host_knows() ->
 def test_documents_are_told_row_by_row() -> None:
     rows = torch.tensor([[0, 1, 2, 0, 1], [0, 1, 0, 0, 1]])
     batch = {"input_ids": rows, "labels": rows, "position_ids": rows}
-    assert know_batch(batch, 10, (7, 2)).documents_of_rows() == [[3, 2], [2, 1, 2]]
+    assert know_batch(batch, [10], (7, 2)).documents_of_rows() == [[3, 2], [2, 1, 2]]
     padded = batch | {"attention_mask": torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])}
-    assert know_batch(padded, 8, (7, 2)).documents_of_rows() == [[3], [5]]
+    assert know_batch(padded, [3, 5], (7, 2)).documents_of_rows() == [[3], [5]]
 
 
 def test_the_count_sees_what_waits_and_not_what_is_on_the_host() -> None:
@@ -105,7 +105,7 @@ def test_a_forward_that_knows_its_documents_is_the_one_that_reads_them(windows: 
     install_packed_forward(model)
     install_chunked_loss(model)
     row = packed_row(48, 11, supervised_share=0.6)
-    known = know_batch(row, 48)
+    known = know_batch(row, [48])
     asked = model(**row).loss
     with known_in_forward(known):
         told = model(**row).loss
@@ -123,7 +123,7 @@ def test_a_batch_of_another_shape_is_not_taken_for_the_known_one() -> None:
     install_packed_forward(model)
     other, row = packed_row(30, 7), packed_row(48, 11)
     expected = model(**row).logits
-    with known_in_forward(know_batch(other, 30)):
+    with known_in_forward(know_batch(other, [30])):
         torch.testing.assert_close(model(**row).logits, expected, rtol=0, atol=0)
 
 

@@ -147,7 +147,7 @@ def test_a_step_is_taken_at_the_positions_that_are_drawn(random_model, reads_res
     own = random_model("llama", attention="sdpa")
     batch = collate(rows)
     # The order of a batch does not matter to its loss, and each row is drawn by its own number.
-    documents = know_batch(batch, 0, range(4)).documents_of_rows()
+    documents = know_batch(batch, [], range(4)).documents_of_rows()
     batch["position_ids"] = skip_positions(
         batch["position_ids"], range(4), documents, target=TARGET, seed=42, step=0
     )

@@ -12,7 +12,7 @@ from sft_app.config.schema.app import AppConfig
 from sft_app.config.validation.validate import validate
 from sft_app.training.estimates.absent_hardware import HardwarePlan, plan_hardware
 from sft_app.training.estimates.memory_estimate import estimate_memory
-from sft_app.training.model_plan import plan_model
+from sft_app.training.model_plan import plan_everything, plan_model
 
 Compose = Callable[..., AppConfig]
 
@@ -27,7 +27,7 @@ TWO_LAYERS = LlamaConfig(**{**LLAMA_3_1_8B.to_dict(), "num_hidden_layers": 2})
 
 
 def planned(config: AppConfig, model: LlamaConfig) -> HardwarePlan:
-    return plan_hardware(config, model, row_lengths=(4096,) * 100, supervised_share=0.5)
+    return plan_hardware(config, model, documents=(4096,) * 100, num_rows=100, supervised_share=0.5)
 
 
 def test_eight_billion_parameters_of_adam_do_not_fit_whole_and_do_in_shards(
@@ -65,6 +65,31 @@ def test_the_longest_context_fits_and_the_next_does_not_and_time_is_arithmetic(
     flops = 6 * body * tokens + 6 * head * tokens / 2 + 100 * 6 * 2 * 4096 * 4096**2
     assert plan.gpu_hours == pytest.approx(flops / (0.5 * 989.4e12) / 3600, rel=1e-6)
     assert plan.seconds == pytest.approx(plan.gpu_hours * 3600 / 8)
+
+
+def test_packed_documents_take_the_time_of_each_and_not_of_whole_rows(
+    compose: Compose, tiny_model: Path, chat_file: Path
+) -> None:
+    config = compose(
+        f"model.name_or_path={tiny_model}", f"data.train={chat_file}", "context_length=256",
+        "plan.gpu=h100", "plan.utilisation=0.5", "trainer.num_train_epochs=1", "rope=linear",
+    )  # fmt: skip
+    plan = plan_everything(config)
+    assert plan.hardware is not None
+    rows = [plan.data.train[i]["position_ids"] for i in range(len(plan.data.train))]
+    starts = [int((row == 0).sum()) for row in rows]
+    assert max(starts) > 1, "packed"
+    tokens = sum(map(len, rows))
+    squares = sum(
+        (int(stretch.max()) + 1) ** 2
+        for row in rows
+        for stretch in torch.tensor_split(row, (row[1:] == 0).nonzero().flatten() + 1)
+    )
+    body = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
+    head = LlamaConfig.from_pretrained(tiny_model).vocab_size * 32
+    supervised = plan.data.statistics.train.supervised_tokens
+    flops = 6 * body * tokens + 6 * head * supervised + 6 * 2 * 32 * squares
+    assert plan.hardware.gpu_hours == pytest.approx(flops / (0.5 * 989.4e12) / 3600, rel=1e-3)
 
 
 def test_attention_is_planned_for_the_gpu_that_is_named(compose: Compose, tiny_model: Path) -> None:
