@@ -115,8 +115,8 @@ $(OLDEST): pyproject.toml constraints.txt
 	@.venv-oldest/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch
 	@.venv-oldest/bin/python -m pip install -qq --disable-pip-version-check uv
 	@torch=$$(.venv-oldest/bin/python -c 'import importlib.metadata as m; print(m.version("torch"))') && \
-	  .venv-oldest/bin/uv pip install -q --native-tls --resolution lowest-direct "torch==$$torch" \
-	  --editable '.[lora,hub,chat,leaderboard]'
+	  .venv-oldest/bin/uv pip install -q --native-tls --python .venv-oldest/bin/python \
+	  --resolution lowest-direct "torch==$$torch" --editable '.[lora,hub,chat,leaderboard]'
 	@.venv-oldest/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
 	  pytest pytest-timeout pytest-xdist hypothesis jsonschema nbclient ipykernel
 	@.venv-oldest/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-deps \
