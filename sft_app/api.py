@@ -71,12 +71,10 @@ def plan(config: "AppConfig") -> Plan:
     Raises ConfigError or DataError for what the model, tokenizer or data do not allow.
     """
     from sft_app.launch.sweep.budget import apply_budget
-    from sft_app.training.model_plan import plan_everything
+    from sft_app.training.model_plan import plan_everything, plan_in_words
 
     planned = plan_everything(apply_budget(config))
-    hardware = f"\n{planned.hardware}" if planned.hardware else ""
-    text = f"{planned.model}\n{planned.data.statistics}{hardware}"
-    return Plan(text=text, values=planned.as_dict())
+    return Plan(text=plan_in_words(config, planned), values=planned.as_dict())
 
 
 def train(config: "AppConfig", run_dir: str | Path) -> "RunResult":

@@ -5,6 +5,7 @@ import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -50,6 +51,7 @@ STAGED = ".partial"
 OF_TRAINING = ("trainer", "adapter", "sweep", "run", "plan")
 HEEDED_ANYWAY = ("sweep.lengths",)
 """Where there are no evaluation.lengths."""
+NAME_CONVERSATIONS = frozenset({"data", "data.train", "data.eval"})
 BAD_INPUT = ("ConfigError", "DataError")
 
 
@@ -72,6 +74,23 @@ def without_effect_here(given: Sequence[str]) -> list[str]:
     return [
         key for key in given if key.partition(".")[0] in OF_TRAINING and key not in HEEDED_ANYWAY
     ]
+
+
+def without_conversations(given: Sequence[str]) -> list[str]:
+    """Return those of the given keys that say how data are read, where no data are named."""
+    if NAME_CONVERSATIONS & set(given):
+        return []
+    return [key for key in given if key.startswith("data.")]
+
+
+def on_named_data(config: AppConfig, given: Sequence[str]) -> AppConfig:
+    """Return the settings with no other conversations than those that the given keys name.
+
+    Where `data.eval` is named alone, `data.train` is the demo's, which would be read for nothing.
+    """
+    if NAME_CONVERSATIONS & set(given) != {"data.eval"} or config.data.eval is None:
+        return config
+    return replace(config, data=replace(config.data, train=config.data.eval))
 
 
 def in_plain_text(word: str) -> str:
@@ -124,21 +143,23 @@ def evaluate(composed: DictConfig) -> None:
     """Measure one checkpoint in worker processes, and print what came out."""
     given = [word.lstrip("+~").split("=")[0] for word in HydraConfig.get().overrides.task]
     try:
-        config = typed_without_hydra(composed)
-        validate(config)
+        config = on_named_data(typed_without_hydra(composed), given)
+        conversations = bool(NAME_CONVERSATIONS & set(given))
+        validate(config, without_data=not conversations)
         if not {"model", "model.name_or_path", "experiment"} & set(given):
             raise ConfigError("no model is named: add model.name_or_path=/some/dir.")
     except ConfigError as error:
         exit_with_message(error)
     for key in without_effect_here(given):
         print(f"sft-eval: {key} has no effect: nothing is trained here.", file=sys.stderr)
+    for key in without_conversations(given):
+        print(f"sft-eval: {key} has no effect: data.eval names no conversations.", file=sys.stderr)
     try:
         directory = Folder.make()
     except ConfigError as error:
         exit_with_message(error)
     request = EvaluationRequest(
-        own_context="context_length" not in given,
-        conversations=any(key == "data" or key.startswith("data.") for key in given),
+        own_context="context_length" not in given, conversations=conversations
     )
     try:
         with only_one(directory):

@@ -49,6 +49,33 @@ def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:
         sft_app.report(tmp_path)
 
 
+def test_a_plan_reads_as_what_the_command_prints(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is learned label by label, and held-out data that is trained on, are in it, too."""
+    held = tmp_path / "held.jsonl"
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A" * 100}]
+    held.write_text(json.dumps({"messages": turns}) + "\n")
+    config = sft_app.compose(
+        [
+            f"model.name_or_path={tiny_model}",
+            f"data.train={held}",
+            f"data.eval={held}",
+            "data.preview=1",
+            "context_length=32",
+            "rope=none",
+            "data.overlong=truncate",
+            f"data.cache_dir={tmp_path / 'cache'}",
+        ]
+    )
+    text = str(sft_app.plan(config))
+    assert "Statistics(" not in text
+    assert "\ndata            1 record, 1 used (messages format)\n" in text
+    assert "\nWARNING         7" in text and "% of the tokens are lost to context_length=32" in text
+    assert text.index("lost to") < text.index("⟦AAA")
+    assert "1 conversation of data.eval stands in data.train as well" in caplog.text
+
+
 @pytest.mark.slow
 def test_planned_trained_reported(tiny_model: Path, chat_file: Path, tmp_path: Path) -> None:
     config = sft_app.compose(

@@ -16,7 +16,7 @@ usage: sft-train model.name_or_path=MODEL data.train=FILE [key=value ...]
   sft-train model.name_or_path=./my-model data.train=chat.jsonl context_length=8192
   sft-train model.name_or_path=org/name data.train=org/chats adapter=lora
   sft-train --multirun context_length=4096,8192 rope=linear,yarn ...   a sweep of four jobs
-  sft-train experiment=demo         the embedded model and data, about 5 minutes on 2 CPU cores
+  sft-train experiment=demo         the embedded model and data, about 2 minutes on 2 CPU cores
 
   sft-plan  with the same words     what would be done, without loading weights
   sft-train --help, --help KEY      every setting, all about one

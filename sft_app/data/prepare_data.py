@@ -127,12 +127,6 @@ def prepare_data(
         ).train
         in_both = np.isin(eval_store.key[eval_choice], train_store.key[choice.train])
         eval_in_train = len(np.unique(eval_store.conversation[eval_choice[in_both]]))
-        if eval_in_train:
-            log.warning(
-                "%d conversations of data.eval stand in data.train as well: the model is evaluated "
-                "on what it was trained on",
-                eval_in_train,
-            )
     else:
         eval_store, eval_read, eval_choice = train_store, None, choice.eval
     held, held_fit = _fitted(eval_store, eval_choice, data, eval_length or context_length)
@@ -187,6 +181,11 @@ def _nothing_left(
     left_out: Mapping[str, int],
 ) -> str:
     """A sentence with every reason that is known, and how often it was one."""
+    if not read.records:
+        return (
+            f"data.train={data.train} has no record: a file that is read is empty, or holds an "
+            "empty list. Name one with conversations."
+        )
     reasons = {**read.skipped, **read.repaired, **fit.lost_tokens, **left_out}
     counts = ", ".join(f"{name} {count:,}" for name, count in sorted(reasons.items()) if count)
     examples = f"; the first: {read.examples_of_skipped[0]}" if read.examples_of_skipped else ""

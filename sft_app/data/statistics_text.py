@@ -56,6 +56,7 @@ def read_counts(read: ReadStatistics) -> list[str]:
             f"{sum(read.skipped.values()):,} skipped: {_counts(read.skipped)} "
             "(data.on_bad_record=error stops at the first)"
         )
+        lines += [f"the first: {message}" for message in read.examples_of_skipped[:1]]
     if read.not_rendered:
         lines.append(
             f"not rendered by the chat template: {_counts(read.not_rendered)} "

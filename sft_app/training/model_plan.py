@@ -1,13 +1,16 @@
 """Everything that is decided before weights are loaded: each run begins so, sft-plan prints it."""
 
+import io
+import logging
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 import transformers
-from rich.console import Console
+from rich.console import Console, Group
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from sft_app.common.counted import counted
 from sft_app.config.schema.app import AppConfig
 from sft_app.config.schema.data import PositionSkipping
 from sft_app.config.schema.trainer import LossWeighting
@@ -33,6 +36,11 @@ from sft_app.training.loss.chunked_cross_entropy import chunk_bytes
 from sft_app.training.packing_plan import PackingPlan, plan_packing
 from sft_app.training.parallel.parallel_plan import ParallelPlan, plan_parallelism
 from sft_app.training.precision import Precision, plan_precision
+
+log = logging.getLogger(__name__)
+
+PREVIEW_COLUMNS = 100
+"""Width of examples where no terminal says its own."""
 
 
 @dataclass(kw_only=True)
@@ -135,7 +143,7 @@ def plan_data(
     config: AppConfig, tokenizer: PreTrainedTokenizerBase, packing: PackingPlan
 ) -> PreparedData:
     """Read, tokenise, fit and pack; DataError when the data cannot be used."""
-    return prepare_data(
+    prepared = prepare_data(
         packing.applied_to(config.data),
         tokenizer,
         context_length=config.context_length,
@@ -145,6 +153,16 @@ def plan_data(
         eval_length=config.sweep.heldout_length,
         with_shares=config.trainer.loss_weighting is LossWeighting.conversation,
     )
+    if prepared.statistics.eval_in_train:
+        log.warning(
+            "%s in data.train as well: the model is evaluated on what it was trained on",
+            counted(
+                prepared.statistics.eval_in_train,
+                "conversation of data.eval stands",
+                "conversations of data.eval stand",
+            ),
+        )
+    return prepared
 
 
 def plan_as_dict(model: ModelPlans, data: PreparedData) -> dict[str, Any]:
@@ -179,6 +197,20 @@ class WholePlan:
         hardware = self.hardware.as_dict() if self.hardware else None
         return {**plan_as_dict(self.model, self.data), "hardware": hardware}
 
+    def __str__(self) -> str:
+        """Say each decision in a line, and then what the data are."""
+        statistics = self.data.statistics
+        parts = [str(self.model), describe_statistics(statistics)]
+        if self.hardware is not None:
+            parts.append(str(self.hardware))
+        if (lost := loss_warning(statistics)) is not None:
+            parts.append(f"{'WARNING':<16}{lost}")
+        return "\n".join(parts)
+
+    def preview(self, count: int) -> Group:
+        """Return the first `count` examples, label by label, as `data.preview` asks for."""
+        return preview(self.data, self.model.tokenizer, count)
+
 
 def plan_everything(config: AppConfig) -> WholePlan:
     """Decide and read as a run would; nothing is loaded, and no GPU of plan.gpu is needed."""
@@ -204,11 +236,16 @@ def plan_everything(config: AppConfig) -> WholePlan:
 
 def print_plan(config: AppConfig, plan: WholePlan) -> None:
     """Print plans, data statistics and, with data.preview=N, the first N examples by label."""
-    print(plan.model)
-    print(describe_statistics(plan.data.statistics))
-    if plan.hardware is not None:
-        print(plan.hardware)
-    if (lost := loss_warning(plan.data.statistics)) is not None:
-        print(f"{'WARNING':<16}{lost}")
+    print(plan)
     if config.data.preview:
-        Console().print(preview(plan.data, plan.model.tokenizer, config.data.preview))
+        Console().print(plan.preview(config.data.preview))
+
+
+def plan_in_words(config: AppConfig, plan: WholePlan) -> str:
+    """Return what `print_plan` prints, without colours."""
+    if not config.data.preview:
+        return str(plan)
+    console = Console(file=io.StringIO(), width=PREVIEW_COLUMNS)
+    with console.capture() as captured:
+        console.print(plan.preview(config.data.preview))
+    return f"{plan}\n{captured.get().rstrip()}"

@@ -127,3 +127,10 @@ def test_an_adapter_of_a_run_has_a_merged_model_beside_it(tmp_path: Path) -> Non
     with pytest.raises(ConfigError) as refusal:
         check_model_source("model.name_or_path", str(run / "adapter"))
     assert f"'model.name_or_path={run}/model' has it merged in" in str(refusal.value)
+
+
+def test_the_small_models_are_not_there_before_they_are_made() -> None:
+    with pytest.raises(ConfigError, match=r"python -m sft_app\.pretrain outputs/tiny_llama --rec"):
+        check_model_source("model.name_or_path", "./outputs/tiny_llama")
+    with pytest.raises(ConfigError, match=r"pretrain outputs/needle_llama --recipe needle_"):
+        check_data_source("data.train", "outputs/needle_llama/train.json", (".json",))

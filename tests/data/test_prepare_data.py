@@ -265,6 +265,13 @@ def test_a_context_too_short_for_everything_is_an_error(chats, tmp_path, tokeniz
         prepare_data(config, tokenizer, context_length=8, seed=1)
 
 
+@pytest.mark.parametrize("text", ["", "\n\n", "[]"])
+def test_a_file_without_a_record_is_said_to_be_empty(tmp_path, tokenizer, text):
+    (tmp_path / "chats.json").write_text(text)
+    with pytest.raises(DataError, match=r"chats\.json has no record: a file that is read is empty"):
+        prepare(settings(tmp_path / "chats.json", tmp_path), tokenizer)
+
+
 def test_datasets_travel_to_loader_processes(chats, tmp_path, tokenizer):
     prepared = prepare(settings(chats, tmp_path), tokenizer)
     again = pickle.loads(pickle.dumps(prepared.train))

@@ -76,11 +76,12 @@ def test_where_nothing_was_lost_nothing_is_said() -> None:
 def test_skipped_and_repaired_records_stand_apart_with_the_way_to_look_at_them() -> None:
     read = ReadStatistics(
         records=10, conversations=7, skipped={"empty": 2, "other": 1}, repaired={"merged": 4},
-        formats={"sharegpt": 10},
+        formats={"sharegpt": 10}, examples_of_skipped=["a.jsonl line 3: blank", "a.jsonl line 8"],
     )  # fmt: skip
     assert read_counts(read) == [
         "10 records, 7 used (sharegpt format)",
         "3 skipped: empty 2, other 1 (data.on_bad_record=error stops at the first)",
+        "the first: a.jsonl line 3: blank",
         "repaired: merged 4 (sft-plan data.preview=3 shows examples)",
     ]
 

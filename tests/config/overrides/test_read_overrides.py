@@ -45,6 +45,7 @@ def test_did_you_mean(override: str, suggestion: str) -> None:
         ("model=./mine", "model.name_or_path=./mine"),
         ("yarn", "rope=yarn"),
         ("rope", "--help rope"),
+        ("trainer.learning_rate", "write trainer.learning_rate=value, without spaces"),
         ("trainer=2", "trainer"),
         ("rope.method=yarnn", "rope.method=yarn"),
         ("trainer.save_strategy=never", "no, steps, epoch"),
