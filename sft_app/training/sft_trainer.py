@@ -36,6 +36,7 @@ from sft_app.training.metrics.token_counts import (
     WorkCount,
 )
 from sft_app.training.optim.lr_schedule import without_idle_step
+from sft_app.training.optim.resumed_schedule import note_peaks
 from sft_app.training.optim.weight_decay import matrices_of
 from sft_app.training.parallel.context_parallel import (
     context_parallel_attention,
@@ -168,6 +169,7 @@ class SFTTrainer(GuardedTrainer):
             self.lr_scheduler = without_idle_step(
                 self.lr_scheduler, optimizer or self.optimizer, warmup
             )
+            note_peaks(self.lr_scheduler, optimizer or self.optimizer)
         return self.lr_scheduler
 
     # -- counting ------------------------------------------------------------------------------

@@ -8,7 +8,11 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from sft_app.training.optim.resumed_schedule import fit_learning_rate
+from sft_app.training.optim.resumed_schedule import (
+    GivenSettings,
+    fit_learning_rate,
+    note_peaks,
+)
 
 PEAK = 8e-4
 
@@ -51,3 +55,46 @@ def test_the_same_number_of_steps_changes_nothing(checkpoint: Path) -> None:
     before = schedule.optimizer.param_groups[0]["lr"]
     assert fit_learning_rate(schedule, checkpoint, 10) is None
     assert schedule.optimizer.param_groups[0]["lr"] == before
+
+
+def reacting(kind: str, rate: float) -> Any:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=rate)
+    kwargs = {"patience": 0, "factor": 0.5, "min_lr": 1e-6}
+    schedule = get_scheduler(kind, optimizer, scheduler_specific_kwargs=kwargs)
+    note_peaks(schedule, optimizer)
+    return schedule
+
+
+@pytest.mark.parametrize(
+    ("kind", "losses"), [("reduce_lr_on_plateau", (2.0, 3.0)), ("greedy", (2.0, 3.0, 4.0))]
+)
+def test_a_schedule_that_reacts_goes_on_at_its_share_of_another_rate(
+    kind: str, losses: tuple[float, ...]
+) -> None:
+    """It has halved 8e-4 (a greedy one had doubled it before); half of 2e-4 is 1e-4."""
+    before = reacting(kind, PEAK)
+    for loss in losses:
+        before.step(loss)
+    assert before.get_last_lr() == [pytest.approx(4e-4)]
+    schedule = reacting(kind, PEAK / 4)
+    given = GivenSettings.of(schedule.optimizer, schedule)
+    schedule.optimizer.load_state_dict(before.optimizer.state_dict())
+    schedule.load_state_dict(before.state_dict())
+    (said,) = given.put_back(schedule.optimizer, schedule)
+    assert schedule.optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
+    assert schedule.get_last_lr() == [pytest.approx(1e-4)]
+    assert said.endswith("the same share of 0.0002 as of 0.0008")
+    assert given.put_back(schedule.optimizer, schedule) == [], "once"
+
+
+@pytest.mark.parametrize("kind", ["reduce_lr_on_plateau", "greedy"])
+def test_a_schedule_that_reacts_goes_on_as_it_is_at_the_same_rate(kind: str) -> None:
+    before = reacting(kind, PEAK)
+    for loss in (2.0, 3.0):
+        before.step(loss)
+    schedule = reacting(kind, PEAK)
+    given = GivenSettings.of(schedule.optimizer, schedule)
+    schedule.optimizer.load_state_dict(before.optimizer.state_dict())
+    schedule.load_state_dict(before.state_dict())
+    assert given.put_back(schedule.optimizer, schedule) == []
+    assert schedule.state_dict() == before.state_dict()
