@@ -24,6 +24,21 @@ class PrivateName:
 
 PRIVATE_NAMES = (
     PrivateName(
+        "threading._shutdown",
+        "a worker would leave before threads of trackers have sent what they hold",
+        "Python can end a process without its native end, as multiprocessing does with forks",
+    ),
+    PrivateName(
+        "atexit._run_exitfuncs",
+        "a worker would leave without what W&B and MLflow do in the end",
+        "as for threading._shutdown",
+    ),
+    PrivateName(
+        "transformers.utils.sentencepiece_model_pb2_new",
+        "with a protobuf older than sentencepiece's own, a tokenizer.model cannot be read",
+        "sentencepiece reads with any protobuf, or none",
+    ),
+    PrivateName(
         "hydra._internal.core_plugins.basic_sweeper.BasicSweeper.split_arguments",
         "the jobs of a sweep cannot be listed before the first one starts",
         "Hydra has a public way to expand a sweep (hydra #3328)",

@@ -7,6 +7,9 @@ import sys
 import threading
 from typing import NoReturn
 
+SECONDS_AFTER_A_FAILURE = 30
+"""For exit functions of a rank that failed: other ranks may wait for its end."""
+
 
 def end_process(exit_code: int, *, within: float | None = None) -> NoReturn:
     """End this process as Python's own end would, without the native end that follows it.

@@ -11,7 +11,7 @@ from sft_app.common import console
 from sft_app.common.console import guard_console
 from sft_app.common.errors import ConfigError
 from sft_app.common.processes import die_with_parent
-from sft_app.compat.python_internals import end_process
+from sft_app.compat.python_internals import SECONDS_AFTER_A_FAILURE, end_process
 from sft_app.config.schema.app import AppConfig, load_config
 from sft_app.config.schema.launch import Device
 from sft_app.records.evaluation_file import read_request, write_evaluation
@@ -19,9 +19,6 @@ from sft_app.records.failure import record_failure
 from sft_app.records.result import Status
 
 log = logging.getLogger(__name__)
-
-SECONDS_TO_END = 30
-"""After a failure, of which the other ranks learn by this rank's end."""
 
 
 def main(config_path: Path) -> None:
@@ -32,7 +29,7 @@ def main(config_path: Path) -> None:
     except Exception as error:
         rank = int(os.environ.get("RANK", "0"))
         record_failure(directory, error, rank=rank, status=Status.failed)
-        end_process(1, within=SECONDS_TO_END)
+        end_process(1, within=SECONDS_AFTER_A_FAILURE)
     end_process(0)
 
 

@@ -12,7 +12,7 @@ from sft_app.common.console import RUN, guard_console
 from sft_app.common.errors import ConfigError
 from sft_app.common.imports import UNUSED, lean_imports
 from sft_app.common.processes import die_with_parent
-from sft_app.compat.python_internals import end_process
+from sft_app.compat.python_internals import SECONDS_AFTER_A_FAILURE, end_process
 from sft_app.config.schema.adapter import AdapterMethod
 from sft_app.config.schema.app import load_config
 from sft_app.records.failure import record_failure
@@ -20,8 +20,6 @@ from sft_app.records.result import Status
 from sft_app.training.experiment_trackers import tell_trackers
 
 EXIT_FAILED = 1
-SECONDS_TO_END = 30
-"""Of a run that failed, for trackers to send what they still hold: other ranks may wait for it."""
 
 
 def main(config_path: Path) -> None:
@@ -49,7 +47,7 @@ def main(config_path: Path) -> None:
 
             logging.getLogger("sft_app.failure").exception("rank %d failed", rank)
         tell_trackers(status)
-        end_process(getattr(error, "exit_code", EXIT_FAILED), within=SECONDS_TO_END)
+        end_process(getattr(error, "exit_code", EXIT_FAILED), within=SECONDS_AFTER_A_FAILURE)
     end_process(0)
 
 
