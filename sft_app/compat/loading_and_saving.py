@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import importlib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -293,16 +294,24 @@ def gguf_arguments() -> dict[str, Any]:
     return {}
 
 
-def sentencepiece_messages() -> Any:
-    """Return the module that reads the fields of a `tokenizer.model` (`ModelProto`).
+def sentencepiece_model_proto() -> Any:
+    """Return the message class that reads the fields of a `tokenizer.model`.
 
     sentencepiece's own refuses a protobuf older than the one that it was made with (0.2.3: 7.36),
-    which other packages do not allow yet. transformers has one that any protobuf takes.
+    which other packages do not allow yet; transformers has one that any protobuf takes. protobuf
+    takes one of the two in a process: where there is one already, whoever brought it, it is read.
     """
+    from google.protobuf import descriptor_pool, message_factory
     from google.protobuf.runtime_version import VersionError
 
+    pool = descriptor_pool.Default()
+    name = "sentencepiece.ModelProto"
     try:
-        from sentencepiece import sentencepiece_model_pb2
-    except VersionError:
-        from transformers.utils import sentencepiece_model_pb2_new as sentencepiece_model_pb2
-    return sentencepiece_model_pb2
+        descriptor = pool.FindMessageTypeByName(name)
+    except KeyError:
+        try:
+            importlib.import_module("sentencepiece.sentencepiece_model_pb2")
+        except VersionError:
+            importlib.import_module("transformers.utils.sentencepiece_model_pb2_new")
+        descriptor = pool.FindMessageTypeByName(name)
+    return message_factory.GetMessageClass(descriptor)

@@ -7,6 +7,7 @@ an upgrade that takes one away fails there, with a sentence, and not in a user's
 import importlib
 import inspect
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 
@@ -207,7 +208,10 @@ PRIVATE_NAMES = (
 
 
 def find_private_name(name: PrivateName) -> Any:
-    """Import and return what `name` stands for; None where it is an attribute of instances.
+    """Import and return what `name` stands for; None for attributes of instances, and for modules.
+
+    A module at the end of a path is only looked for: transformers' messages of sentencepiece, once
+    imported, would shut sentencepiece's own out of the process.
 
     Raises AttributeError or ImportError when it is gone.
     """
@@ -219,11 +223,12 @@ def find_private_name(name: PrivateName) -> Any:
         if not hasattr(found, attribute):
             if _sets_on_instances(found, attribute):
                 return None
-            try:
-                found = importlib.import_module(module_name)
-                continue
-            except ModuleNotFoundError:
-                raise AttributeError(f"{name.path} has no {attribute}") from None
+            if not inspect.ismodule(found) or find_spec(module_name) is None:
+                raise AttributeError(f"{name.path} has no {attribute}")
+            if module_name == name.path:
+                return None
+            found = importlib.import_module(module_name)
+            continue
         found = getattr(found, attribute)
     return found
 

@@ -24,7 +24,7 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sft_app.common.errors import ConfigError
-from sft_app.compat.loading_and_saving import sentencepiece_messages
+from sft_app.compat.loading_and_saving import sentencepiece_model_proto
 
 SPACE = "▁"
 _UNIGRAM, _BPE = 1, 2
@@ -72,7 +72,7 @@ def rebuild_tokenizer(
     follows a special token: True puts the dummy prefix in front of every stretch of text, False
     only in front of the first.
     """
-    model = sentencepiece_messages().ModelProto()
+    model = sentencepiece_model_proto()()
     model.ParseFromString(model_file.read_bytes())
     tokenizer = Tokenizer(_segmentation(model))
     _set_spaces(tokenizer, model.normalizer_spec, legacy=legacy)

@@ -222,16 +222,26 @@ def test_a_vocabulary_of_llamas_size_equals_the_library(
     assert "equal to the library" in backend
 
 
-def test_an_older_protobuf_than_sentencepiece_was_made_with_reads_the_same(
-    llama_like: Path,
+@pytest.mark.parametrize(
+    "before",
+    [
+        "import google.protobuf.runtime_version as installed; installed.MAJOR = 1",
+        "import transformers.utils.sentencepiece_model_pb2_new",
+        "import sentencepiece.sentencepiece_model_pb2",
+    ],
+    ids=["an older protobuf", "transformers' came first", "sentencepiece's came first"],
+)
+def test_any_reader_of_the_fields_that_a_process_can_have_reads_the_same(
+    llama_like: Path, before: str
 ) -> None:
-    """Packages such as MLflow hold protobuf below what sentencepiece 0.2.3 asks for."""
+    """Packages such as MLflow hold protobuf below what sentencepiece 0.2.3 asks for; and protobuf
+    refuses a second definition of messages that a process has."""
     program = f"""
-import google.protobuf.runtime_version as installed
-installed.MAJOR = 1
+{before}
 from sft_app.loader.tokenizer.sentencepiece_backend import rebuild_tokenizer
 from pathlib import Path
-tokenizer = rebuild_tokenizer(Path({str(llama_like / "tokenizer.model")!r}), {{}}, legacy=True)
+for _ in range(2):
+    tokenizer = rebuild_tokenizer(Path({str(llama_like / "tokenizer.model")!r}), {{}}, legacy=True)
 print(tokenizer("Hello  world").input_ids)
 """
     answer = subprocess.run(
